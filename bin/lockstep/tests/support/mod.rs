@@ -1,0 +1,35 @@
+//! Runs the binary.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+use std::{
+    path::Path,
+    process::{Command, Output},
+};
+
+/// The binary with its data in `data`, machine-readable surroundings, and no inherited choices.
+pub fn lockstep(data: &Path) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
+    command.env("LOCKSTEP_DATA", data).env("NO_COLOR", "1").env_remove("LOCKSTEP_ISA");
+    command
+}
+
+/// The binary with the user's own data directory, so that the model is fetched once.
+pub fn lockstep_with_models() -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
+    command.env("NO_COLOR", "1").env_remove("LOCKSTEP_ISA");
+    command
+}
+
+/// Exit code, then stdout, then stderr.
+pub fn report(command: &mut Command) -> String {
+    let Output { status, stdout, stderr } = command.output().expect("the binary runs");
+    let code = status.code().map_or("none".to_owned(), |code| code.to_string());
+    format!("exit code: {code}\n{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr))
+}
+
+/// Runs a command that must succeed and reads its stdout as JSON.
+pub fn json(command: &mut Command) -> serde_json::Value {
+    let output = command.output().expect("the binary runs");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    serde_json::from_slice(&output.stdout).expect("stdout is one JSON object")
+}

@@ -1,0 +1,230 @@
+//! Compiles modules and executes messages.
+//!
+//! # Design
+//! A module is validated, instrumented and compiled once. Every message gets a fresh instance, into
+//! which heap and globals are copied; pages that differ afterwards are the message's effects.
+//!
+//! # Determinism
+//! Instructions and stack are counted in the code itself. Memory growth fails only by rule.
+//! NaNs are canonical. Threads and relaxed SIMD are off. Nothing but the arguments of
+//! [`Engine::execute`] can be read.
+//!
+//! # Complexity
+//! A message costs time linear in the canister's heap, besides what it does.
+use crate::{
+    execute,
+    host::Imports,
+    ic0, lockstep_api,
+    memory::PagedMemory,
+    session::{SessionState, Sessions},
+    state::{CanisterState, GlobalValue},
+};
+pub use crate::{
+    host::SYSTEM_CALL,
+    module::{MODULE_BYTES_MAX, Module, ModuleError},
+    stable::STABLE_PAGES_MAX,
+};
+use ic_principal::Principal;
+use std::{collections::BTreeMap, fmt};
+use wasmtime::{Config, OptLevel};
+
+/// Native stack of compiled code: several times what the instrumentation lets a message use.
+const WASM_STACK_BYTES: usize = 32 * 1024 * 1024;
+/// Native stack of a message, imports included.
+const NATIVE_STACK_BYTES: usize = WASM_STACK_BYTES + 2 * 1024 * 1024;
+
+/// Wasm instructions by the published weights.
+pub type Instructions = u64;
+
+/// Which export a call enters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum EntryPoint {
+    /// Instantiate (data segments, `start`), then `canister_init`.
+    Init,
+    /// `canister_pre_upgrade` of the old code.
+    PreUpgrade,
+    /// Instantiate with stable memory kept, then `canister_post_upgrade`.
+    PostUpgrade,
+    /// `canister_update NAME`.
+    Update(String),
+    /// `canister_query NAME`, not replicated: changes are dropped.
+    Query(String),
+    /// `canister_query NAME` called as an update: replicated, changes are dropped.
+    ReplicatedQuery(String),
+    /// `canister_inspect_message` for the method.
+    Inspect(String),
+    /// `canister_global_timer`.
+    GlobalTimer,
+    /// `canister_heartbeat`.
+    Heartbeat,
+}
+
+/// One message.
+#[derive(Clone, Debug)]
+pub struct Call {
+    /// Where it enters.
+    pub entry: EntryPoint,
+    /// Who sent it.
+    pub caller: Principal,
+    /// Its argument.
+    pub argument: Vec<u8>,
+}
+
+/// What a message sees besides its canister.
+#[derive(Clone, Copy, Debug)]
+pub struct Environment<'a> {
+    /// Time of the block, nanoseconds since 1970.
+    pub time_ns: u64,
+    /// The subnet.
+    pub subnet_id: Principal,
+    /// The subnet's public key, DER.
+    pub root_key: &'a [u8],
+    /// Instructions the message may use.
+    pub instruction_limit: Instructions,
+    /// Certificate for `ic0.data_certificate_copy`, in queries only.
+    pub data_certificate: Option<&'a [u8]>,
+    /// Sessions and models.
+    pub sessions: &'a Sessions,
+}
+
+/// How a message answered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Response {
+    /// `msg_reply`.
+    Reply(Vec<u8>),
+    /// `msg_reject`, with its text.
+    Reject(String),
+    /// Neither (fine for everything but updates and queries).
+    None,
+}
+
+/// A message that did not complete, with the Internet Computer's error code and text.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("IC{code:04}: {message}")]
+pub struct ExecutionError {
+    /// `IC0nnn`.
+    pub code: u16,
+    /// The replica's wording.
+    pub message: String,
+}
+
+/// What a message changed; to be applied as a whole or dropped.
+#[derive(Clone, Debug)]
+pub struct Effects {
+    /// The heap after it.
+    pub heap: PagedMemory,
+    /// Mutable globals after it.
+    pub globals: Vec<GlobalValue>,
+    /// Stable memory after it.
+    pub stable: PagedMemory,
+    /// Certified data, if set.
+    pub certified_data: Option<Vec<u8>>,
+    /// Global timer, if set.
+    pub global_timer_ns: Option<u64>,
+    /// Sessions started or changed (`None`: closed), by id; new ids follow [`Sessions::next_id`].
+    pub sessions: BTreeMap<u64, Option<SessionState>>,
+    /// Whether `accept_message` was called.
+    pub accepted: bool,
+}
+
+/// The result of [`Engine::execute`].
+#[derive(Clone, Debug)]
+pub struct Execution {
+    /// Response and effects, or the error that discards them.
+    pub result: Result<(Response, Effects), ExecutionError>,
+    /// Instructions used, also by a message that trapped.
+    pub instructions: Instructions,
+    /// What `debug_print` printed, in order.
+    pub debug: Vec<String>,
+}
+
+/// Compiles and executes. One per replica.
+pub struct Engine {
+    engine: wasmtime::Engine,
+    imports: Imports,
+}
+
+impl fmt::Debug for Engine {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Engine").finish_non_exhaustive()
+    }
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Engine {
+    /// An engine.
+    ///
+    /// # Panics
+    /// When this machine cannot run compiled Wasm.
+    #[must_use]
+    pub fn new() -> Self {
+        let engine = wasmtime::Engine::new(&configuration())
+            .expect("the configuration is valid on every supported machine");
+        let mut imports = Imports::new(&engine);
+        ic0::define(&mut imports);
+        lockstep_api::define(&mut imports);
+        Self { engine, imports }
+    }
+
+    /// Compiles a module, raw or gzip, after validating it against the system's rules.
+    ///
+    /// # Errors
+    /// [`ModuleError`] says which rule it breaks.
+    pub fn compile(&self, wasm: &[u8]) -> Result<Module, ModuleError> {
+        Module::compile(&self.engine, &self.imports, wasm)
+    }
+
+    /// Executes one message. A function of its arguments alone.
+    ///
+    /// # Panics
+    /// When this machine cannot provide the memory the canister is entitled to: going on would
+    /// give another result than the other replicas have.
+    #[must_use]
+    pub fn execute(
+        &self,
+        state: &CanisterState,
+        call: &Call,
+        environment: &Environment<'_>,
+    ) -> Execution {
+        // The message gets a stack of its own size, whichever thread asks.
+        std::thread::scope(|scope| {
+            let thread = std::thread::Builder::new()
+                .name("message".into())
+                .stack_size(NATIVE_STACK_BYTES);
+            let message = thread.spawn_scoped(scope, || {
+                execute::execute(&self.engine, state, call, environment)
+            });
+            match message.expect("a thread can be started").join() {
+                Ok(execution) => execution,
+                Err(panic) => std::panic::resume_unwind(panic),
+            }
+        })
+    }
+}
+
+/// One result on every machine: no proposal whose result is left open, NaNs canonical, stack limited
+/// by the instrumentation long before the native limit.
+fn configuration() -> Config {
+    let mut config = Config::new();
+    config
+        .wasm_simd(true)
+        .wasm_relaxed_simd(false)
+        .wasm_bulk_memory(true)
+        .wasm_multi_value(true)
+        .wasm_tail_call(true)
+        .wasm_multi_memory(false)
+        .wasm_memory64(false)
+        .wasm_extended_const(false)
+        .cranelift_nan_canonicalization(true)
+        .cranelift_opt_level(OptLevel::Speed)
+        .max_wasm_stack(WASM_STACK_BYTES)
+        .async_stack_size(NATIVE_STACK_BYTES)
+        .wasm_backtrace_max_frames(None)
+        .generate_address_map(false);
+    config
+}

@@ -1,0 +1,22 @@
+//! Runs canisters: Wasm actors whose every message gives the same bytes on every replica.
+//!
+//! A message is executed by [`Engine::execute`](engine::Engine::execute) against a
+//! [`CanisterState`](state::CanisterState); what it changed comes back as
+//! [`Effects`](engine::Effects), which the caller applies or drops. Nothing here knows how messages
+//! are ordered, replicated or received.
+#![forbid(unsafe_code)]
+
+pub mod engine;
+mod execute;
+mod host;
+mod ic0;
+mod instrument;
+pub mod lockstep_api;
+pub mod memory;
+pub mod models;
+mod module;
+pub mod session;
+mod stable;
+pub mod state;
+mod validate;
+pub mod weights;

@@ -1,0 +1,179 @@
+//! A compiled canister module.
+use crate::{
+    host::{Host, Imports},
+    instrument,
+    memory::{PAGE_BYTES, PagedMemory},
+    validate::{self, Facts},
+};
+use sha2::{Digest, Sha256};
+use std::{borrow::Cow, collections::BTreeMap, fmt, io::Read};
+use wasmtime::InstancePre;
+
+/// Most bytes of a module, installed or unpacked.
+pub const MODULE_BYTES_MAX: usize = 100 * 1024 * 1024;
+
+/// Why a module was refused.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct ModuleError(pub String);
+
+/// A validated, instrumented, compiled module.
+pub struct Module {
+    wasm: Vec<u8>,
+    hash: [u8; 32],
+    facts: Facts,
+    persistent_globals: Vec<String>,
+    code: InstancePre<Host>,
+}
+
+impl fmt::Debug for Module {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Module")
+            .field("hash", &hex::encode(self.hash))
+            .field("bytes", &self.wasm.len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl Module {
+    pub(crate) fn compile(
+        engine: &wasmtime::Engine,
+        imports: &Imports,
+        installed: &[u8],
+    ) -> Result<Self, ModuleError> {
+        let wasm = unpack(installed)?;
+        let mut facts = validate::validate(&wasm, imports)?;
+        let instrumented = instrument::instrument(&wasm, &facts)?;
+        facts.frame_slots = Vec::new();
+        let compiled = wasmtime::Module::from_binary(engine, &instrumented)
+            .map_err(|error| ModuleError(format!("Wasm module cannot be compiled: {error:#}")))?;
+        let code = imports.linker.instantiate_pre(&compiled).map_err(|error| {
+            ModuleError(format!(
+                "Wasm module has an invalid import section. {error:#}"
+            ))
+        })?;
+        let mutable = facts
+            .globals
+            .iter()
+            .enumerate()
+            .filter(|(_, ty)| ty.mutable);
+        let persistent_globals = mutable
+            .map(|(index, _)| instrument::global_export(index as u32))
+            .collect();
+        Ok(Self {
+            wasm: installed.to_vec(),
+            hash: Sha256::digest(installed).into(),
+            facts,
+            persistent_globals,
+            code,
+        })
+    }
+
+    /// The module's bytes as they were installed.
+    #[must_use]
+    pub fn wasm(&self) -> &[u8] {
+        &self.wasm
+    }
+
+    /// SHA-256 of [`Self::wasm`], as the Internet Computer reports it.
+    #[must_use]
+    pub fn hash(&self) -> [u8; 32] {
+        self.hash
+    }
+
+    /// The content of custom section `icp:public NAME` or `icp:private NAME`; the flag says public.
+    #[must_use]
+    pub fn metadata(&self) -> &BTreeMap<String, (bool, Vec<u8>)> {
+        &self.facts.metadata
+    }
+
+    /// Whether it exports `canister_query NAME`.
+    #[must_use]
+    pub fn has_query(&self, name: &str) -> bool {
+        self.has_entry(&format!("canister_query {name}"))
+    }
+
+    /// Whether it exports `canister_composite_query NAME`: a query that may not run as an update.
+    #[must_use]
+    pub fn has_composite_query(&self, name: &str) -> bool {
+        self.has_entry(&format!("canister_composite_query {name}"))
+    }
+
+    /// Whether it exports `canister_update NAME`.
+    #[must_use]
+    pub fn has_update(&self, name: &str) -> bool {
+        self.has_entry(&format!("canister_update {name}"))
+    }
+
+    pub(crate) fn has_entry(&self, export: &str) -> bool {
+        self.facts.entries.contains_key(export)
+    }
+
+    pub(crate) fn has_start(&self) -> bool {
+        self.facts.start.is_some()
+    }
+
+    pub(crate) fn uses_sessions(&self) -> bool {
+        self.facts.uses_sessions
+    }
+
+    /// The exports of the globals that live on between messages, in the module's order.
+    pub(crate) fn persistent_globals(&self) -> &[String] {
+        &self.persistent_globals
+    }
+
+    pub(crate) fn code(&self) -> &InstancePre<Host> {
+        &self.code
+    }
+
+    /// The heap before the start function: zeros and the active data segments, in order.
+    pub(crate) fn initial_heap(&self) -> PagedMemory {
+        let pages = self
+            .facts
+            .memory
+            .map_or(0, |memory| memory.initial as usize);
+        let used = self
+            .facts
+            .segments
+            .iter()
+            .map(|segment| segment.offset + segment.bytes.len())
+            .max()
+            .unwrap_or(0);
+        let used_pages = used.div_ceil(PAGE_BYTES);
+        let mut bytes = vec![0; used_pages * PAGE_BYTES];
+        for segment in &self.facts.segments {
+            bytes[segment.offset..segment.offset + segment.bytes.len()]
+                .copy_from_slice(&segment.bytes);
+        }
+        let image = PagedMemory::of(&bytes, &PagedMemory::default());
+        let mut image = image.pages().to_vec();
+        image.resize(pages, crate::memory::zero_page());
+        PagedMemory::from_pages(image)
+    }
+}
+
+/// Undoes gzip, which modules may be installed in.
+fn unpack(installed: &[u8]) -> Result<Cow<'_, [u8]>, ModuleError> {
+    let too_large = || {
+        ModuleError(format!(
+            "Wasm module is larger than {MODULE_BYTES_MAX} bytes"
+        ))
+    };
+    if installed.len() > MODULE_BYTES_MAX {
+        return Err(too_large());
+    }
+    if !installed.starts_with(&[0x1f, 0x8b, 0x08]) {
+        return Ok(Cow::Borrowed(installed));
+    }
+    let mut wasm = Vec::new();
+    flate2::read::GzDecoder::new(installed)
+        .take(MODULE_BYTES_MAX as u64 + 1)
+        .read_to_end(&mut wasm)
+        .map_err(|error| ModuleError(format!("Wasm module is not valid gzip: {error}")))?;
+    if wasm.len() > MODULE_BYTES_MAX {
+        Err(too_large())
+    } else {
+        Ok(Cow::Owned(wasm))
+    }
+}

@@ -1,0 +1,234 @@
+//! Every code a message can end with, with its text.
+use crate::support::{CANISTER, Canister, LIMIT, compile, module, text};
+use ic_principal::Principal;
+use lockstep_canister::{
+    engine::{EntryPoint, Response},
+    state::CanisterState,
+};
+use std::collections::BTreeSet;
+
+/// Runs `body` as an update; its code and text.
+fn failure(body: &str) -> (u16, String) {
+    let mut canister = Canister::new(&module(&format!(
+        r#"(import "ic0" "trap" (func $trap (param i32 i32)))
+           (import "ic0" "msg_reject" (func $reject (param i32 i32)))
+           (import "ic0" "msg_arg_data_copy" (func $copy (param i32 i32 i32)))
+           (import "ic0" "stable64_read" (func $stable_read (param i64 i64 i64)))
+           (import "ic0" "certified_data_set" (func $certify (param i32 i32)))
+           (type $none (func)) (type $other (func (param i32)))
+           (table 2 funcref) (elem (i32.const 0) $deep)
+           (global $zero (mut i32) (i32.const 0))
+           (data (i32.const 0) "no \ff luck")
+           (func $deep (param i32) (call $deep (local.get 0)))
+           (func (export "canister_update go") {body})"#
+    )));
+    let error = canister.failure("go");
+    (error.code, text(&error).to_owned())
+}
+
+#[test]
+fn traps_of_the_code() {
+    let trapped = |reason: &str| (502, format!("Canister trapped: {reason}"));
+    assert_eq!(failure("unreachable"), trapped("unreachable"));
+    assert_eq!(
+        failure("(drop (i32.load (i32.const 65536)))"),
+        trapped("heap out of bounds")
+    );
+    assert_eq!(
+        failure("(drop (i32.div_s (i32.const 1) (global.get $zero)))"),
+        trapped("integer division by 0")
+    );
+    assert_eq!(
+        failure(
+            "(drop (i32.div_s (i32.const 0x80000000) (i32.sub (global.get $zero) (i32.const 1))))"
+        ),
+        trapped("integer overflow")
+    );
+    assert_eq!(
+        failure("(drop (i32.trunc_f32_s (f32.const nan)))"),
+        trapped("failed to convert float to integer")
+    );
+    assert_eq!(
+        failure("(call_indirect (type $none) (i32.const 0))"),
+        trapped("indirect call signature mismatch")
+    );
+    assert_eq!(
+        failure("(call_indirect (type $none) (i32.const 1))"),
+        trapped("indirect call to null")
+    );
+    assert_eq!(
+        failure("(call_indirect (type $none) (i32.const 2))"),
+        trapped("table out of bounds")
+    );
+    assert_eq!(
+        failure("(call $deep (i32.const 0))"),
+        trapped("stack overflow")
+    );
+    assert_eq!(
+        failure("(call $stable_read (i64.const 0) (i64.const 0) (i64.const 1))"),
+        trapped("stable memory out of bounds")
+    );
+}
+
+#[test]
+fn trap_call_carries_its_text() {
+    let error = failure("(call $trap (i32.const 0) (i32.const 9))");
+    assert_eq!(
+        error,
+        (
+            503,
+            "Canister called `ic0.trap` with message: 'no \u{fffd} luck'".into()
+        )
+    );
+}
+
+#[test]
+fn contract_violations() {
+    let violated = |reason: &str| (504, format!("Canister violated contract: {reason}"));
+    assert_eq!(
+        failure("(call $reply) (call $reply)"),
+        violated("ic0_msg_reply: the call is already replied or rejected")
+    );
+    assert_eq!(
+        failure("(call $reject (i32.const 0) (i32.const 9))"),
+        violated("ic0_msg_reject: invalid UTF-8 string provided")
+    );
+    assert_eq!(
+        failure("(call $copy (i32.const 0) (i32.const 0) (i32.const 1))"),
+        violated("ic0.msg_arg_data_copy payload: src=0 + length=1 exceeds the slice size=0")
+    );
+    assert_eq!(
+        failure("(call $append (i32.const 65530) (i32.const 7))"),
+        violated(
+            "ic0.msg_reply_data_append heap: src=65530 + length=7 exceeds the slice size=65536"
+        )
+    );
+    assert_eq!(
+        failure("(call $certify (i32.const 0) (i32.const 33))"),
+        violated(
+            "ic0_certified_data_set failed because the passed data must be no larger than 32 bytes. Found 33 bytes"
+        )
+    );
+    assert_eq!(
+        failure(
+            "(drop (memory.grow (i32.const 64))) (call $append (i32.const 0) (i32.const 2097153))"
+        ),
+        violated(
+            "ic0_msg_reply_data_append: application payload size (2097153) cannot be larger than 2097152"
+        )
+    );
+}
+
+#[test]
+fn no_answer() {
+    assert_eq!(
+        failure("nop"),
+        (506, "Canister did not produce a response".into())
+    );
+}
+
+#[test]
+fn out_of_instructions() {
+    let expected = (
+        522,
+        format!(
+            "Canister exceeded the limit of {LIMIT} instructions for single message execution."
+        ),
+    );
+    assert_eq!(failure("(loop (br 0))"), expected);
+    assert_eq!(
+        failure(
+            "(drop (memory.grow (i32.const 160))) (memory.fill (i32.const 0) (i32.const 1) (i32.const 10000000))"
+        ),
+        expected
+    );
+    assert_eq!(
+        failure(
+            "(drop (memory.grow (i32.const 160))) (call $trap (i32.const 0) (i32.const 10000000))"
+        ),
+        expected
+    );
+}
+
+#[test]
+fn missing_method_and_missing_code() {
+    let mut canister = Canister::new(&module(
+        r#"(func (export "canister_query q") (call $reply))"#,
+    ));
+    let error = canister.failure("q");
+    assert_eq!(
+        (error.code, text(&error)),
+        (536, "Canister has no update method 'q'.")
+    );
+    let error = canister
+        .execute(EntryPoint::Query("p".into()), b"")
+        .result
+        .expect_err("no such method");
+    assert_eq!(
+        (error.code, text(&error)),
+        (536, "Canister has no query method 'p'.")
+    );
+    canister.state = CanisterState::new(Principal::from_slice(&CANISTER), BTreeSet::new(), 0);
+    let error = canister.failure("q");
+    assert_eq!(
+        (error.code, text(&error)),
+        (
+            537,
+            "Attempted to execute a message, but the canister contains no Wasm module"
+        )
+    );
+    assert_eq!(error.to_string(), format!("IC0537: {}", error.message));
+}
+
+#[test]
+fn reject_is_an_answer_and_keeps_changes() {
+    let mut canister = Canister::new(
+        r#"(module (import "ic0" "msg_reject" (func $reject (param i32 i32))) (memory 1) (data (i32.const 0) "sorry")
+            (func (export "canister_update go") (i32.store8 (i32.const 0) (i32.const 0x77)) (call $reject (i32.const 0) (i32.const 5))))"#,
+    );
+    let first = canister
+        .replicated(EntryPoint::Update("go".into()), b"")
+        .result
+        .expect("completes");
+    assert_eq!(first.0, Response::Reject("worry".into()));
+    assert_eq!(first.1.heap.pages()[0].bytes()[..5], *b"worry");
+}
+
+#[test]
+fn calls_between_canisters_fail_to_be_sent() {
+    let mut canister = Canister::new(&module(
+        r#"(import "ic0" "call_new" (func $new (param i32 i32 i32 i32 i32 i32 i32 i32)))
+           (import "ic0" "call_perform" (func $perform (result i32)))
+           (func (export "canister_update go")
+              (call $new (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+              (call $answer (i64.extend_i32_u (call $perform))))
+           (func (export "canister_update bare") (drop (call $perform)))"#,
+    ));
+    let execution = canister.replicated(EntryPoint::Update("go".into()), b"");
+    assert_eq!(
+        execution.result.expect("completes").0,
+        Response::Reply(2_i64.to_le_bytes().to_vec())
+    );
+    assert_eq!(
+        execution.debug,
+        ["calls between canisters are not supported yet: ic0.call_perform returns 2"]
+    );
+    let error = canister.failure("bare");
+    assert_eq!(
+        (error.code, text(&error)),
+        (
+            504,
+            "Canister violated contract: ic0_call_perform called when no call is under construction."
+        )
+    );
+}
+
+#[test]
+fn a_module_that_compiles_keeps_its_own_names() {
+    let module = compile(&module(
+        r#"(func (export "canister_update u")) (func (export "canister_query q"))"#,
+    ))
+    .expect("valid");
+    assert!(module.has_update("u") && !module.has_update("q"));
+    assert!(module.has_query("q") && !module.has_query("u"));
+}

@@ -1,0 +1,68 @@
+//! Failures as the command line reports them: what went wrong, a hint, an exit code by kind.
+
+use std::{fmt, process::ExitCode};
+
+/// Who can mend a failure.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Kind {
+    /// The user's input: a name, a file, a value. Exit code 1.
+    User,
+    /// The surroundings: network, disk, a port in use. Exit code 3 (2 is a usage error of the parser).
+    Environment,
+}
+
+/// A failure with a hint.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    kind: Kind,
+    message: String,
+    hint: Option<String>,
+}
+
+impl Failure {
+    /// A failure that the user's input caused.
+    pub(crate) fn user(message: impl fmt::Display) -> Self {
+        Self { kind: Kind::User, message: message.to_string(), hint: None }
+    }
+
+    /// A failure of the surroundings.
+    pub(crate) fn environment(message: impl fmt::Display) -> Self {
+        Self { kind: Kind::Environment, message: message.to_string(), hint: None }
+    }
+
+    /// Adds what to try.
+    pub(crate) fn hint(mut self, hint: impl fmt::Display) -> Self {
+        self.hint = Some(hint.to_string());
+        self
+    }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.message)
+    }
+}
+
+impl std::error::Error for Failure {}
+
+/// Prints the chain of causes and the hint to stderr; returns the exit code. A broken pipe is silent
+/// success: the reader had enough.
+pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
+    let broken_pipe = error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<std::io::Error>())
+        .any(|cause| cause.kind() == std::io::ErrorKind::BrokenPipe);
+    if broken_pipe {
+        return ExitCode::SUCCESS;
+    }
+    eprintln!("error: {error:#}");
+    let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
+    if let Some(hint) = failure.and_then(|failure| failure.hint.as_ref()) {
+        eprintln!("hint: {hint}");
+    }
+    match failure.map(|failure| failure.kind) {
+        Some(Kind::User) => ExitCode::from(1),
+        Some(Kind::Environment) => ExitCode::from(3),
+        None => ExitCode::from(255),
+    }
+}

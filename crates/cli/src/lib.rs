@@ -1,0 +1,63 @@
+//! The `lockstep` command line, one file per subcommand.
+//!
+//! Data goes to stdout, everything else to stderr. Exit codes: 0 done, 1 the user's input, 2 usage,
+//! 3 the surroundings, 255 a fault of ours.
+#![forbid(unsafe_code)]
+// Nothing here is replicated: people want to see how long things take.
+#![allow(clippy::disallowed_methods, clippy::disallowed_types)]
+
+mod client;
+mod demo;
+mod embedded;
+mod error;
+mod kernels;
+mod models;
+mod network;
+mod progress;
+mod pull;
+mod run;
+mod store;
+mod up;
+mod verify;
+
+use clap::{Parser, Subcommand};
+use std::process::ExitCode;
+
+/// Deterministic parallel canisters: models, replicas and certificates in one binary.
+#[derive(Debug, Parser)]
+#[command(name = "lockstep", version, propagate_version = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fetch a model into the store.
+    Pull(pull::Arguments),
+    /// Answer a prompt on this machine, without replicas.
+    Run(run::Arguments),
+    /// Recompute a transcript and say whether it is equal, or where it first differs.
+    Verify(verify::Arguments),
+    /// Start a subnet in this process and serve it until interrupted.
+    Up(up::Arguments),
+    /// Fetch the model, start four replicas, install a canister, ask it, verify the answer.
+    Demo(demo::Arguments),
+}
+
+/// Parses the process's arguments, runs the command, reports its failure.
+#[must_use]
+pub fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = match &arguments.command {
+        Command::Pull(arguments) => pull::run(arguments),
+        Command::Run(arguments) => run::run(arguments),
+        Command::Verify(arguments) => verify::run(arguments),
+        Command::Up(arguments) => up::run(arguments),
+        Command::Demo(arguments) => demo::run(arguments),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => error::report(&error),
+    }
+}

@@ -1,0 +1,175 @@
+//! `lockstep run`: answers a prompt on this machine, without replicas.
+
+use crate::{error::Failure, kernels, progress, store::Store};
+use anyhow::{Context, Result};
+use lockstep_model::{Message, Model, Prompt, Role, Sampling, transcript::Transcript};
+use std::{
+    fs,
+    io::{self, Write},
+    num::NonZeroUsize,
+    path::PathBuf,
+    sync::Arc,
+    time::Instant,
+};
+
+/// Answers a prompt.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Model: a .gguf file, an alias, or a digest.
+    model: String,
+    /// What to ask.
+    prompt: String,
+    /// Tokens to generate at most.
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..))]
+    tokens: u32,
+    /// Worker threads; all cores when not given. The answer does not depend on it.
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// Temperature; 0 always takes the most likely token.
+    #[arg(long, default_value_t = 0.0)]
+    temperature: f64,
+    /// Sample among this many of the most likely tokens; 0 takes all.
+    #[arg(long, default_value_t = 0)]
+    top_k: u32,
+    /// Sample among the most likely tokens up to this probability.
+    #[arg(long, default_value_t = 1.0)]
+    top_p: f64,
+    /// Seed of the sampler.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// Continue the prompt as plain text instead of answering it as a message.
+    #[arg(long)]
+    raw: bool,
+    /// Write a transcript that `lockstep verify` can check.
+    #[arg(long, value_name = "FILE")]
+    transcript: Option<PathBuf>,
+    /// Print the answer and figures as JSON instead of streaming text.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let sampling = Sampling {
+        temperature_milli: thousandths("--temperature", arguments.temperature)?,
+        top_k: arguments.top_k,
+        top_p_milli: thousandths("--top-p", arguments.top_p)?,
+        seed: arguments.seed,
+    };
+    let kernels = kernels::checked(arguments.threads)?;
+    let model = open(&arguments.model)?;
+    let prompt = if arguments.raw {
+        Prompt::Text(arguments.prompt.clone())
+    } else {
+        Prompt::Messages(vec![Message { role: Role::User, content: arguments.prompt.clone() }])
+    };
+
+    let begun = Instant::now();
+    let mut stream = Stream::new(!arguments.json);
+    let transcript = Transcript::record_with(
+        Arc::clone(&model),
+        Arc::clone(&kernels),
+        prompt,
+        sampling,
+        arguments.tokens,
+        |text| stream.hear(text),
+    )
+    .map_err(Failure::user)?;
+    let ended = Instant::now();
+    stream.finish()?;
+
+    let tokens = transcript.steps.len();
+    let first = stream.first.unwrap_or(ended);
+    let prefill = first.duration_since(begun).as_secs_f64();
+    // The first token comes out of the prefill.
+    let decode = tokens.saturating_sub(1) as f64 / ended.duration_since(first).as_secs_f64().max(1e-9);
+    let chain = transcript.steps.last().map_or(transcript.first_link, |step| step.link);
+    if let Some(path) = &arguments.transcript {
+        fs::write(path, transcript.to_json())
+            .map_err(|error| Failure::environment(format!("cannot write {}: {error}", path.display())))?;
+    }
+    if arguments.json {
+        let report = serde_json::json!({
+            "model": transcript.model_digest,
+            "text": transcript.text,
+            "tokens": tokens,
+            "prompt_tokens": transcript.prompt_tokens.len(),
+            "end_of_text": transcript.end_of_text,
+            "digest": chain,
+            "isa": kernels.isa().name(),
+            "threads": kernels.pool().threads(),
+            "prefill_seconds": prefill,
+            "decode_tokens_per_second": decode,
+        });
+        println!("{report}");
+    } else {
+        eprintln!(
+            "{} prompt tokens in {prefill:.2} s, {tokens} tokens at {decode:.1} per second ({}, {} threads)",
+            transcript.prompt_tokens.len(),
+            kernels.isa(),
+            kernels.pool().threads(),
+        );
+        eprintln!("digest {chain}");
+    }
+    Ok(())
+}
+
+/// Opens a model by path, alias or digest.
+pub(crate) fn open(name: &str) -> Result<Arc<Model>> {
+    let path = Store::open()?.resolve(name)?;
+    let spinner = progress::spinner(format!("loading {}", path.display()));
+    let model = Model::open(&path).map_err(|error| anyhow::Error::new(error).context(Failure::user("cannot open the model")));
+    spinner.finish_and_clear();
+    model
+}
+
+/// A non-negative number with three decimals as an integer.
+fn thousandths(flag: &str, value: f64) -> Result<u32> {
+    if !(0.0..=1000.0).contains(&value) {
+        return Err(Failure::user(format!("{flag} takes a number from 0 to 1000: {value}")).into());
+    }
+    Ok((value * 1000.0).round() as u32)
+}
+
+/// Text on stdout as it comes, whole characters at a time.
+struct Stream {
+    enabled: bool,
+    printed: usize,
+    first: Option<Instant>,
+    error: Option<io::Error>,
+}
+
+impl Stream {
+    fn new(enabled: bool) -> Self {
+        Self { enabled, printed: 0, first: None, error: None }
+    }
+
+    fn hear(&mut self, text: &[u8]) {
+        self.first.get_or_insert_with(Instant::now);
+        if !self.enabled {
+            return;
+        }
+        let fresh = &text[self.printed..];
+        let whole = match std::str::from_utf8(fresh) {
+            Ok(_) => fresh.len(),
+            // A character that may still be completed waits; broken bytes are printed as they are.
+            Err(error) if error.error_len().is_none() => error.valid_up_to(),
+            Err(_) => fresh.len(),
+        };
+        let mut out = io::stdout().lock();
+        if let Err(error) = out.write_all(String::from_utf8_lossy(&fresh[..whole]).as_bytes()).and_then(|()| out.flush()) {
+            self.error.get_or_insert(error);
+        }
+        self.printed += whole;
+    }
+
+    fn finish(&mut self) -> Result<()> {
+        if self.enabled {
+            println!();
+        }
+        match self.error.take() {
+            Some(error) => Err(error).context("writing to stdout"),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,209 @@
+//! Where models lie on this machine: under their BLAKE3 digest, with readable aliases.
+//!
+//! # Design
+//! `models/<digest>.gguf` holds a file, `models/aliases/<name>` holds a digest as text. A file gets
+//! its final name only when it is whole, checked and synced.
+
+use crate::error::Failure;
+use anyhow::{Context, Result};
+use directories::ProjectDirs;
+use std::{
+    env, fs,
+    io::{Read, Write},
+    path::{Path, PathBuf},
+};
+use tempfile::TempDir;
+
+/// Overrides the platform's data directory.
+pub(crate) const DATA_VARIABLE: &str = "LOCKSTEP_DATA";
+
+/// Names of temporary directories begin with this; leftovers are removed by the next download.
+const PARTIAL_PREFIX: &str = ".partial-";
+
+/// The model store.
+#[derive(Clone, Debug)]
+pub(crate) struct Store {
+    models: PathBuf,
+}
+
+/// The platform's data directory for Lockstep, or `LOCKSTEP_DATA`.
+pub(crate) fn data_directory() -> Result<PathBuf> {
+    if let Some(directory) = env::var_os(DATA_VARIABLE) {
+        return Ok(directory.into());
+    }
+    let directories = ProjectDirs::from("", "", "lockstep").ok_or_else(|| {
+        Failure::environment("no home directory").hint(format!("set {DATA_VARIABLE} to a directory for models and state"))
+    })?;
+    Ok(directories.data_dir().to_owned())
+}
+
+impl Store {
+    /// The store in the data directory; created when missing.
+    pub(crate) fn open() -> Result<Self> {
+        let models = data_directory()?.join("models");
+        fs::create_dir_all(models.join("aliases"))
+            .map_err(|error| Failure::environment(format!("cannot create {}: {error}", models.display())))?;
+        Ok(Self { models })
+    }
+
+    /// The file of a model given as a path, an alias, or a digest.
+    pub(crate) fn resolve(&self, name: &str) -> Result<PathBuf> {
+        let path = Path::new(name);
+        if path.is_file() {
+            return Ok(path.to_owned());
+        }
+        if let Some(file) = self.find(name) {
+            return Ok(file);
+        }
+        Err(Failure::user(format!("no such model: {name}"))
+            .hint("give a .gguf file, or fetch one first: lockstep pull smollm2")
+            .into())
+    }
+
+    /// The stored file under an alias or digest.
+    pub(crate) fn find(&self, name: &str) -> Option<PathBuf> {
+        let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        if !plain || name.starts_with('.') {
+            return None;
+        }
+        let digest = fs::read_to_string(self.models.join("aliases").join(name)).unwrap_or_else(|_| name.to_owned());
+        Some(self.file(digest.trim())).filter(|file| file.is_file())
+    }
+
+    /// An empty directory beside the models for work in progress, removed when dropped. Leftovers of
+    /// interrupted runs are removed first.
+    pub(crate) fn partial(&self) -> Result<TempDir> {
+        for entry in fs::read_dir(&self.models)?.flatten() {
+            if entry.file_name().to_string_lossy().starts_with(PARTIAL_PREFIX) && !owner_alive(&entry.path()) {
+                // Another process may remove it at the same moment; what counts is that it is gone.
+                let _ = fs::remove_dir_all(entry.path());
+            }
+        }
+        let directory = tempfile::Builder::new()
+            .prefix(PARTIAL_PREFIX)
+            .tempdir_in(&self.models)
+            .map_err(|error| Failure::environment(format!("cannot write to {}: {error}", self.models.display())))?;
+        fs::write(directory.path().join("pid"), std::process::id().to_string())?;
+        Ok(directory)
+    }
+
+    /// Copies `source` into the store, checking size and digest on the way; `report` hears the bytes
+    /// so far.
+    pub(crate) fn admit(
+        &self,
+        mut source: impl Read,
+        expected: &Expected<'_>,
+        partial: &TempDir,
+        mut report: impl FnMut(u64),
+    ) -> Result<PathBuf> {
+        let path = partial.path().join("model.gguf");
+        let mut file = fs::File::create(&path)?;
+        let mut hasher = blake3::Hasher::new();
+        let mut buffer = vec![0; 1 << 20];
+        let mut size = 0u64;
+        loop {
+            let count = source.read(&mut buffer).context("reading the model")?;
+            if count == 0 {
+                break;
+            }
+            hasher.update(&buffer[..count]);
+            file.write_all(&buffer[..count])
+                .map_err(|error| Failure::environment(format!("cannot write {}: {error}", path.display())))?;
+            size += count as u64;
+            report(size);
+        }
+        let digest = hasher.finalize().to_hex();
+        if size != expected.bytes || digest.as_str() != expected.digest {
+            return Err(Failure::user(format!(
+                "not the expected model: {size} bytes with digest {digest}, expected {} bytes with digest {}",
+                expected.bytes, expected.digest
+            ))
+            .hint("the download may be damaged; try again")
+            .into());
+        }
+        file.sync_all()?;
+        let stored = self.file(expected.digest);
+        fs::rename(&path, &stored)?;
+        self.alias(expected.alias, expected.digest, partial)?;
+        Ok(stored)
+    }
+
+    fn alias(&self, name: &str, digest: &str, partial: &TempDir) -> Result<()> {
+        let path = partial.path().join("alias");
+        fs::write(&path, digest)?;
+        fs::rename(path, self.models.join("aliases").join(name))?;
+        Ok(())
+    }
+
+    fn file(&self, digest: &str) -> PathBuf {
+        self.models.join(format!("{digest}.gguf"))
+    }
+}
+
+/// What a fetched model must be.
+#[derive(Debug)]
+pub(crate) struct Expected<'a> {
+    pub(crate) alias: &'a str,
+    pub(crate) bytes: u64,
+    pub(crate) digest: &'a str,
+}
+
+/// Whether the process that made a partial directory still runs; where that cannot be told, an old
+/// leftover is taken for dead.
+fn owner_alive(directory: &Path) -> bool {
+    fs::read_to_string(directory.join("pid")).is_ok_and(|pid| Path::new("/proc").join(pid.trim()).exists())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn store() -> (TempDir, Store) {
+        let directory = tempfile::tempdir().unwrap();
+        fs::create_dir_all(directory.path().join("aliases")).unwrap();
+        let store = Store { models: directory.path().to_owned() };
+        (directory, store)
+    }
+
+    #[test]
+    fn a_checked_file_is_found_by_alias_and_digest() {
+        let (_directory, store) = store();
+        let digest = blake3::hash(b"weights").to_hex();
+        let expected = Expected { alias: "tiny", bytes: 7, digest: &digest };
+        let partial = store.partial().unwrap();
+        let stored = store.admit(&b"weights"[..], &expected, &partial, |_| ()).unwrap();
+        assert_eq!(fs::read(&stored).unwrap(), b"weights");
+        assert_eq!(store.find("tiny"), Some(stored.clone()));
+        assert_eq!(store.find(&digest), Some(stored));
+        assert_eq!(store.find("../tiny"), None);
+    }
+
+    #[test]
+    fn a_damaged_file_leaves_nothing() {
+        let (directory, store) = store();
+        let digest = blake3::hash(b"weights").to_hex();
+        let expected = Expected { alias: "tiny", bytes: 7, digest: &digest };
+        let partial = store.partial().unwrap();
+        for damaged in [&b"weight"[..], b"weighty", b"weights!"] {
+            let error = store.admit(damaged, &expected, &partial, |_| ()).unwrap_err().to_string();
+            assert!(error.contains("not the expected model"), "{error}");
+        }
+        drop(partial);
+        assert_eq!(store.find("tiny"), None);
+        let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert_eq!(left, ["aliases"]);
+    }
+
+    #[test]
+    fn leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept() {
+        let (directory, store) = store();
+        for (name, pid) in [("dead", "4294967295".to_owned()), ("living", std::process::id().to_string())] {
+            let path = directory.path().join(format!("{PARTIAL_PREFIX}{name}"));
+            fs::create_dir(&path).unwrap();
+            fs::write(path.join("pid"), pid).unwrap();
+        }
+        drop(store.partial().unwrap());
+        assert!(!directory.path().join(".partial-dead").exists());
+        assert_eq!(directory.path().join(".partial-living").exists(), Path::new("/proc").exists());
+    }
+}

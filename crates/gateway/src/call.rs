@@ -1,0 +1,93 @@
+//! Calls: asynchronous (v2) and synchronous (v3, v4).
+use crate::{
+    CALL_WAIT,
+    answer::{Refusal, blocking, cbor, ingress_status, principal},
+};
+use axum::{
+    body::Bytes,
+    extract::{Path, State},
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use ic_transport_types::RejectResponse;
+use lockstep_subnet::{
+    ingress::RequestId,
+    replica::{Replica, SubmitError, reject_response},
+    tree::paths::Scope,
+};
+use serde::Serialize;
+use std::sync::Arc;
+
+/// What a synchronous call answers.
+#[derive(Serialize)]
+#[serde(tag = "status", rename_all = "snake_case")]
+enum CallAnswer {
+    Replied {
+        #[serde(with = "serde_bytes")]
+        certificate: Vec<u8>,
+    },
+    NonReplicatedRejection(RejectResponse),
+}
+
+/// How far a call got at this replica.
+enum Taken {
+    In(RequestId),
+    Rejected(RejectResponse),
+}
+
+/// `/api/v2/canister/ID/call`.
+pub(crate) async fn asynchronous(
+    State(replica): State<Arc<Replica>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    Ok(match submit(&replica, Scope::Canister(principal(&id)?), body).await? {
+        Taken::In(_) => StatusCode::ACCEPTED.into_response(),
+        Taken::Rejected(reject) => cbor(&reject),
+    })
+}
+
+/// `/api/v3/canister/ID/call` and `/api/v4/canister/ID/call`.
+pub(crate) async fn synchronous(
+    State(replica): State<Arc<Replica>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    call_and_wait(&replica, Scope::Canister(principal(&id)?), body).await
+}
+
+/// `/api/v4/subnet/ID/call`.
+pub(crate) async fn to_subnet(
+    State(replica): State<Arc<Replica>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    call_and_wait(&replica, Scope::Subnet(principal(&id)?), body).await
+}
+
+async fn call_and_wait(replica: &Arc<Replica>, address: Scope, body: Bytes) -> Result<Response, Refusal> {
+    let id = match submit(replica, address, body).await? {
+        Taken::In(id) => id,
+        Taken::Rejected(reject) => return Ok(cbor(&CallAnswer::NonReplicatedRejection(reject))),
+    };
+    Ok(match tokio::time::timeout(CALL_WAIT, replica.answered(id)).await {
+        Ok(certificate) => cbor(&CallAnswer::Replied { certificate }),
+        Err(_) => StatusCode::ACCEPTED.into_response(),
+    })
+}
+
+async fn submit(replica: &Arc<Replica>, address: Scope, body: Bytes) -> Result<Taken, Refusal> {
+    let replica = Arc::clone(replica);
+    match blocking(move || replica.submit(address, &body)).await? {
+        Ok(id) => Ok(Taken::In(id)),
+        Err(SubmitError::Rejected(reject)) => Ok(Taken::Rejected(reject_response(&reject))),
+        Err(error) => {
+            let status = match &error {
+                SubmitError::Invalid(error) => ingress_status(error),
+                SubmitError::Busy | SubmitError::Halted => StatusCode::SERVICE_UNAVAILABLE,
+                SubmitError::OtherAddress { .. } | SubmitError::Rejected(_) => StatusCode::BAD_REQUEST,
+            };
+            Err(Refusal::new(status, &error))
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! Small GGUF files with pseudo-random weights, for tests of this crate and of the crates above.
+//!
+//! # Determinism
+//! A file is a function of its seed alone, so digests of what a tiny model says can be frozen.
+use crate::gguf::{TensorType, Value};
+use lockstep_numeric::convert::f32_to_f16;
+
+/// The chat template of [`tiny_llama`].
+pub const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
+
+/// Positions of [`tiny_llama`]'s context.
+pub const CONTEXT_LENGTH: usize = 192;
+
+const EMBEDDING: usize = 64;
+const FEED_FORWARD: usize = 96;
+const KV_WIDTH: usize = 32;
+const LAYERS: usize = 2;
+const ALIGNMENT: usize = 32;
+
+/// Writes GGUF version 3.
+#[derive(Clone, Debug, Default)]
+pub struct GgufBuilder {
+    metadata: Vec<(String, Value)>,
+    tensors: Vec<(String, Vec<u64>, TensorType, Vec<u8>)>,
+}
+
+impl GgufBuilder {
+    /// Sets a metadata value.
+    #[must_use]
+    pub fn set(mut self, key: &str, value: Value) -> Self {
+        self.metadata.retain(|(known, _)| known != key);
+        self.metadata.push((key.to_owned(), value));
+        self
+    }
+
+    /// Adds a tensor; `dimensions` with the contiguous one first.
+    #[must_use]
+    pub fn tensor(
+        mut self,
+        name: &str,
+        dimensions: &[u64],
+        tensor_type: TensorType,
+        bytes: Vec<u8>,
+    ) -> Self {
+        let tensor = (name.to_owned(), dimensions.to_vec(), tensor_type, bytes);
+        self.tensors.push(tensor);
+        self
+    }
+
+    /// Removes a tensor.
+    #[must_use]
+    pub fn without_tensor(mut self, name: &str) -> Self {
+        self.tensors.retain(|(known, ..)| known != name);
+        self
+    }
+
+    /// The file's bytes.
+    #[must_use]
+    pub fn build(&self) -> Vec<u8> {
+        let mut file = b"GGUF".to_vec();
+        file.extend(3u32.to_le_bytes());
+        file.extend((self.tensors.len() as u64).to_le_bytes());
+        file.extend((self.metadata.len() as u64).to_le_bytes());
+        for (key, value) in &self.metadata {
+            put_text(&mut file, key);
+            file.extend(kind(value).to_le_bytes());
+            put_value(&mut file, value);
+        }
+        let mut data = Vec::new();
+        for (name, dimensions, tensor_type, bytes) in &self.tensors {
+            put_text(&mut file, name);
+            file.extend((dimensions.len() as u32).to_le_bytes());
+            for dimension in dimensions {
+                file.extend(dimension.to_le_bytes());
+            }
+            file.extend(tensor_type.id().to_le_bytes());
+            file.extend((data.len() as u64).to_le_bytes());
+            data.extend(bytes);
+            data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
+        }
+        file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
+        file.extend(data);
+        file
+    }
+}
+
+fn put_text(file: &mut Vec<u8>, text: &str) {
+    file.extend((text.len() as u64).to_le_bytes());
+    file.extend(text.as_bytes());
+}
+
+fn kind(value: &Value) -> u32 {
+    match value {
+        Value::U8(_) => 0,
+        Value::I8(_) => 1,
+        Value::U16(_) => 2,
+        Value::I16(_) => 3,
+        Value::U32(_) => 4,
+        Value::I32(_) => 5,
+        Value::F32(_) => 6,
+        Value::Bool(_) => 7,
+        Value::String(_) => 8,
+        Value::Array(_) => 9,
+        Value::U64(_) => 10,
+        Value::I64(_) => 11,
+        Value::F64(_) => 12,
+    }
+}
+
+fn put_value(file: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::U8(value) => file.push(*value),
+        Value::I8(value) => file.extend(value.to_le_bytes()),
+        Value::U16(value) => file.extend(value.to_le_bytes()),
+        Value::I16(value) => file.extend(value.to_le_bytes()),
+        Value::U32(value) => file.extend(value.to_le_bytes()),
+        Value::I32(value) => file.extend(value.to_le_bytes()),
+        Value::F32(value) => file.extend(value.to_le_bytes()),
+        Value::Bool(value) => file.push(u8::from(*value)),
+        Value::String(value) => put_text(file, value),
+        Value::U64(value) => file.extend(value.to_le_bytes()),
+        Value::I64(value) => file.extend(value.to_le_bytes()),
+        Value::F64(value) => file.extend(value.to_le_bytes()),
+        Value::Array(values) => {
+            file.extend(values.first().map_or(0, kind).to_le_bytes());
+            file.extend((values.len() as u64).to_le_bytes());
+            for value in values {
+                put_value(file, value);
+            }
+        }
+    }
+}
+
+/// SplitMix64.
+#[derive(Clone, Debug)]
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// In [0, 1).
+    fn unit(&mut self) -> f32 {
+        (self.next() >> 40) as f32 / (1u64 << 24) as f32
+    }
+
+    fn bytes(&mut self, tensor_type: TensorType, elements: usize) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        match tensor_type {
+            TensorType::F32 => {
+                for _ in 0..elements {
+                    bytes.extend(((self.unit() - 0.5) * 0.5).to_le_bytes());
+                }
+            }
+            TensorType::Q8_0 => {
+                for _ in 0..elements / 32 {
+                    let scale = 0.002 + 0.002 * self.unit();
+                    bytes.extend(f32_to_f16(scale).to_le_bytes());
+                    bytes.extend((0..32).map(|_| self.next() as u8));
+                }
+            }
+            TensorType::Q4_1 => {
+                for _ in 0..elements / 32 {
+                    let scale = 0.02 + 0.02 * self.unit();
+                    bytes.extend(f32_to_f16(scale).to_le_bytes());
+                    bytes.extend(f32_to_f16(scale * -7.5).to_le_bytes());
+                    bytes.extend((0..16).map(|_| self.next() as u8));
+                }
+            }
+            other => unreachable!("no random weights of type {other}"),
+        }
+        bytes
+    }
+}
+
+/// A `llama` of two layers, 64 channels and 4 heads on 2, with every weight format, a byte-level
+/// vocabulary with control tokens 0 to 2, and [`CHAT_TEMPLATE`].
+#[must_use]
+pub fn tiny_llama(seed: u64) -> GgufBuilder {
+    let (tokens, types, merges) = vocabulary();
+    let count = tokens.len();
+    let strings = |texts: Vec<String>| Value::Array(texts.into_iter().map(Value::String).collect());
+    let text = |text: &str| Value::String(text.to_owned());
+    let size = |size: usize| Value::U32(size as u32);
+    let file = GgufBuilder::default()
+        .set("general.architecture", text("llama"))
+        .set("general.name", text("tiny"))
+        .set("llama.block_count", size(LAYERS))
+        .set("llama.context_length", size(CONTEXT_LENGTH))
+        .set("llama.embedding_length", size(EMBEDDING))
+        .set("llama.feed_forward_length", size(FEED_FORWARD))
+        .set("llama.attention.head_count", size(4))
+        .set("llama.attention.head_count_kv", size(2))
+        .set("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5))
+        .set("llama.rope.freq_base", Value::F32(10_000.0))
+        .set("llama.rope.dimension_count", size(EMBEDDING / 4))
+        .set("llama.vocab_size", size(count))
+        .set("tokenizer.ggml.model", text("gpt2"))
+        .set("tokenizer.ggml.pre", text("smollm"))
+        .set("tokenizer.ggml.tokens", strings(tokens))
+        .set("tokenizer.ggml.token_type", Value::Array(types))
+        .set("tokenizer.ggml.merges", strings(merges))
+        .set("tokenizer.ggml.bos_token_id", size(1))
+        .set("tokenizer.ggml.eos_token_id", size(2))
+        .set("tokenizer.ggml.add_bos_token", Value::Bool(false))
+        .set("tokenizer.chat_template", text(CHAT_TEMPLATE));
+    weights(file, Random(seed), count)
+}
+
+fn weights(mut file: GgufBuilder, mut random: Random, vocabulary: usize) -> GgufBuilder {
+    use TensorType as Type;
+    let mut matrices = vec![("token_embd".to_owned(), vocabulary, EMBEDDING, Type::Q8_0)];
+    let mut norms = vec!["output_norm".to_owned()];
+    for layer in 0..LAYERS {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        norms.extend([name("attn_norm"), name("ffn_norm")]);
+        matrices.extend([
+            (name("attn_q"), EMBEDDING, EMBEDDING, Type::Q4_1),
+            (name("attn_k"), KV_WIDTH, EMBEDDING, Type::F32),
+            (name("attn_v"), KV_WIDTH, EMBEDDING, Type::Q8_0),
+            (name("attn_output"), EMBEDDING, EMBEDDING, Type::Q4_1),
+            (name("ffn_gate"), FEED_FORWARD, EMBEDDING, Type::Q4_1),
+            (name("ffn_up"), FEED_FORWARD, EMBEDDING, Type::Q8_0),
+            (name("ffn_down"), EMBEDDING, FEED_FORWARD, Type::Q4_1),
+        ]);
+    }
+    for (name, rows, columns, tensor_type) in matrices {
+        let bytes = random.bytes(tensor_type, rows * columns);
+        let dimensions = [columns as u64, rows as u64];
+        file = file.tensor(&format!("{name}.weight"), &dimensions, tensor_type, bytes);
+    }
+    for name in norms {
+        let bytes = (0..EMBEDDING)
+            .flat_map(|_| (0.5 + random.unit()).to_le_bytes())
+            .collect();
+        let dimensions = [EMBEDDING as u64];
+        file = file.tensor(&format!("{name}.weight"), &dimensions, Type::F32, bytes);
+    }
+    file
+}
+
+/// Three control tokens, all bytes, and a few merges.
+fn vocabulary() -> (Vec<String>, Vec<Value>, Vec<String>) {
+    let mut tokens: Vec<String> = ["<|endoftext|>", "<|im_start|>", "<|im_end|>"]
+        .map(str::to_owned)
+        .to_vec();
+    let mut types = vec![Value::I32(3); tokens.len()];
+    let printable = ('!'..='~')
+        .chain('\u{a1}'..='\u{ac}')
+        .chain('\u{ae}'..='\u{ff}');
+    let numbered = (0..68).filter_map(|number| char::from_u32(0x100 + number));
+    tokens.extend(printable.chain(numbered).map(String::from));
+    let mut merges = Vec::new();
+    for (left, right) in [
+        ("t", "h"),
+        ("th", "e"),
+        ("Ġ", "the"),
+        ("i", "n"),
+        ("e", "r"),
+        ("u", "s"),
+        ("us", "er"),
+        ("Ġ", "a"),
+        ("l", "l"),
+    ] {
+        tokens.push(format!("{left}{right}"));
+        merges.push(format!("{left} {right}"));
+    }
+    types.resize(tokens.len(), Value::I32(1));
+    (tokens, types, merges)
+}

@@ -1,0 +1,167 @@
+//! The op graph: an architecture as an ordered list of named operations over named buffers.
+//!
+//! # Design
+//! A pass takes a batch of consecutive tokens through the list. Every buffer has `width` values per
+//! token of the batch, except behind [`Graph::head`], where only the batch's last token is left.
+//! A pass whose logits nobody needs (all but the last of a prompt's chunks) stops before the head.
+//! An operation's number is its index in the list.
+//!
+//! # Units and bounds
+//! [`Work`] is in multiply-accumulates. [`Graph::price`] is a pure function of the operation, the
+//! batch and the first position, and the price of a batch is the sum of its tokens' prices, so that
+//! the price of a text does not depend on how it was cut into passes.
+mod build;
+mod price;
+
+pub use build::{Builder, GraphError, weight_format};
+
+/// Multiply-accumulates, the unit in which operations are priced.
+pub type Work = u64;
+
+/// A tensor, as an index into [`Graph::tensors`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct TensorId(pub usize);
+
+/// A buffer, as an index into [`Graph::buffers`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct BufferId(pub usize);
+
+/// How a tensor is used, and so how it is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// A weight per channel.
+    Vector {
+        /// Number of values.
+        length: usize,
+    },
+    /// A projection or a table.
+    Matrix {
+        /// Outputs, or table entries.
+        rows: usize,
+        /// Inputs.
+        columns: usize,
+    },
+}
+
+/// A tensor of the model file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tensor {
+    /// Name in the file.
+    pub name: String,
+    /// Shape, checked against the file.
+    pub shape: Shape,
+}
+
+/// An activation buffer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Buffer {
+    /// Name.
+    pub name: &'static str,
+    /// Values per token.
+    pub width: usize,
+}
+
+/// What an operation does. `input` is read, `output` written whole.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub enum Action {
+    /// output = the table's rows of the tokens.
+    Embed { table: TensorId, output: BufferId },
+    /// output = input / rms(input) * weight.
+    RmsNorm {
+        input: BufferId,
+        weight: TensorId,
+        epsilon: f32,
+        output: BufferId,
+    },
+    /// The pass's quantised activations = input in 8-bit blocks; following products read them.
+    Quantize { input: BufferId },
+    /// output = weight · input; `quantized` when it reads what the last [`Self::Quantize`] wrote.
+    MatMul {
+        weight: TensorId,
+        input: BufferId,
+        quantized: bool,
+        output: BufferId,
+    },
+    /// Rotates each head of `values` by its position, pairs (2i, 2i + 1).
+    Rope { values: BufferId, heads: usize },
+    /// Stores the batch's keys and values.
+    StoreKv {
+        layer: usize,
+        key: BufferId,
+        value: BufferId,
+    },
+    /// output = attention of `queries` over the layer's stored positions up to their own.
+    Attention {
+        layer: usize,
+        queries: BufferId,
+        heads: usize,
+        output: BufferId,
+    },
+    /// gate = silu(gate) * up.
+    SiluMul { gate: BufferId, up: BufferId },
+    /// accumulator += addend.
+    Add {
+        accumulator: BufferId,
+        addend: BufferId,
+    },
+    /// output = input of the batch's last token.
+    SelectLast { input: BufferId, output: BufferId },
+}
+
+/// A named operation.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Operation {
+    /// For example `blk.3.attn_q`.
+    pub name: String,
+    /// What it does.
+    pub action: Action,
+}
+
+/// Shape of the attention.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AttentionShape {
+    /// Layers, each with a key-value cache.
+    pub layers: usize,
+    /// Query heads.
+    pub heads: usize,
+    /// Key and value heads; query heads share them in order.
+    pub kv_heads: usize,
+    /// Values per head.
+    pub head_dim: usize,
+}
+
+/// An architecture with its sizes filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Graph {
+    /// The operations, in order.
+    pub operations: Vec<Operation>,
+    /// Index of the [`Action::SelectLast`] with which the part that makes logits begins.
+    pub head: usize,
+    /// Tensors used.
+    pub tensors: Vec<Tensor>,
+    /// Buffers used.
+    pub buffers: Vec<Buffer>,
+    /// The buffer that holds the logits after a whole pass.
+    pub logits: BufferId,
+    /// Attention.
+    pub attention: AttentionShape,
+    /// Base of the rotary frequencies.
+    pub rope_base: f32,
+    /// Positions the model was made for.
+    pub context_length: usize,
+    /// Tokens it knows.
+    pub vocabulary: usize,
+}
+
+impl Graph {
+    /// How many operations a pass has.
+    #[must_use]
+    pub fn pass_length(&self, logits: bool) -> usize {
+        if logits {
+            self.operations.len()
+        } else {
+            self.head
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Prices of operations.
+use super::{Action, BufferId, Graph, Shape, TensorId, Work};
+
+/// An exponential and a division, in multiply-accumulates.
+const EXPONENTIAL: Work = 16;
+
+impl Graph {
+    /// The price of operation `index` for `batch` tokens from position `first` on.
+    ///
+    /// # Panics
+    /// When there is no such operation.
+    #[must_use]
+    pub fn price(&self, index: usize, batch: usize, first: usize) -> Work {
+        let batch = if index >= self.head { 1 } else { batch as Work };
+        match self.operations[index].action {
+            Action::Embed { output: buffer, .. }
+            | Action::Quantize { input: buffer }
+            | Action::Add {
+                accumulator: buffer,
+                ..
+            }
+            | Action::SelectLast { output: buffer, .. } => batch * self.width(buffer),
+            Action::RmsNorm { input, .. } => batch * 2 * self.width(input),
+            Action::Rope { values, .. } => batch * 2 * self.width(values),
+            Action::StoreKv { key, value, .. } => batch * (self.width(key) + self.width(value)),
+            Action::SiluMul { gate, .. } => batch * (EXPONENTIAL + 1) * self.width(gate),
+            Action::MatMul { weight, .. } => batch * self.elements(weight),
+            Action::Attention { heads, .. } => {
+                // Positions read: first + 1 by the first token, one more by each following.
+                let first = first as Work;
+                let positions = batch * (first + 1) + batch * (batch - 1) / 2;
+                let per_score = 2 * self.attention.head_dim as Work + EXPONENTIAL;
+                heads as Work * positions * per_score
+            }
+        }
+    }
+
+    /// The price of a pass of `batch` tokens from position `first` on.
+    #[must_use]
+    pub fn pass_price(&self, batch: usize, first: usize, logits: bool) -> Work {
+        (0..self.pass_length(logits))
+            .map(|index| self.price(index, batch, first))
+            .sum()
+    }
+
+    fn width(&self, buffer: BufferId) -> Work {
+        self.buffers[buffer.0].width as Work
+    }
+
+    fn elements(&self, tensor: TensorId) -> Work {
+        match self.tensors[tensor.0].shape {
+            Shape::Vector { length } => length as Work,
+            Shape::Matrix { rows, columns } => rows as Work * columns as Work,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::{arch, fixture, gguf::Gguf};
+
+    #[test]
+    fn a_batch_costs_what_its_tokens_cost() {
+        let file = fixture::tiny_llama(1).build();
+        let graph = arch::graph(&Gguf::parse(&file).unwrap()).unwrap();
+        for index in 0..graph.head {
+            let alone: u64 = (5..12)
+                .map(|position| graph.price(index, 1, position))
+                .sum();
+            assert_eq!(
+                graph.price(index, 7, 5),
+                alone,
+                "{}",
+                graph.operations[index].name
+            );
+        }
+        for index in graph.head..graph.operations.len() {
+            assert_eq!(graph.price(index, 7, 5), graph.price(index, 1, 11));
+        }
+    }
+
+    #[test]
+    fn prices_are_frozen() {
+        let file = fixture::tiny_llama(1).build();
+        let graph = arch::graph(&Gguf::parse(&file).unwrap()).unwrap();
+        let price = |name: &str| {
+            let index = graph
+                .operations
+                .iter()
+                .position(|o| o.name == name)
+                .unwrap();
+            graph.price(index, 3, 2)
+        };
+        assert_eq!(price("blk.0.attn_q"), 3 * 64 * 64);
+        assert_eq!(price("blk.1.ffn_down"), 3 * 64 * 96);
+        assert_eq!(price("blk.0.attn_norm"), 3 * 2 * 64);
+        assert_eq!(price("blk.0.attention"), 4 * (3 + 4 + 5) * (2 * 16 + 16));
+        assert_eq!(price("output"), 64 * graph.vocabulary as u64);
+    }
+}

@@ -1,0 +1,39 @@
+//! Language models as data: files, tokenizers, op graphs, execution, sampling and transcripts.
+//!
+//! # Design
+//! A GGUF file is mapped and digested ([`mod@file`], [`digest`]), read ([`gguf`]), and turned into a
+//! list of named operations by the one file that knows its architecture ([`arch`], [`graph`]).
+//! [`model::Model`] holds the packed weights, the tokenizer and the chat template, shared by any
+//! number of [`execute::Sequence`]s that walk the list. [`generate::Generation`] adds sampling and
+//! the bookkeeping that a replicated run needs; [`transcript`] writes a run down and checks it.
+//!
+//! # Determinism
+//! Every number comes from `lockstep-numeric`; this crate only decides which operations run in
+//! which order. Tokens, text, logits and the transcript chain depend on the model file, the prompt
+//! and the sampling parameters alone: not on threads, vector width, prefill chunks, budgets or
+//! where a run was interrupted. [`perplexity`] is the one exception, and says so.
+#![deny(unsafe_code)]
+
+pub mod arch;
+pub mod digest;
+pub mod execute;
+pub mod file;
+pub mod fixture;
+pub mod generate;
+pub mod gguf;
+pub mod graph;
+pub mod model;
+pub mod perplexity;
+pub mod sample;
+pub mod template;
+pub mod tokenizer;
+pub mod transcript;
+
+pub use digest::Digest;
+pub use execute::Sequence;
+pub use generate::{Ended, Generation, GenerationError, Params, Progress, Prompt};
+pub use graph::{Graph, Work};
+pub use model::{Model, ModelError};
+pub use sample::Sampling;
+pub use template::{Message, Role};
+pub use transcript::Transcript;

@@ -1,0 +1,283 @@
+//! A model in memory: packed weights, op graph, tokenizer and chat template.
+//!
+//! # Design
+//! A model is opened once and shared by reference; every [`crate::Sequence`] on it has its own
+//! key-value cache and buffers. Weights are repacked for the kernels, so the file's mapping is
+//! dropped when opening ends.
+use crate::{
+    arch,
+    digest::Digest,
+    file,
+    gguf::{Gguf, GgufError, Value},
+    graph::{Graph, GraphError, Shape, Tensor, TensorId, weight_format},
+    template::{Template, TemplateError},
+    tokenizer::{Tokenizer, TokenizerError},
+};
+use lockstep_numeric::{PackError, PackedMatrix, RopeTable, WeightFormat};
+use std::{io, path::Path, path::PathBuf, sync::Arc};
+
+/// Why a model cannot be opened.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum ModelError {
+    #[error("cannot read model file: {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error(transparent)]
+    File(#[from] GgufError),
+    #[error(transparent)]
+    Graph(#[from] GraphError),
+    #[error(transparent)]
+    Tokenizer(#[from] TokenizerError),
+    #[error(transparent)]
+    Template(#[from] TemplateError),
+    #[error("cannot pack tensor: {tensor}")]
+    Pack {
+        tensor: String,
+        #[source]
+        source: PackError,
+    },
+    #[error("tokenizer has {tokens} tokens, but the model's embedding has {rows}")]
+    VocabularySize { tokens: usize, rows: usize },
+}
+
+#[derive(Debug)]
+enum Weight {
+    Vector(Vec<f32>),
+    Matrix(PackedMatrix),
+}
+
+/// A model.
+#[derive(Debug)]
+pub struct Model {
+    digest: Digest,
+    name: String,
+    graph: Graph,
+    /// In the order of the graph's tensors.
+    weights: Vec<Weight>,
+    rope: RopeTable,
+    tokenizer: Tokenizer,
+    template: Option<Template>,
+}
+
+impl Model {
+    /// Opens the GGUF file at `path`.
+    ///
+    /// # Errors
+    /// When it cannot be read or is not a model this crate runs.
+    pub fn open(path: &Path) -> Result<Arc<Self>, ModelError> {
+        let map = file::map(path).map_err(|source| ModelError::Read {
+            path: path.to_owned(),
+            source,
+        })?;
+        Self::from_bytes(&map)
+    }
+
+    /// Opens the bytes of a GGUF file.
+    ///
+    /// # Errors
+    /// When they are not a model this crate runs.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Arc<Self>, ModelError> {
+        let gguf = Gguf::parse(bytes)?;
+        let graph = arch::graph(&gguf)?;
+        let tokenizer = Tokenizer::from_metadata(&gguf)?;
+        if tokenizer.vocabulary() != graph.vocabulary {
+            return Err(ModelError::VocabularySize {
+                tokens: tokenizer.vocabulary(),
+                rows: graph.vocabulary,
+            });
+        }
+        let template = match gguf.metadata().contains_key("tokenizer.chat_template") {
+            true => Some(Template::new(
+                gguf.text("tokenizer.chat_template")?.to_owned(),
+            )?),
+            false => None,
+        };
+        let weights = graph
+            .tensors
+            .iter()
+            .map(|tensor| load(&gguf, tensor))
+            .collect::<Result<_, _>>()?;
+        let name = gguf.metadata().get("general.name").and_then(Value::as_str);
+        Ok(Arc::new(Self {
+            digest: Digest::of(bytes),
+            name: name.unwrap_or("unnamed").to_owned(),
+            rope: RopeTable::new(
+                graph.attention.head_dim,
+                graph.rope_base,
+                graph.context_length,
+            ),
+            graph,
+            weights,
+            tokenizer,
+            template,
+        }))
+    }
+
+    /// BLAKE3 of the file.
+    #[must_use]
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// The name the file gives itself.
+    #[must_use]
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The op graph.
+    #[must_use]
+    pub fn graph(&self) -> &Graph {
+        &self.graph
+    }
+
+    /// Positions a sequence can have.
+    #[must_use]
+    pub fn context_length(&self) -> usize {
+        self.graph.context_length
+    }
+
+    /// The tokenizer.
+    #[must_use]
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// The chat template, if the file has one.
+    #[must_use]
+    pub fn template(&self) -> Option<&Template> {
+        self.template.as_ref()
+    }
+
+    /// Bytes of packed weights.
+    #[must_use]
+    pub fn resident_bytes(&self) -> usize {
+        self.weights
+            .iter()
+            .map(|weight| match weight {
+                Weight::Vector(values) => size_of_val(values.as_slice()),
+                Weight::Matrix(matrix) => matrix.resident_bytes(),
+            })
+            .sum()
+    }
+
+    pub(crate) fn rope(&self) -> &RopeTable {
+        &self.rope
+    }
+
+    pub(crate) fn matrix(&self, id: TensorId) -> &PackedMatrix {
+        match &self.weights[id.0] {
+            Weight::Matrix(matrix) => matrix,
+            Weight::Vector(_) => unreachable!("the graph names tensors by their shape"),
+        }
+    }
+
+    pub(crate) fn vector(&self, id: TensorId) -> &[f32] {
+        match &self.weights[id.0] {
+            Weight::Vector(values) => values,
+            Weight::Matrix(_) => unreachable!("the graph names tensors by their shape"),
+        }
+    }
+}
+
+fn load(gguf: &Gguf<'_>, tensor: &Tensor) -> Result<Weight, ModelError> {
+    let bytes = gguf.tensor_bytes(&tensor.name)?;
+    match tensor.shape {
+        Shape::Vector { .. } => {
+            let (values, _) = bytes.as_chunks::<4>();
+            Ok(Weight::Vector(
+                values.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+            ))
+        }
+        Shape::Matrix { rows, columns } => {
+            let stored = gguf.tensor(&tensor.name)?.tensor_type;
+            let format: WeightFormat =
+                weight_format(stored).expect("the graph accepts only types the kernels have");
+            PackedMatrix::pack(format, rows, columns, bytes)
+                .map(Weight::Matrix)
+                .map_err(|source| ModelError::Pack {
+                    tensor: tensor.name.clone(),
+                    source,
+                })
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{fixture, gguf::TensorType};
+
+    fn error(file: &fixture::GgufBuilder) -> String {
+        Model::from_bytes(&file.build()).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn opens_from_a_file_and_shares_the_digest_of_its_bytes() {
+        let bytes = fixture::tiny_llama(3).build();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), &bytes).unwrap();
+        let model = Model::open(file.path()).unwrap();
+        assert_eq!(model.digest(), Digest::of(&bytes));
+        assert_eq!(model.name(), "tiny");
+        assert_eq!(model.context_length(), fixture::CONTEXT_LENGTH);
+    }
+
+    #[test]
+    fn a_missing_file_is_named() {
+        let error = Model::open(Path::new("/nonexistent/model.gguf")).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "cannot read model file: /nonexistent/model.gguf"
+        );
+    }
+
+    #[test]
+    fn files_that_do_not_fit_the_architecture_say_why() {
+        let file = || fixture::tiny_llama(1);
+        let text = |text: &str| Value::String(text.to_owned());
+        assert_eq!(
+            error(&file().set("general.architecture", text("mamba"))),
+            "unsupported architecture (known: llama): mamba"
+        );
+        assert_eq!(
+            error(&file().without_tensor("blk.1.ffn_up.weight")),
+            "tensor is missing: blk.1.ffn_up.weight"
+        );
+        assert_eq!(
+            error(&file().tensor("blk.0.attn_q.bias", &[64], TensorType::F32, vec![0; 256])),
+            "the architecture has no use for a tensor of the file: blk.0.attn_q.bias"
+        );
+        assert_eq!(
+            error(&file().set("llama.feed_forward_length", Value::U32(64))),
+            "tensor has [64, 96] instead of dimensions [64, 64]: blk.0.ffn_gate.weight"
+        );
+        assert_eq!(
+            error(&file().set("llama.attention.head_count", Value::U32(5))),
+            "metadata value is out of range (allowed: divides the embedding length 64 into heads \
+             of even length): llama.attention.head_count = 5"
+        );
+        assert_eq!(
+            error(&file().set("llama.rope.freq_base", Value::F32(f32::NAN))),
+            "metadata value is out of range (allowed: finite, at least 1): \
+             llama.rope.freq_base = NaN"
+        );
+        assert_eq!(
+            error(&file().set("llama.rope.scaling.type", text("yarn"))),
+            "the model uses a feature that is not supported: rotary scaling \
+             (llama.rope.scaling.type)"
+        );
+        let norm = "output_norm.weight";
+        let half = file()
+            .without_tensor(norm)
+            .tensor(norm, &[64], TensorType::Q8_0, vec![0; 68]);
+        assert_eq!(
+            error(&half),
+            "tensor type is not supported here (supported: F32): output_norm.weight is Q8_0"
+        );
+    }
+}

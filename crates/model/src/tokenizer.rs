@@ -1,0 +1,376 @@
+//! Byte-level BPE tokenizers built from a model file's metadata.
+//!
+//! # Design
+//! The BPE and the pre-tokenizers are the `tokenizers` crate's. What is ours is what decides
+//! safety: which stretches of a text may become control tokens, and what bytes a token stands for.
+//!
+//! Control tokens (token type 3: `<|im_end|>` …) are recognised only by [`Tokenizer::encode`] with
+//! [`Control::Parsed`]. A chat template's output is encoded that way, but the messages inside it
+//! were written by users. So each message is [shielded](Tokenizer::shield) before the template sees
+//! it: wherever a control token begins, or begins and could be completed by what the template
+//! writes next, the noncharacter U+FDD0 is put in front. The parser drops such a mark and takes the
+//! character behind it as text. Templates still see the message's own words, so that trimming,
+//! comparing and splitting work. Not covered: a template that itself spells the beginning of a
+//! control token directly before a message.
+//!
+//! User-defined tokens (type 4) carry no authority and are recognised in all text.
+//!
+//! Bytes for which the vocabulary has no token are dropped, as the models' own tokenizers do
+//! (SmolLM2 lacks six control characters and two lead bytes of unassigned planes).
+//!
+//! # Errors
+//! [`TokenizerError`] for metadata that do not describe such a tokenizer; encoding cannot fail.
+mod alphabet;
+#[cfg(test)]
+mod tests;
+
+use crate::gguf::{Gguf, GgufError, Value};
+use std::collections::{BTreeMap, BTreeSet};
+use tokenizers::{
+    Model as _, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _,
+    models::bpe::{BPE, Vocab},
+    pre_tokenizers::{
+        PreTokenizerWrapper, byte_level::ByteLevel, digits::Digits, sequence::Sequence,
+    },
+};
+
+/// Put before a character that must not begin a control token.
+const MARK: char = '\u{fdd0}';
+
+/// Why metadata do not make a tokenizer.
+#[derive(Debug, thiserror::Error)]
+#[allow(missing_docs)]
+pub enum TokenizerError {
+    #[error(transparent)]
+    Metadata(#[from] GgufError),
+    #[error("unsupported tokenizer (only gpt2, byte-level BPE, is read): {name}")]
+    UnsupportedTokenizer { name: String },
+    #[error("unsupported pre-tokenizer (known: smollm, gpt-2): {name}")]
+    UnsupportedPreTokenizer { name: String },
+    #[error("vocabulary has {tokens} tokens but {types} token types")]
+    TypeCount { tokens: usize, types: usize },
+    #[error("vocabulary entry is not of the expected type: {key}[{index}]")]
+    InvalidEntry { key: &'static str, index: usize },
+    #[error("token {id} has an unknown type: {kind}")]
+    UnknownTokenType { id: usize, kind: u64 },
+    #[error("token occurs twice in the vocabulary: {token}")]
+    DuplicateToken { token: String },
+    #[error("merge {index} names a token that is not in the vocabulary: {token}")]
+    UnknownMerge { index: usize, token: String },
+    #[error("token id for {key} is not in the vocabulary of {count}: {id}")]
+    IdOutOfRange { key: String, id: u64, count: usize },
+    #[error("cannot build the BPE model: {reason}")]
+    Bpe { reason: String },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    Text,
+    Control,
+    UserDefined,
+}
+
+/// Whether control tokens spelled in a text are recognised.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Control {
+    /// They are words like any other: for text from outside.
+    Spelled,
+    /// They become control tokens, except where shielded: for a rendered template.
+    Parsed,
+}
+
+/// A tokenizer.
+#[derive(Debug)]
+pub struct Tokenizer {
+    tokens: Vec<String>,
+    kinds: Vec<Kind>,
+    /// Control and user-defined tokens by first byte, longest first.
+    whole: BTreeMap<u8, Vec<u32>>,
+    bpe: BPE,
+    pre_tokenizer: PreTokenizerWrapper,
+    bos: Option<u32>,
+    add_bos: bool,
+    eos: Option<u32>,
+    ends: BTreeSet<u32>,
+}
+
+impl Tokenizer {
+    /// Reads `tokenizer.ggml.*`.
+    ///
+    /// # Errors
+    /// See [`TokenizerError`].
+    pub fn from_metadata(gguf: &Gguf<'_>) -> Result<Self, TokenizerError> {
+        let name = gguf.text("tokenizer.ggml.model")?;
+        if name != "gpt2" {
+            return Err(TokenizerError::UnsupportedTokenizer { name: name.into() });
+        }
+        let pre_tokenizer = pre_tokenizer(gguf.text("tokenizer.ggml.pre")?)?;
+        let tokens = strings(gguf, "tokenizer.ggml.tokens")?;
+        let kinds = kinds(gguf, tokens.len())?;
+        let bpe = bpe(&tokens, &strings(gguf, "tokenizer.ggml.merges")?)?;
+        let mut whole: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
+        for (id, token) in tokens.iter().enumerate() {
+            if let (true, Some(&first)) = (kinds[id] != Kind::Text, token.as_bytes().first()) {
+                whole.entry(first).or_default().push(id as u32);
+            }
+        }
+        for ids in whole.values_mut() {
+            ids.sort_by_key(|&id| std::cmp::Reverse(tokens[id as usize].len()));
+        }
+        let id = |name: &str| token_id(gguf, name, tokens.len());
+        let bos = id("bos")?;
+        let eos = id("eos")?;
+        let ends = [eos, id("eot")?, id("eom")?]
+            .into_iter()
+            .flatten()
+            .collect();
+        let add_bos = gguf
+            .metadata()
+            .get("tokenizer.ggml.add_bos_token")
+            .and_then(Value::as_bool)
+            .unwrap_or(false);
+        Ok(Self {
+            tokens,
+            kinds,
+            whole,
+            bpe,
+            pre_tokenizer,
+            bos,
+            add_bos,
+            eos,
+            ends,
+        })
+    }
+
+    /// Number of tokens.
+    #[must_use]
+    pub fn vocabulary(&self) -> usize {
+        self.tokens.len()
+    }
+
+    /// The token as the file spells it.
+    #[must_use]
+    pub fn spelling(&self, id: u32) -> Option<&str> {
+        self.tokens.get(id as usize).map(String::as_str)
+    }
+
+    /// The token that begins a text, if the model has one.
+    #[must_use]
+    pub fn bos(&self) -> Option<u32> {
+        self.bos
+    }
+
+    /// Whether the model wants [`Self::bos`] before a text that no template was put around.
+    #[must_use]
+    pub fn add_bos(&self) -> bool {
+        self.add_bos
+    }
+
+    /// The token that ends a text, if the model has one.
+    #[must_use]
+    pub fn eos(&self) -> Option<u32> {
+        self.eos
+    }
+
+    /// Whether generation stops at `id`: the end of the text, the turn or the message.
+    #[must_use]
+    pub fn is_end(&self, id: u32) -> bool {
+        self.ends.contains(&id)
+    }
+
+    /// The bytes `id` adds to a text: none for control tokens and for ids outside the vocabulary.
+    /// A character may be spread over several tokens.
+    #[must_use]
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        let Some(token) = self.tokens.get(id as usize) else {
+            return Vec::new();
+        };
+        match self.kinds[id as usize] {
+            Kind::Control => Vec::new(),
+            Kind::UserDefined => token.clone().into_bytes(),
+            // A token that is not spelled in the alphabet stands for its own text.
+            Kind::Text => token
+                .chars()
+                .map(alphabet::byte_of)
+                .collect::<Option<_>>()
+                .unwrap_or_else(|| token.clone().into_bytes()),
+        }
+    }
+
+    /// The bytes of a sequence of tokens.
+    #[must_use]
+    pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
+        ids.iter().flat_map(|&id| self.token_bytes(id)).collect()
+    }
+
+    /// Marks the places in `content` where a control token begins, so that
+    /// [`Control::Parsed`] takes them as text.
+    #[must_use]
+    pub fn shield(&self, content: &str) -> String {
+        let mut shielded = String::with_capacity(content.len());
+        for (index, character) in content.char_indices() {
+            let rest = &content[index..];
+            // What follows a message is the template's: it may complete what the message began,
+            // also after trimming it.
+            let trimmed = rest.trim_end();
+            let begins = self.whole_tokens(rest).any(|(id, token)| {
+                self.kinds[id as usize] == Kind::Control
+                    && (rest.starts_with(token) || token.starts_with(trimmed))
+            });
+            if begins || character == MARK {
+                shielded.push(MARK);
+            }
+            shielded.push(character);
+        }
+        shielded
+    }
+
+    /// The tokens of `text`.
+    #[must_use]
+    pub fn encode(&self, text: &str, control: Control) -> Vec<u32> {
+        let mut ids = Vec::new();
+        let mut plain = String::new();
+        let mut rest = text;
+        while let Some(character) = rest.chars().next() {
+            if control == Control::Parsed && character == MARK {
+                rest = &rest[MARK.len_utf8()..];
+                if let Some(shielded) = rest.chars().next() {
+                    plain.push(shielded);
+                    rest = &rest[shielded.len_utf8()..];
+                }
+                continue;
+            }
+            let found = self.whole_tokens(rest).find(|&(id, token)| {
+                rest.starts_with(token)
+                    && (control == Control::Parsed || self.kinds[id as usize] == Kind::UserDefined)
+            });
+            if let Some((id, token)) = found {
+                self.encode_plain(&plain, &mut ids);
+                plain.clear();
+                ids.push(id);
+                rest = &rest[token.len()..];
+            } else {
+                plain.push(character);
+                rest = &rest[character.len_utf8()..];
+            }
+        }
+        self.encode_plain(&plain, &mut ids);
+        ids
+    }
+
+    /// Control and user-defined tokens with the first byte of `rest`, longest first.
+    fn whole_tokens<'s>(&'s self, rest: &str) -> impl Iterator<Item = (u32, &'s str)> + use<'s> {
+        let first = rest.as_bytes().first().copied().unwrap_or_default();
+        let ids = self.whole.get(&first).map_or(&[][..], Vec::as_slice);
+        ids.iter()
+            .map(|&id| (id, self.tokens[id as usize].as_str()))
+    }
+
+    fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) {
+        if text.is_empty() {
+            return;
+        }
+        let mut pieces = PreTokenizedString::from(text);
+        self.pre_tokenizer
+            .pre_tokenize(&mut pieces)
+            .expect("splitting by a fixed pattern does not fail");
+        for (piece, ..) in pieces.get_splits(OffsetReferential::Normalized, OffsetType::None) {
+            let tokens = self
+                .bpe
+                .tokenize(piece)
+                .expect("BPE without an unknown token does not fail");
+            ids.extend(tokens.iter().map(|token| token.id));
+        }
+    }
+}
+
+fn pre_tokenizer(name: &str) -> Result<PreTokenizerWrapper, TokenizerError> {
+    let gpt2 = ByteLevel::new(false, true, true);
+    match name {
+        "smollm" => Ok(Sequence::new(vec![Digits::new(true).into(), gpt2.into()]).into()),
+        "gpt-2" => Ok(gpt2.into()),
+        _ => Err(TokenizerError::UnsupportedPreTokenizer { name: name.into() }),
+    }
+}
+
+fn strings(gguf: &Gguf<'_>, key: &'static str) -> Result<Vec<String>, TokenizerError> {
+    gguf.array(key)?
+        .iter()
+        .enumerate()
+        .map(|(index, value)| match value.as_str() {
+            Some(text) => Ok(text.to_owned()),
+            None => Err(TokenizerError::InvalidEntry { key, index }),
+        })
+        .collect()
+}
+
+fn kinds(gguf: &Gguf<'_>, tokens: usize) -> Result<Vec<Kind>, TokenizerError> {
+    let key = "tokenizer.ggml.token_type";
+    let types = gguf.array(key)?;
+    if types.len() != tokens {
+        return Err(TokenizerError::TypeCount {
+            tokens,
+            types: types.len(),
+        });
+    }
+    types
+        .iter()
+        .enumerate()
+        .map(|(id, value)| match value.as_u64() {
+            // Normal, unknown, unused, byte.
+            Some(1 | 2 | 5 | 6) => Ok(Kind::Text),
+            Some(3) => Ok(Kind::Control),
+            Some(4) => Ok(Kind::UserDefined),
+            Some(kind) => Err(TokenizerError::UnknownTokenType { id, kind }),
+            None => Err(TokenizerError::InvalidEntry { key, index: id }),
+        })
+        .collect()
+}
+
+fn bpe(tokens: &[String], merges: &[String]) -> Result<BPE, TokenizerError> {
+    let mut vocabulary = Vocab::default();
+    for (id, token) in tokens.iter().enumerate() {
+        if vocabulary.insert(token.clone(), id as u32).is_some() {
+            return Err(TokenizerError::DuplicateToken {
+                token: token.clone(),
+            });
+        }
+    }
+    let known = |index: usize, token: &str| match vocabulary.contains_key(token) {
+        true => Ok(()),
+        false => Err(TokenizerError::UnknownMerge {
+            index,
+            token: token.to_owned(),
+        }),
+    };
+    let mut pairs = Vec::with_capacity(merges.len());
+    for (index, merge) in merges.iter().enumerate() {
+        let (left, right) = merge.split_once(' ').ok_or(TokenizerError::InvalidEntry {
+            key: "tokenizer.ggml.merges",
+            index,
+        })?;
+        known(index, left)?;
+        known(index, right)?;
+        known(index, &format!("{left}{right}"))?;
+        pairs.push((left.to_owned(), right.to_owned()));
+    }
+    BPE::builder()
+        .vocab_and_merges(vocabulary, pairs)
+        .cache_capacity(0)
+        .build()
+        .map_err(|error| TokenizerError::Bpe {
+            reason: error.to_string(),
+        })
+}
+
+fn token_id(gguf: &Gguf<'_>, name: &str, count: usize) -> Result<Option<u32>, TokenizerError> {
+    let key = format!("tokenizer.ggml.{name}_token_id");
+    if !gguf.metadata().contains_key(&key) {
+        return Ok(None);
+    }
+    let id = gguf.unsigned(&key)?;
+    match u32::try_from(id) {
+        Ok(small) if (small as usize) < count => Ok(Some(small)),
+        _ => Err(TokenizerError::IdOutOfRange { key, id, count }),
+    }
+}

@@ -1,0 +1,378 @@
+//! The kernels of one instruction set, run on one pool.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
+
+use crate::arch::{KernelTable, MatmulKernel, QUERY_BLOCK, TileOutput};
+use crate::attention::{Attention, KvLayer};
+use crate::convert::canonical;
+use crate::isa::{Isa, IsaError};
+use crate::pool::{Disjoint, Pool};
+use crate::quantized::{COLUMN_WORDS, PANEL_WIDTH, QuantizedRows};
+use crate::rope::RopeTable;
+use crate::weights::{BLOCK_LEN, PackedMatrix, TILE_ROWS, WeightFormat};
+
+/// Tiles that a product kernel takes together when there are several columns.
+const TILE_GROUP: usize = 2;
+/// Bytes of panels that stay in a core's second-level cache while all tiles pass by.
+const PANEL_GROUP_BYTES: usize = 256 << 10;
+/// Elements below which splitting an element-wise kernel costs more than it saves.
+const ELEMENTS_PER_PART: usize = 4096;
+
+/// An instruction set and a pool: everything that decides speed, and nothing that decides a bit.
+#[derive(Clone)]
+pub struct Kernels {
+    isa: Isa,
+    table: &'static KernelTable,
+    pool: Arc<Pool>,
+}
+
+impl Kernels {
+    /// Kernels of `isa` on `pool`.
+    ///
+    /// # Errors
+    /// This processor lacks the instruction set.
+    pub fn new(isa: Isa, pool: Arc<Pool>) -> Result<Self, IsaError> {
+        let table = isa.table().ok_or(IsaError::Missing { isa })?;
+        Ok(Self { isa, table, pool })
+    }
+
+    /// The instruction set.
+    #[must_use]
+    pub fn isa(&self) -> Isa {
+        self.isa
+    }
+
+    /// The pool.
+    #[must_use]
+    pub fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Quantises `batch` rows of `columns` elements in blocks of 32; `out` is reshaped.
+    ///
+    /// # Panics
+    /// `columns` is zero or no multiple of 32, or `input` has another length.
+    pub fn quantize(&self, input: &[f32], batch: usize, columns: usize, out: &mut QuantizedRows) {
+        assert!(
+            columns > 0 && columns.is_multiple_of(BLOCK_LEN),
+            "columns are not whole blocks: {columns}"
+        );
+        assert_eq!(input.len(), batch * columns, "input length");
+        out.reshape(batch, columns);
+        let panel_words = out.panel_words();
+        let words = Disjoint::new(out.words_mut());
+        self.run_rows(
+            batch.div_ceil(PANEL_WIDTH),
+            columns * PANEL_WIDTH,
+            &|panels| {
+                for panel in panels {
+                    let first = panel * PANEL_WIDTH;
+                    let last = (first + PANEL_WIDTH).min(batch);
+                    let length = (last - first) * columns / BLOCK_LEN * COLUMN_WORDS;
+                    // SAFETY: panels do not overlap, and each is visited once.
+                    let words =
+                        unsafe { words.part(panel * panel_words..panel * panel_words + length) };
+                    // SAFETY: the table belongs to an instruction set that this processor has.
+                    unsafe {
+                        (self.table.quantize_f32_i8)(
+                            &input[first * columns..last * columns],
+                            columns,
+                            words,
+                        )
+                    };
+                }
+            },
+        );
+    }
+
+    /// output[b * rows + r] = row r of `weights` times row b of `input`, by the block chain of the format.
+    ///
+    /// # Panics
+    /// The weights are not of a quantised format, or shapes disagree.
+    pub fn matmul(&self, weights: &PackedMatrix, input: &QuantizedRows, output: &mut [f32]) {
+        let kernel = match weights.format() {
+            WeightFormat::Q8_0 => self.table.matmul_q8_0_f32,
+            WeightFormat::Q4_1 => self.table.matmul_q4_1_f32,
+            WeightFormat::F32 => panic!("weights are not quantised: {weights:?}"),
+        };
+        assert_eq!(
+            input.columns(),
+            weights.columns(),
+            "columns of activations and weights"
+        );
+        assert_eq!(
+            output.len(),
+            input.batch() * weights.rows(),
+            "output length"
+        );
+        let output = Disjoint::new(output);
+        self.pool.run(weights.tile_count(), &|tiles| {
+            matmul_tiles(kernel, weights, input, tiles, &output)
+        });
+    }
+
+    /// output[b * rows + r] = row r of F32 `weights` times row b of `input`, `sequential`.
+    ///
+    /// # Panics
+    /// The weights are not F32, or shapes disagree.
+    pub fn matmul_f32(
+        &self,
+        weights: &PackedMatrix,
+        input: &[f32],
+        batch: usize,
+        output: &mut [f32],
+    ) {
+        let (rows, columns) = (weights.rows(), weights.columns());
+        assert_eq!(weights.format(), WeightFormat::F32, "weights are not F32");
+        assert_eq!(input.len(), batch * columns, "input length");
+        assert_eq!(output.len(), batch * rows, "output length");
+        let output = Disjoint::new(output);
+        self.pool.run(weights.tile_count(), &|tiles| {
+            let mut sums = [[0.0; TILE_ROWS]; QUERY_BLOCK];
+            for tile in tiles {
+                for (group, input) in input.chunks(QUERY_BLOCK * columns).enumerate() {
+                    // SAFETY: the table belongs to an instruction set that this processor has.
+                    unsafe {
+                        (self.table.matmul_f32_f32)(
+                            weights.tiles(tile, 1),
+                            columns,
+                            input,
+                            &mut sums,
+                        )
+                    };
+                    for (column, sums) in sums[..input.len() / columns].iter().enumerate() {
+                        store_tile(sums, rows, tile, group * QUERY_BLOCK + column, &output);
+                    }
+                }
+            }
+        });
+    }
+
+    /// Per row of `weight.len()` elements: s = lanes16(x * x); r = 1 / sqrt(s / n + epsilon); y = (x * r) * w.
+    ///
+    /// # Panics
+    /// Lengths disagree.
+    pub fn rms_norm(
+        &self,
+        input: &[f32],
+        weight: &[f32],
+        epsilon: f32,
+        batch: usize,
+        output: &mut [f32],
+    ) {
+        let columns = weight.len();
+        assert_eq!(input.len(), batch * columns, "input length");
+        assert_eq!(output.len(), input.len(), "output length");
+        let output = Disjoint::new(output);
+        self.run_rows(batch, columns, &|rows| {
+            for row in rows {
+                let elements = row * columns..(row + 1) * columns;
+                // SAFETY: rows do not overlap, and each is visited once.
+                let output = unsafe { output.part(elements.clone()) };
+                // SAFETY: the table belongs to an instruction set that this processor has.
+                unsafe { (self.table.rms_norm_f32_f32)(&input[elements], weight, epsilon, output) };
+            }
+        });
+    }
+
+    /// Rotates batch x heads x dimension values, row b at position `first_position + b`, pairs (2i, 2i + 1).
+    ///
+    /// # Panics
+    /// Lengths disagree or a position exceeds the table.
+    pub fn rope_interleaved(
+        &self,
+        table: &RopeTable,
+        values: &mut [f32],
+        heads: usize,
+        first_position: usize,
+    ) {
+        let width = heads * table.dimension();
+        assert!(
+            width > 0 && values.len().is_multiple_of(width),
+            "values are not whole rows of {width}"
+        );
+        let batch = values.len() / width;
+        assert!(
+            first_position + batch <= table.positions(),
+            "position exceeds the table: {}",
+            first_position + batch
+        );
+        let values = Disjoint::new(values);
+        self.run_rows(batch, width, &|rows| {
+            for row in rows {
+                // SAFETY: rows do not overlap, and each is visited once.
+                let values = unsafe { values.part(row * width..(row + 1) * width) };
+                table.rotate_interleaved(first_position + row, values);
+            }
+        });
+    }
+
+    /// Causal attention: the query of row b and head h, at position `first_position + b`, reads the stored positions
+    /// up to its own of key/value head h / (heads / kv_heads). Shapes of queries and output: batch x heads x head_dim.
+    ///
+    /// # Panics
+    /// Lengths disagree, `heads` is no multiple of the key/value heads, or a position exceeds the capacity.
+    pub fn attention(
+        &self,
+        queries: &[f32],
+        heads: usize,
+        cache: &KvLayer,
+        first_position: usize,
+        output: &mut [f32],
+    ) {
+        let width = heads * cache.head_dim();
+        assert!(
+            heads > 0 && heads.is_multiple_of(cache.kv_heads()),
+            "heads do not share evenly: {heads}"
+        );
+        assert!(
+            queries.len().is_multiple_of(width),
+            "queries are not whole rows of {width}"
+        );
+        assert_eq!(output.len(), queries.len(), "output length");
+        let batch = queries.len() / width;
+        assert!(
+            first_position + batch <= cache.capacity(),
+            "position exceeds the cache: {}",
+            first_position + batch
+        );
+        Attention {
+            table: self.table,
+            queries,
+            heads,
+            cache,
+            first_position,
+            batch,
+        }
+        .run(&self.pool, output);
+    }
+
+    /// As [`crate::softmax`].
+    pub fn softmax(&self, values: &mut [f32]) {
+        crate::environment::assert_default();
+        // SAFETY: the table belongs to an instruction set that this processor has.
+        unsafe { (self.table.softmax_f32_f32)(values) };
+    }
+
+    /// gate = (gate / (1 + exp(-gate))) * up.
+    ///
+    /// # Panics
+    /// Lengths disagree.
+    pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
+        assert_eq!(gate.len(), up.len(), "lengths of gate and up");
+        let count = gate.len();
+        let gate = Disjoint::new(gate);
+        self.run_rows(count.div_ceil(TILE_ROWS), TILE_ROWS, &|chunks| {
+            let elements = chunks.start * TILE_ROWS..(chunks.end * TILE_ROWS).min(count);
+            // SAFETY: the ranges do not overlap, and each is visited once.
+            let gate = unsafe { gate.part(elements.clone()) };
+            // SAFETY: the table belongs to an instruction set that this processor has.
+            unsafe { (self.table.silu_mul_f32_f32)(gate, &up[elements]) };
+        });
+    }
+
+    /// accumulator = accumulator + addend.
+    ///
+    /// # Panics
+    /// Lengths disagree.
+    pub fn add(&self, accumulator: &mut [f32], addend: &[f32]) {
+        assert_eq!(
+            accumulator.len(),
+            addend.len(),
+            "lengths of accumulator and addend"
+        );
+        let count = accumulator.len();
+        let accumulator = Disjoint::new(accumulator);
+        self.run_rows(count.div_ceil(TILE_ROWS), TILE_ROWS, &|chunks| {
+            let elements = chunks.start * TILE_ROWS..(chunks.end * TILE_ROWS).min(count);
+            // SAFETY: the ranges do not overlap, and each is visited once.
+            let accumulator = unsafe { accumulator.part(elements.clone()) };
+            for (sum, addend) in accumulator.iter_mut().zip(&addend[elements]) {
+                *sum = canonical(*sum + addend);
+            }
+        });
+    }
+
+    /// Runs over rows on the pool, or in place when there is too little work to share.
+    fn run_rows(&self, rows: usize, columns: usize, task: &(dyn Fn(Range<usize>) + Sync)) {
+        if rows * columns < 2 * ELEMENTS_PER_PART {
+            crate::environment::assert_default();
+            task(0..rows);
+        } else {
+            self.pool.run(rows, task);
+        }
+    }
+}
+
+impl fmt::Debug for Kernels {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Kernels({}, {:?})", self.isa, self.pool)
+    }
+}
+
+/// The products of some tiles with all panels; groups of panels in the outer loop, so that they stay in cache.
+fn matmul_tiles(
+    kernel: MatmulKernel,
+    weights: &PackedMatrix,
+    input: &QuantizedRows,
+    tiles: Range<usize>,
+    output: &Disjoint<'_, f32>,
+) {
+    let mut sums = [[0.0; TILE_ROWS]; TILE_GROUP * PANEL_WIDTH];
+    // One column cannot reuse a loaded weight, so it only wants the memory read in order.
+    let tile_group = if input.batch() == 1 { 1 } else { TILE_GROUP };
+    let group = (PANEL_GROUP_BYTES / (input.panel_words() * 4)).max(1);
+    for first_panel in (0..input.panel_count()).step_by(group) {
+        let panels = first_panel..(first_panel + group).min(input.panel_count());
+        for first in tiles.clone().step_by(tile_group) {
+            let count = (tiles.end - first).min(tile_group);
+            let tile_data = weights.tiles(first, count);
+            for panel in panels.clone() {
+                let width = input.panel_width(panel);
+                // SAFETY: the kernel belongs to an instruction set that this processor has.
+                unsafe {
+                    kernel(
+                        tile_data,
+                        input.blocks(),
+                        input.panel(panel),
+                        width,
+                        &mut sums[..count * width],
+                    )
+                };
+                for (index, sums) in sums[..count * width].iter().enumerate() {
+                    let batch_row = panel * PANEL_WIDTH + index % width;
+                    store_tile(
+                        sums,
+                        weights.rows(),
+                        first + index / width,
+                        batch_row,
+                        output,
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// Copies a tile's outputs to their place, leaving out the padding of the last tile.
+#[inline]
+fn store_tile(
+    sums: &TileOutput,
+    rows: usize,
+    tile: usize,
+    batch_row: usize,
+    output: &Disjoint<'_, f32>,
+) {
+    let first = tile * TILE_ROWS;
+    let count = (rows - first).min(TILE_ROWS);
+    let start = batch_row * rows + first;
+    // SAFETY: a tile of a batch row is written by the one thread that owns the tile.
+    let destination = unsafe { output.part(start..start + count) };
+    if count == TILE_ROWS {
+        destination.copy_from_slice(sums);
+    } else {
+        destination.copy_from_slice(&sums[..count]);
+    }
+}

@@ -1,0 +1,63 @@
+//! Canonical arithmetic: kernels whose bits do not depend on threads, vector width, batch or machine.
+//!
+//! # Design
+//! [`Kernels`] is an instruction set ([`Isa`]) and a [`Pool`] of worker threads. The portable kernels are the
+//! specification in executable form; the others give the same bits faster. Work is split over outputs only: over
+//! 16-row tiles of a matrix, over queries in attention, over rows elsewhere.
+//!
+//! # Determinism
+//! Accumulators start at +0. `sequential` sums in order of k, two roundings a step. `lanes16` sums the element at
+//! position p in lane p mod 16 and folds the lanes by 8, 4, 2, 1. Every f32 operation is rounded once, half to even;
+//! no FMA; subnormals are kept; a NaN that is stored is 0x7fc00000. Elementary functions are correctly rounded. The
+//! number of this text is [`ARITHMETIC_VERSION`].
+//!
+//! | weights | block | bytes (GGUF) | element | chain per block, every operation rounded |
+//! |---|---|---|---|---|
+//! | [`F32`](WeightFormat::F32) | 1 | 4 | w | acc = acc + w * x |
+//! | [`Q8_0`](WeightFormat::Q8_0) | 32 | f16 d, 32 i8 q | d * q | acc = acc + f32(idot) * (d * d_a) |
+//! | [`Q4_1`](WeightFormat::Q4_1) | 32 | f16 d, f16 m, 32 u4 q | d * q + m | acc = acc + f32(idot) * (d * d_a); then acc = acc + m * (d_a * f32(sum_a)) |
+//!
+//! `idot` is the exact integer dot of a block's q and the activations' q_a, `sum_a` the exact sum of the q_a, d_a their
+//! scale. Activations are quantised in blocks of 32: amax = largest magnitude, d_a = amax / 127, i = 1 / d_a (0 when
+//! d_a is 0), q_a = x * i rounded half to even, saturated to [-127, 127], NaN to 0; a block with a non-finite value has
+//! q_a = 0 and d_a = NaN.
+//!
+//! Attention: score = (sequential dot over the head's dimension) * scale with scale = 1 / sqrt(head_dim) in f32;
+//! softmax: m = maximum, e = exp(x - m), y = e / lanes16(e), position p in lane p mod 16; values sequential over
+//! positions. Only keys and values narrowed to f16 are read, the query's own included. rms-norm: s = lanes16(x * x),
+//! r = 1 / sqrt(s / n + epsilon), y = (x * r) * w. silu(x) = x / (1 + exp(-x)). Rotary embedding: see [`RopeTable`].
+//!
+//! # Units and bounds
+//! |idot| <= 32 * 128 * 127 < 2^19 + 2^10, so it and every partial sum fit i32 and convert to f32 exactly; the ISA
+//! kernels state their own intermediate bounds. Columns of quantised matrices are multiples of 32, rows arbitrary.
+//!
+//! # Panics
+//! Kernels panic when the lengths of their arguments disagree: a broken invariant of the caller, not of its input.
+
+mod aligned;
+mod arch;
+mod attention;
+pub mod convert;
+pub mod elementary;
+mod environment;
+mod isa;
+mod kernels;
+mod pool;
+mod quantized;
+mod rope;
+pub mod selftest;
+mod softmax;
+mod weights;
+
+pub use attention::KvLayer;
+pub use isa::{Isa, IsaError};
+pub use kernels::Kernels;
+pub use pool::Pool;
+pub use quantized::QuantizedRows;
+pub use rope::RopeTable;
+pub use selftest::{SelfTestError, selftest};
+pub use softmax::{NonFinite, argmax, softmax};
+pub use weights::{PackError, PackedMatrix, WeightFormat};
+
+/// Version of the arithmetic; any change of any bit is a new version.
+pub const ARITHMETIC_VERSION: u32 = 1;

@@ -1,0 +1,129 @@
+//! Rotary position embedding: the table of angles and the rotation.
+
+use std::fmt;
+
+use crate::convert::canonical;
+use crate::elementary::{power_of_positive_base, sin_cos};
+use crate::environment;
+
+/// Cosines and sines for every position and pair of dimensions.
+///
+/// # Determinism
+/// The frequency of pair i is the f64 nearest to the double-double value of base^(-2i / dimension), computed by a fixed
+/// sequence of f64 operations; the angle at position p is f64(p) * frequency rounded to f64 and then to f32; cosine and
+/// sine are the correctly rounded f32 of that angle.
+///
+/// # Units and bounds
+/// Angles in radians. Positions count from 0.
+#[derive(Clone)]
+pub struct RopeTable {
+    dimension: usize,
+    /// Per position, per pair: cosine, sine.
+    rotations: Vec<[f32; 2]>,
+}
+
+impl RopeTable {
+    /// The table for heads of `dimension` elements and positions below `positions`.
+    ///
+    /// # Panics
+    /// `dimension` is odd, or `base` is not a normal number of at least 1.
+    #[must_use]
+    pub fn new(dimension: usize, base: f32, positions: usize) -> Self {
+        assert!(
+            dimension.is_multiple_of(2),
+            "rotary dimension is odd: {dimension}"
+        );
+        assert!(
+            base.is_normal() && base >= 1.0,
+            "rotary base is not a normal number of at least 1: {base}"
+        );
+        environment::assert_default();
+        let frequencies: Vec<f64> = (0..dimension / 2)
+            .map(|pair| {
+                power_of_positive_base(f64::from(base), -2.0 * pair as f64, dimension as f64)
+            })
+            .collect();
+        let mut rotations = Vec::with_capacity(positions * frequencies.len());
+        for position in 0..positions {
+            for frequency in &frequencies {
+                let (sine, cosine) = sin_cos((position as f64 * frequency) as f32);
+                rotations.push([cosine, sine]);
+            }
+        }
+        Self {
+            dimension,
+            rotations,
+        }
+    }
+
+    /// Elements of a head.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        self.dimension
+    }
+
+    /// Number of positions.
+    #[must_use]
+    pub fn positions(&self) -> usize {
+        self.rotations
+            .len()
+            .checked_div(self.dimension / 2)
+            .unwrap_or(0)
+    }
+
+    /// Rotates the interleaved pairs (2i, 2i + 1) of every head at one position: (a, b) becomes
+    /// (a * cos - b * sin, a * sin + b * cos), every operation rounded.
+    pub(crate) fn rotate_interleaved(&self, position: usize, heads: &mut [f32]) {
+        let pairs = self.dimension / 2;
+        let rotations = &self.rotations[position * pairs..][..pairs];
+        for head in heads.chunks_exact_mut(self.dimension) {
+            for (pair, [cosine, sine]) in head.chunks_exact_mut(2).zip(rotations) {
+                let (a, b) = (pair[0], pair[1]);
+                pair[0] = canonical(a * cosine - b * sine);
+                pair[1] = canonical(a * sine + b * cosine);
+            }
+        }
+    }
+}
+
+impl fmt::Debug for RopeTable {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "RopeTable({}x{})",
+            self.positions(),
+            self.dimension
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn frequencies_of_exact_powers_are_exact() {
+        for (base, numerator, denominator, expected) in [
+            (10_000.0, -2.0, 2.0, 1e-4),
+            (65_536.0, -1.0, 4.0, 0.0625),
+            (100_000.0, 0.0, 64.0, 1.0),
+            (1.0, -6.0, 8.0, 1.0),
+        ] {
+            let power = power_of_positive_base(base, numerator, denominator);
+            assert_eq!(
+                power.to_bits(),
+                f64::to_bits(expected),
+                "{base} ^ ({numerator} / {denominator})"
+            );
+        }
+    }
+
+    #[test]
+    fn position_zero_does_not_rotate() {
+        let table = RopeTable::new(6, 10_000.0, 2);
+        let mut heads = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
+        table.rotate_interleaved(0, &mut heads);
+        assert_eq!(heads, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!((table.positions(), table.dimension()), (2, 6));
+    }
+}

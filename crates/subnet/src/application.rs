@@ -1,0 +1,54 @@
+//! The seam between consensus, which orders and certifies, and the replica, which executes.
+use bytes::Bytes;
+use std::future::Future;
+
+/// A height of the chain; the first block is 1.
+pub type Height = u64;
+
+/// What a block carries.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Payload {
+    /// The block's time, nanoseconds since 1970; more than its parent's.
+    pub time_ns: u64,
+    /// Signed ingress messages: CBOR envelopes as clients sent them.
+    pub messages: Vec<Bytes>,
+}
+
+/// A block whose place is final.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FinalizedBlock {
+    /// Its height.
+    pub height: Height,
+    /// Its digest.
+    pub digest: [u8; 32],
+    /// Its content.
+    pub payload: Payload,
+}
+
+/// What consensus needs of a replica. Shared between consensus tasks.
+pub trait Application: Send + Sync + 'static {
+    /// Content for a block after one with `parent_time_ns`. Waits while there is nothing to do (no
+    /// message, no running session), but no longer than the idle interval.
+    fn propose(&self, parent_time_ns: u64) -> impl Future<Output = Payload> + Send;
+
+    /// Whether the payload may stand after a block with `parent_time_ns`. Looks at the payload
+    /// only (sizes, signatures, time, expiry), so that honest replicas agree.
+    fn verify(&self, parent_time_ns: u64, payload: &Payload) -> bool;
+
+    /// Executes the next block and returns the state root after it, durable on return. Blocks
+    /// come in order of height, each at least once; one that was executed gives its root again.
+    /// Called on a thread that may block.
+    fn execute(&self, block: &FinalizedBlock) -> [u8; 32];
+
+    /// The last height that [`Self::execute`] made durable; 0 at first.
+    fn executed_height(&self) -> Height;
+
+    /// The state root after `height`, if it was executed and is still known.
+    fn root(&self, height: Height) -> Option<[u8; 32]>;
+
+    /// `signature` (48 bytes, BLS12-381 G1) certifies `root` at `height`. Heights may be skipped.
+    fn certified(&self, height: Height, root: [u8; 32], signature: [u8; 48]);
+
+    /// A signed ingress message gossiped by a peer.
+    fn gossip(&self, message: Bytes);
+}

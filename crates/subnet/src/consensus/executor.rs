@@ -1,0 +1,92 @@
+//! Hands final blocks to the application, in order, on a thread of its own.
+//!
+//! # Invariants
+//!
+//! A block is acknowledged only after the application made its effects durable. Blocks come at
+//! least once; one that was executed is acknowledged again without a second execution. If the
+//! application's state is behind what was acknowledged (an older copy of its directory), the
+//! blocks between are taken from consensus's own archive.
+//!
+//! # Panics
+//!
+//! If consensus lost blocks that the application lacks: neither can go on alone.
+use super::{block::Block, replica::Replica};
+use crate::application::{Application, FinalizedBlock};
+use commonware_actor::Feedback;
+use commonware_consensus::{
+    Heightable as _, Reporter,
+    marshal::{Update, core::Mailbox, standard::Standard},
+    simplex::scheme::ed25519,
+    types,
+};
+use commonware_cryptography::{Digested, Digestible as _};
+use commonware_utils::{Acknowledgement as _, acknowledgement::Exact, channel::mpsc};
+
+/// A final block and the acknowledgement that consensus waits for.
+pub(crate) type Delivery = (Digested<Block>, Exact);
+
+/// Takes final blocks from consensus and queues them; consensus bounds the queue by the
+/// acknowledgements it waits for.
+pub(crate) struct Queue<A> {
+    pub(crate) replica: Replica<A>,
+    pub(crate) deliveries: mpsc::UnboundedSender<Delivery>,
+}
+
+impl<A> Clone for Queue<A> {
+    fn clone(&self) -> Self {
+        Self {
+            replica: self.replica.clone(),
+            deliveries: self.deliveries.clone(),
+        }
+    }
+}
+
+impl<A: Application> Reporter for Queue<A> {
+    type Activity = Update<Block>;
+
+    fn report(&mut self, update: Update<Block>) -> Feedback {
+        match update {
+            Update::Tip(_, height, _) => {
+                self.replica.progress.note_finalized(height.get());
+                Feedback::Ok
+            }
+            Update::Block(block, acknowledgement) => {
+                match self.deliveries.send((block, acknowledgement)) {
+                    Ok(()) => Feedback::Ok,
+                    Err(_) => Feedback::Closed,
+                }
+            }
+        }
+    }
+}
+
+/// Executes what is queued until the queue closes.
+pub(crate) async fn execute<A: Application>(
+    replica: Replica<A>,
+    archive: Mailbox<ed25519::Scheme, Standard<Block>>,
+    mut deliveries: mpsc::UnboundedReceiver<Delivery>,
+) {
+    while let Some((block, acknowledgement)) = deliveries.recv().await {
+        let height = block.height().get();
+        loop {
+            let next = replica.application.executed_height() + 1;
+            if next >= height {
+                break;
+            }
+            let missing = archive.get_block(types::Height::new(next)).await;
+            let missing = missing.unwrap_or_else(|| {
+                panic!("the state lacks block {next}, which consensus no longer has")
+            });
+            execute_one(&replica, &missing.inner().finalized(missing.digest()));
+        }
+        if height > replica.application.executed_height() {
+            execute_one(&replica, &block.inner().finalized(block.digest()));
+        }
+        acknowledgement.acknowledge();
+    }
+}
+
+fn execute_one<A: Application>(replica: &Replica<A>, block: &FinalizedBlock) {
+    let root = replica.application.execute(block);
+    replica.progress.note_executed(block.height, root);
+}

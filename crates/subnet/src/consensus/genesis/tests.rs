@@ -1,0 +1,135 @@
+use super::*;
+use commonware_cryptography::bls12381::primitives::ops::threshold;
+use commonware_parallel::Sequential;
+
+const SEED: [u8; 32] = [7; 32];
+
+#[test]
+fn a_seed_deals_the_same_keys_and_another_seed_others() {
+    let first = Genesis::deal(4, &SEED).unwrap();
+    let again = Genesis::deal(4, &SEED).unwrap();
+    let other = Genesis::deal(4, &[8; 32]).unwrap();
+    assert_eq!(first.subnet, again.subnet);
+    assert_eq!(first.nodes[2].query_seed, again.nodes[2].query_seed);
+    assert_ne!(first.subnet.public_key(), other.subnet.public_key());
+}
+
+/// A frozen value: a changed derivation would silently change every seeded subnet's key.
+#[test]
+fn the_derivation_is_frozen() {
+    let genesis = Genesis::deal(4, &SEED).unwrap();
+    assert_eq!(
+        blake3::hash(&genesis.subnet.public_key()).to_hex().as_str(),
+        "221f53a8e121fca5b334b17ca121418eecd7b3dd316d79cad56a40d9da1a780e"
+    );
+    assert_eq!(
+        blake3::hash(&genesis.nodes[0].query_seed).to_hex().as_str(),
+        "3d1673fe8423f9813efea290e16045c6dfeaf3e8dd70628dae0c7f5c5e4d9a38"
+    );
+}
+
+#[test]
+fn every_quorum_signs_what_the_internet_computer_verifies() {
+    for node_count in [1, 4, 7] {
+        let genesis = Genesis::deal(node_count, &SEED).unwrap();
+        let required = genesis.subnet.sharing.required() as usize;
+        let root = [3; 32];
+        let sign = |node: &NodeKeys| {
+            threshold::sign_message::<IcVariant>(&node.share, b"ic-state-root", &root)
+        };
+        let message = [b"\x0Dic-state-root".as_slice(), &root].concat();
+        for first in 0..=node_count as usize - required {
+            let partials: Vec<_> = genesis.nodes[first..first + required]
+                .iter()
+                .map(sign)
+                .collect();
+            let signature = threshold::recover::<IcVariant, _>(
+                &genesis.subnet.sharing,
+                partials.iter(),
+                &Sequential,
+            )
+            .unwrap()
+            .encode();
+            ic_verify_bls_signature::verify_bls_signature(
+                &signature,
+                &message,
+                &genesis.subnet.public_key(),
+            )
+            .unwrap();
+        }
+    }
+}
+
+#[test]
+fn keys_survive_the_disk_and_secrets_are_private() {
+    let directory = tempfile::tempdir().unwrap();
+    let written = Genesis::deal(4, &SEED).unwrap();
+    written.write(directory.path()).unwrap();
+    let read = Genesis::read(directory.path()).unwrap();
+    assert_eq!(read.subnet, written.subnet);
+    for (read, written) in read.nodes.iter().zip(&written.nodes) {
+        assert_eq!(read.identity.encode(), written.identity.encode());
+        assert_eq!(read.share.encode(), written.share.encode());
+        assert_eq!(read.query_seed, written.query_seed);
+    }
+    #[cfg(unix)]
+    {
+        use std::os::unix::fs::PermissionsExt as _;
+        let mode = fs::metadata(node_path(directory.path(), 0))
+            .unwrap()
+            .permissions()
+            .mode();
+        assert_eq!(mode & 0o777, 0o600);
+    }
+}
+
+#[test]
+fn files_of_another_subnet_or_damaged_ones_are_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    assert!(matches!(Subnet::read(path), Err(GenesisError::File { .. })));
+    Genesis::deal(4, &SEED).unwrap().write(path).unwrap();
+    let subnet = Subnet::read(path).unwrap();
+    assert!(matches!(
+        NodeKeys::read(path, &subnet, 4),
+        Err(GenesisError::File { .. })
+    ));
+
+    let other = tempfile::tempdir().unwrap();
+    Genesis::deal(4, &[9; 32])
+        .unwrap()
+        .write(other.path())
+        .unwrap();
+    let foreign = NodeKeys::read(other.path(), &subnet, 0);
+    assert!(matches!(foreign, Err(GenesisError::Malformed { .. })));
+
+    fs::copy(node_path(path, 1), node_path(path, 0)).unwrap();
+    let swapped = NodeKeys::read(path, &subnet, 0);
+    assert!(matches!(swapped, Err(GenesisError::Malformed { .. })));
+
+    let text = fs::read_to_string(path.join("subnet.json")).unwrap();
+    let damaged = text.replacen("\"version\": 1", "\"version\": 2", 1);
+    fs::write(path.join("subnet.json"), damaged).unwrap();
+    assert!(matches!(
+        Subnet::read(path),
+        Err(GenesisError::Malformed { .. })
+    ));
+}
+
+#[test]
+fn debug_output_holds_no_secret() {
+    let genesis = Genesis::deal(1, &SEED).unwrap();
+    let text = format!("{genesis:?}");
+    assert!(!text.contains(&hex::encode(genesis.nodes[0].identity.encode())));
+    assert!(!text.contains(&hex::encode(genesis.nodes[0].query_seed)));
+}
+
+#[test]
+fn a_subnet_has_at_least_one_node_and_not_too_many() {
+    for node_count in [0, NODE_COUNT_MAX + 1] {
+        assert!(matches!(
+            Genesis::deal(node_count, &SEED),
+            Err(GenesisError::NodeCount { .. })
+        ));
+    }
+}

@@ -1,0 +1,159 @@
+//! Spreads blocks, fetches missing ones, keeps the chain, gives final blocks to the executor.
+use super::{
+    BUFFER_BYTES, FETCH_RETRY_DELAY, FETCH_TIMEOUT, ITEMS_PER_SECTION, MAILBOX_SIZE, Node,
+    VIEW_RETENTION, epocher,
+};
+use crate::{
+    application::Application,
+    consensus::{
+        block::Block,
+        executor::{self, Queue},
+        replica::Replica,
+    },
+};
+use commonware_broadcast::buffered;
+use commonware_consensus::{
+    marshal::{
+        self, Start,
+        core::{Actor, Mailbox},
+        resolver::p2p as backfill,
+        standard::Standard,
+    },
+    simplex::scheme::ed25519::Scheme,
+};
+use commonware_cryptography::{
+    Digested, Digestible as _, Signer as _,
+    certificate::{ConstantProvider, Verifier as _},
+    ed25519::PublicKey,
+};
+use commonware_p2p::{Blocker, Provider, Receiver, Sender};
+use commonware_parallel::Sequential;
+use commonware_runtime::{Clock, Handle, Metrics, Spawner, Storage, buffer::paged::CacheRef};
+use commonware_storage::archive::immutable;
+use commonware_utils::{NZDuration, NZUsize, channel::mpsc};
+use rand_core::CryptoRng;
+
+/// Blocks of each peer that are kept until they are final.
+const BLOCKS_PER_PEER: usize = 8;
+
+/// Starts it on the channels for whole blocks and for requests of missing ones.
+pub(super) async fn start<E, A, S, R, B, P>(
+    node: &Node<E>,
+    scheme: Scheme,
+    replica: &Replica<A>,
+    (blocks, missing): ((S, R), (S, R)),
+    blocker: B,
+    peers: P,
+) -> (Vec<Handle<()>>, Mailbox<Scheme, Standard<Block>>)
+where
+    E: Clock + CryptoRng + Spawner + Storage + Metrics,
+    A: Application,
+    S: Sender<PublicKey = PublicKey>,
+    R: Receiver<PublicKey = PublicKey>,
+    B: Blocker<PublicKey = PublicKey>,
+    P: Provider<PublicKey = PublicKey>,
+{
+    let me = node.keys.identity().public_key();
+    let (spread, spread_mailbox) = buffered::Engine::new(
+        node.runtime.child("spread"),
+        buffered::Config {
+            public_key: me.clone(),
+            mailbox_size: MAILBOX_SIZE,
+            deque_size: BLOCKS_PER_PEER,
+            priority: false,
+            codec_config: (),
+            peer_provider: peers.clone(),
+            strategy: Sequential,
+        },
+    );
+    let fetch = backfill::init(
+        node.runtime.child("fetch"),
+        backfill::Config {
+            public_key: me,
+            peer_provider: peers,
+            blocker,
+            mailbox_size: MAILBOX_SIZE,
+            fetch_timeout: NZDuration!(FETCH_TIMEOUT),
+            fetch_retry_delay: FETCH_RETRY_DELAY,
+            priority_requests: false,
+            priority_responses: false,
+        },
+        missing,
+    );
+    let codec = Scheme::certificate_codec_config_unbounded();
+    let finalizations = immutable::Archive::init(
+        node.runtime.child("finalizations"),
+        archive(&node.partition("finalizations"), &node.cache, codec),
+    )
+    .await
+    .expect("the archive of finalizations opens");
+    let finalized_blocks = immutable::Archive::init(
+        node.runtime.child("blocks"),
+        archive(&node.partition("blocks"), &node.cache, ()),
+    )
+    .await
+    .expect("the archive of blocks opens");
+    let genesis = Block::genesis();
+    let genesis_digest = genesis.digest();
+    let config = marshal::Config {
+        provider: ConstantProvider::new(scheme),
+        epocher: epocher(),
+        start: Start::Genesis(Digested::precomputed(genesis, genesis_digest)),
+        partition_prefix: node.partition("marshal"),
+        mailbox_size: MAILBOX_SIZE,
+        view_retention: VIEW_RETENTION,
+        prunable_items_per_section: ITEMS_PER_SECTION,
+        page_cache: node.cache.clone(),
+        replay_buffer: BUFFER_BYTES,
+        key_write_buffer: BUFFER_BYTES,
+        value_write_buffer: BUFFER_BYTES,
+        block_codec_config: (),
+        max_repair: NZUsize!(32),
+        max_pending_acks: NZUsize!(16),
+        strategy: Sequential,
+    };
+    let (marshal, mailbox, _) = Actor::init(
+        node.runtime.child("marshal"),
+        finalizations,
+        finalized_blocks,
+        config,
+    )
+    .await;
+    let (deliveries, queued) = mpsc::unbounded_channel();
+    let queue = Queue {
+        replica: replica.clone(),
+        deliveries,
+    };
+    let execution = executor::execute(replica.clone(), mailbox.clone(), queued);
+    let tasks = vec![
+        spread.start(blocks),
+        marshal.start(queue, spread_mailbox, fetch),
+        node.runtime
+            .child("executor")
+            .dedicated()
+            .spawn(move |_| execution),
+    ];
+    (tasks, mailbox)
+}
+
+fn archive<C>(name: &str, cache: &CacheRef, codec_config: C) -> immutable::Config<C> {
+    immutable::Config {
+        metadata_partition: format!("{name}-metadata"),
+        freezer_table_partition: format!("{name}-table"),
+        freezer_table_initial_size: 1 << 14,
+        freezer_table_resize_frequency: 4,
+        freezer_table_resize_chunk_size: 1 << 10,
+        freezer_key_partition: format!("{name}-keys"),
+        freezer_key_page_cache: cache.clone(),
+        freezer_value_partition: format!("{name}-values"),
+        freezer_value_target_size: 1 << 28,
+        freezer_value_compression: None,
+        ordinal_partition: format!("{name}-ordinal"),
+        items_per_section: ITEMS_PER_SECTION,
+        freezer_key_write_buffer: BUFFER_BYTES,
+        freezer_value_write_buffer: BUFFER_BYTES,
+        ordinal_write_buffer: BUFFER_BYTES,
+        replay_buffer: BUFFER_BYTES,
+        codec_config,
+    }
+}

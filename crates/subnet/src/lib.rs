@@ -1,0 +1,12 @@
+//! A replicated subnet: orders messages, executes them, certifies the result.
+#![forbid(unsafe_code)]
+
+pub mod application;
+pub mod consensus;
+pub mod execution;
+pub mod ingress;
+mod mempool;
+pub mod replica;
+pub mod state;
+mod store;
+pub mod tree;

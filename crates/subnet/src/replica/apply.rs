@@ -1,0 +1,197 @@
+//! What consensus asks of a replica.
+use super::{Certified, Executed, IDLE, PACE, Pending, Replica, UNCERTIFIED_MAX, UNEXECUTED_BLOCKS_MAX, lock};
+use crate::{
+    application::{Application, FinalizedBlock, Height, Payload},
+    execution,
+    ingress::Ingress,
+    mempool::{BLOCK_BYTES_MAX, BLOCK_CALLS_MAX, envelopes},
+};
+use bytes::Bytes;
+use std::{collections::BTreeSet, sync::Arc};
+
+/// Times beyond this (the year 2262) are no times: sums with them must not overflow.
+const TIME_NS_MAX: u64 = i64::MAX as u64;
+
+impl Application for Replica {
+    async fn propose(&self, parent_time_ns: u64) -> Payload {
+        self.wait_for_execution(parent_time_ns).await;
+        self.wait_for_work(parent_time_ns).await;
+        let time_ns = self.proposal_time_ns(parent_time_ns);
+        let mut mempool = lock(&self.mempool);
+        let calls = mempool.select(time_ns);
+        mempool.offer(time_ns, calls.iter().map(|call| *call.id).collect());
+        Payload { time_ns, messages: envelopes(&calls) }
+    }
+
+    fn verify(&self, parent_time_ns: u64, payload: &Payload) -> bool {
+        let bytes: usize = payload.messages.iter().map(Bytes::len).sum();
+        if payload.time_ns <= parent_time_ns
+            || payload.time_ns > TIME_NS_MAX
+            || payload.messages.len() > BLOCK_CALLS_MAX
+            || bytes > BLOCK_BYTES_MAX
+        {
+            return false;
+        }
+        let mut ids = BTreeSet::new();
+        for message in &payload.messages {
+            match Ingress::check(message, payload.time_ns) {
+                Ok(call) if ids.insert(*call.id) => {}
+                _ => return false,
+            }
+        }
+        lock(&self.mempool).offer(payload.time_ns, ids.into_iter().collect());
+        true
+    }
+
+    fn execute(&self, block: &FinalizedBlock) -> [u8; 32] {
+        let mut executor = lock(&self.executor);
+        if let Some(reason) = self.halted() {
+            panic!("the replica has halted: {reason}");
+        }
+        let before = self.executed();
+        if block.height <= before.state.height {
+            return self
+                .stored_root(block.height)
+                .unwrap_or_else(|| panic!("the root after height {} is no longer kept", block.height));
+        }
+        // After a height that failed half-way, generations may be ahead of the state.
+        if !std::mem::replace(&mut executor.in_step, false) {
+            executor.generations.clear();
+        }
+        let outcome = match execution::execute(&before.state, block, &self.engine, &mut executor.generations) {
+            Ok(outcome) => outcome,
+            Err(halt) => {
+                self.halt(format!("height {} cannot be executed here: {halt}", block.height));
+                panic!("height {} cannot be executed here: {halt}", block.height);
+            }
+        };
+        self.counters.add(&outcome);
+        let executed = Arc::new(Executed::new(outcome.state, block.digest));
+        let root = *executed.tree.digest();
+        if let Err(error) = executor.store.commit(&executed.state, Some(root)) {
+            self.halt(format!("height {} cannot be stored: {error}", block.height));
+            panic!("height {} cannot be stored: {error}", block.height);
+        }
+        executor.in_step = true;
+        self.publish(executed);
+        root
+    }
+
+    fn executed_height(&self) -> Height {
+        self.executed.borrow().state.height
+    }
+
+    fn root(&self, height: Height) -> Option<[u8; 32]> {
+        let latest = self.executed();
+        if latest.state.height == height {
+            return (height > 0).then(|| *latest.tree.digest());
+        }
+        if let Some(executed) = lock(&self.pending).executed.get(&height) {
+            return Some(*executed.tree.digest());
+        }
+        self.stored_root(height)
+    }
+
+    fn certified(&self, height: Height, root: [u8; 32], signature: [u8; 48]) {
+        let mut pending = lock(&self.pending);
+        if height > self.executed.borrow().state.height {
+            pending.early.insert(height, (root, signature));
+            if pending.early.len() > UNCERTIFIED_MAX {
+                pending.early.pop_first();
+            }
+            return;
+        }
+        self.certify(&mut pending, height, root, signature);
+    }
+
+    fn gossip(&self, message: Bytes) {
+        // A peer's message that is of no use is dropped: the peer has told its client already.
+        let Ok(call) = Ingress::check(&message, self.clock.now_ns()) else {
+            return;
+        };
+        if self.executed.borrow().state.history.get(&call.id).is_none()
+            && lock(&self.mempool).insert(call).is_ok()
+        {
+            self.arrivals.send_replace(());
+        }
+    }
+}
+
+impl Replica {
+    fn proposal_time_ns(&self, parent_time_ns: u64) -> u64 {
+        self.clock.now_ns().clamp(parent_time_ns.saturating_add(1), TIME_NS_MAX)
+    }
+
+    async fn wait_for_execution(&self, parent_time_ns: u64) {
+        let mut executed = self.executed.subscribe();
+        let mut pace = self.clock.sleep(PACE);
+        while lock(&self.mempool).unexecuted(parent_time_ns) > UNEXECUTED_BLOCKS_MAX {
+            tokio::select! {
+                () = &mut pace => return,
+                _ = executed.changed() => {}
+            }
+        }
+    }
+
+    async fn wait_for_work(&self, parent_time_ns: u64) {
+        let (mut executed, mut arrivals) = (self.executed.subscribe(), self.arrivals.subscribe());
+        let mut idle = self.clock.sleep(IDLE);
+        loop {
+            let time_ns = self.proposal_time_ns(parent_time_ns);
+            if lock(&self.mempool).has_calls(time_ns) || self.executed.borrow().state.has_work() {
+                return;
+            }
+            tokio::select! {
+                () = &mut idle => return,
+                _ = executed.changed() => {}
+                _ = arrivals.changed() => {}
+            }
+        }
+    }
+
+    fn stored_root(&self, height: Height) -> Option<[u8; 32]> {
+        self.roots.get(height).unwrap_or_else(|error| {
+            self.halt(error.to_string());
+            None
+        })
+    }
+
+    /// Makes an executed and stored height visible.
+    fn publish(&self, executed: Arc<Executed>) {
+        let height = executed.state.height;
+        lock(&self.mempool).executed(&executed.state);
+        let mut pending = lock(&self.pending);
+        pending.executed.insert(height, Arc::clone(&executed));
+        if pending.executed.len() > UNCERTIFIED_MAX {
+            pending.executed.pop_first();
+        }
+        self.executed.send_replace(executed);
+        if let Some((root, signature)) = pending.early.remove(&height) {
+            self.certify(&mut pending, height, root, signature);
+        }
+    }
+
+    fn certify(&self, pending: &mut Pending, height: Height, root: [u8; 32], signature: [u8; 48]) {
+        let Some(executed) = pending.executed.get(&height).cloned() else {
+            return;
+        };
+        let ours = executed.tree.digest();
+        if *ours != root {
+            self.halt(format!(
+                "height {height} has another state here: certified root {}, root here {}",
+                hex::encode(root),
+                hex::encode(ours)
+            ));
+            return;
+        }
+        pending.executed = pending.executed.split_off(&(height + 1));
+        pending.early = pending.early.split_off(&(height + 1));
+        self.certified.send_if_modified(|latest| {
+            let is_newer = latest.as_ref().is_none_or(|latest| latest.height() < height);
+            if is_newer {
+                *latest = Some(Certified { executed, signature });
+            }
+            is_newer
+        });
+    }
+}

@@ -1,0 +1,96 @@
+//! Takes in calls from clients.
+use super::{Replica, lock};
+use crate::{
+    execution::{INSPECT_INSTRUCTIONS, environment, management::effective_canister, no_code, running_canister},
+    ingress::{Ingress, IngressError, RequestId},
+    mempool::Full,
+    state::{Reject, ReplicatedState},
+    tree::paths::Scope,
+};
+use bytes::Bytes;
+use ic_principal::Principal;
+use lockstep_canister::engine::Call;
+
+/// Why a call was not taken in.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum SubmitError {
+    /// It breaks a rule of the interface.
+    #[error("the call is not valid")]
+    Invalid(#[from] IngressError),
+    /// It was sent to the address of another canister.
+    #[error("the call is for {canister}, which the address does not name")]
+    OtherAddress {
+        /// The canister or the method's target.
+        canister: Principal,
+    },
+    /// It would be refused when executed, or its canister does not accept it.
+    #[error("the call is rejected")]
+    Rejected(#[from] Reject),
+    /// Too many calls wait.
+    #[error("too many calls are waiting; try again later")]
+    Busy,
+    /// The replica has halted.
+    #[error("this replica has halted")]
+    Halted,
+}
+
+impl Replica {
+    /// Takes in a signed call sent to `address`, passes it on to the other replicas, and returns
+    /// its id. A call that is known already is taken in again without effect.
+    ///
+    /// # Errors
+    /// [`SubmitError`]; the call has then no effect.
+    pub fn submit(&self, address: Scope, envelope: &Bytes) -> Result<RequestId, SubmitError> {
+        if self.halted().is_some() {
+            return Err(SubmitError::Halted);
+        }
+        let call = Ingress::check(envelope, self.clock.now_ns())?;
+        self.check_address(address, &call)?;
+        let executed = self.executed();
+        let (id, bytes) = (call.id, call.bytes.clone());
+        if executed.state.history.get(&id).is_some() || lock(&self.mempool).contains(&id) {
+            return Ok(id);
+        }
+        self.inspect(&executed.state, &call)?;
+        lock(&self.mempool).insert(call).map_err(|Full| SubmitError::Busy)?;
+        self.arrivals.send_replace(());
+        if let Some(gossip) = self.gossip.get() {
+            gossip(bytes);
+        }
+        Ok(id)
+    }
+
+    fn check_address(&self, address: Scope, call: &Ingress) -> Result<(), SubmitError> {
+        let target = if call.canister == Principal::management_canister() {
+            effective_canister(&call.method, &call.argument)?
+        } else {
+            Some(call.canister)
+        };
+        match (address, target) {
+            (Scope::Canister(_), None) => Ok(()),
+            (Scope::Subnet(subnet), None) if subnet == self.genesis.subnet_id => Ok(()),
+            (Scope::Canister(address), Some(target)) if address == target => Ok(()),
+            (_, target) => Err(SubmitError::OtherAddress { canister: target.unwrap_or(call.canister) }),
+        }
+    }
+
+    /// Asks the canister whether it takes the call. Not replicated: it spares the subnet work and
+    /// protects nothing.
+    fn inspect(&self, state: &ReplicatedState, call: &Ingress) -> Result<(), Reject> {
+        if call.canister == Principal::management_canister() {
+            return Ok(());
+        }
+        let canister = running_canister(state, &call.canister)?;
+        if canister.state.installed.is_none() {
+            return Err(no_code(&call.canister));
+        }
+        let message = Call { entry: call.inspection(), caller: call.sender, argument: call.argument.clone() };
+        let environment = environment(state, &state.sessions, INSPECT_INSTRUCTIONS);
+        let (_, effects) = self.engine.execute(&canister.state, &message, &environment).result?;
+        if effects.accepted {
+            Ok(())
+        } else {
+            Err(Reject::new(406, format!("Canister {} rejected the message", call.canister)))
+        }
+    }
+}

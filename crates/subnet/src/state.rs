@@ -1,0 +1,206 @@
+//! Everything that replicas agree on after a height.
+//!
+//! # Design
+//! A [`ReplicatedState`] is a value: executing a block makes a new one, and old ones stay valid for
+//! readers. Clones share canisters, sessions and answers. What is derived from a part (its digest,
+//! its subtree of the state tree) is computed once and kept beside it.
+//!
+//! # Determinism
+//! Maps are ordered. [`ReplicatedState::digest`] covers every field, so equal digests mean equal
+//! states; it stands in the certified tree.
+mod cached;
+mod genesis;
+mod history;
+
+pub use cached::Cached;
+pub use genesis::{Genesis, GenesisError, NODE_KEY_DER_BYTES, ROOT_KEY_DER_BYTES};
+pub use history::{Answer, History, Reject, Status};
+
+use crate::{application::Height, ingress::Ingress, tree::Tree};
+use ic_principal::Principal;
+use lockstep_canister::{models::Work, session::Sessions, state::CanisterState};
+use serde::{Deserialize, Serialize};
+use std::{collections::BTreeMap, sync::Arc};
+
+/// The index of the first canister created without a given id.
+const FIRST_CANISTER_INDEX: u64 = 1 << 32;
+
+/// A canister and what the subnet keeps about it.
+#[derive(Debug, Clone)]
+pub struct Canister {
+    /// What messages see and change.
+    pub state: CanisterState,
+    /// Whether it takes no messages.
+    pub stopped: bool,
+    digest: Cached<[u8; 32]>,
+    tree: Cached<Tree>,
+}
+
+impl Canister {
+    /// A running canister.
+    #[must_use]
+    pub fn new(state: CanisterState) -> Self {
+        Self { state, stopped: false, digest: Cached::default(), tree: Cached::default() }
+    }
+
+    /// BLAKE3 over its whole state.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        *self.digest.get_or_init(|| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(b"lockstep subnet canister 1");
+            hasher.update(&self.state.digest()).update(&[u8::from(self.stopped)]);
+            *hasher.finalize().as_bytes()
+        })
+    }
+
+    /// Its subtree of the state tree.
+    pub(crate) fn tree(&self, build: impl FnOnce(&CanisterState) -> Tree) -> &Tree {
+        self.tree.get_or_init(|| build(&self.state))
+    }
+}
+
+/// Where the sharing of session work stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Schedule {
+    /// Work overrun at earlier heights and not yet paid back.
+    pub debt: Work,
+    /// The session served last.
+    pub last_session: u64,
+}
+
+/// The state after a height.
+#[derive(Debug, Clone)]
+pub struct ReplicatedState {
+    /// The height; 0 before the first block.
+    pub height: Height,
+    /// Time of the block, nanoseconds since 1970.
+    pub time_ns: u64,
+    /// What was fixed at the start.
+    pub genesis: Arc<Genesis>,
+    canisters: BTreeMap<Principal, Arc<Canister>>,
+    /// Generation sessions.
+    pub sessions: Sessions,
+    /// Calls received and their answers.
+    pub history: History,
+    /// Calls that wait for execution, in order.
+    pub queue: BTreeMap<u64, Arc<Ingress>>,
+    /// The key the next call in [`Self::queue`] gets.
+    pub next_queue_key: u64,
+    /// The index of the next canister.
+    pub next_canister_index: u64,
+    /// How session work was shared so far.
+    pub schedule: Schedule,
+}
+
+impl ReplicatedState {
+    /// The state before the first block.
+    #[must_use]
+    pub fn new(genesis: Arc<Genesis>) -> Self {
+        let sessions = Sessions { models: genesis.models.clone(), ..Sessions::default() };
+        Self {
+            height: 0,
+            time_ns: 0,
+            genesis,
+            canisters: BTreeMap::new(),
+            sessions,
+            history: History::default(),
+            queue: BTreeMap::new(),
+            next_queue_key: 0,
+            next_canister_index: FIRST_CANISTER_INDEX,
+            schedule: Schedule::default(),
+        }
+    }
+
+    /// The canisters, by id.
+    #[must_use]
+    pub fn canisters(&self) -> &BTreeMap<Principal, Arc<Canister>> {
+        &self.canisters
+    }
+
+    /// A canister to be changed.
+    pub fn canister_mut(&mut self, id: &Principal) -> Option<&mut Canister> {
+        let canister = Arc::make_mut(self.canisters.get_mut(id)?);
+        canister.digest = Cached::default();
+        canister.tree = Cached::default();
+        Some(canister)
+    }
+
+    /// Adds a canister, or replaces one.
+    pub fn insert_canister(&mut self, canister: Canister) {
+        self.canisters.insert(canister.state.id, Arc::new(canister));
+    }
+
+    /// Removes a canister.
+    pub fn remove_canister(&mut self, id: &Principal) {
+        self.canisters.remove(id);
+    }
+
+    /// An id that no canister has.
+    pub fn fresh_canister_id(&mut self) -> Principal {
+        loop {
+            let id = canister_id(self.next_canister_index);
+            self.next_canister_index += 1;
+            if !self.canisters.contains_key(&id) {
+                return id;
+            }
+        }
+    }
+
+    /// Whether a next block would do anything besides advancing the time.
+    #[must_use]
+    pub fn has_work(&self) -> bool {
+        !self.queue.is_empty() || self.sessions.sessions.values().any(|session| session.runnable())
+    }
+
+    /// BLAKE3 over the whole state.
+    ///
+    /// The encoding: the tag `lockstep state 1`, height, time, digest of the genesis, next canister
+    /// index, debt, last session, digest of the sessions; then canisters (their digests), queue
+    /// (key, request id, envelope) and history (request id, sender, end of keeping, digest of the
+    /// answer's subtree), each preceded by its count. Integers are little-endian u64; principals
+    /// and envelopes are preceded by their length.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new();
+        let number = |hasher: &mut blake3::Hasher, value: u64| {
+            hasher.update(&value.to_le_bytes());
+        };
+        hasher.update(b"lockstep state 1");
+        number(&mut hasher, self.height);
+        number(&mut hasher, self.time_ns);
+        hasher.update(&self.genesis.digest());
+        number(&mut hasher, self.next_canister_index);
+        number(&mut hasher, self.schedule.debt);
+        number(&mut hasher, self.schedule.last_session);
+        hasher.update(&self.sessions.digest());
+        number(&mut hasher, self.canisters.len() as u64);
+        for canister in self.canisters.values() {
+            hasher.update(&canister.digest());
+        }
+        number(&mut hasher, self.next_queue_key);
+        number(&mut hasher, self.queue.len() as u64);
+        for (key, call) in &self.queue {
+            number(&mut hasher, *key);
+            hasher.update(&call.id[..]);
+            number(&mut hasher, call.bytes.len() as u64);
+            hasher.update(&call.bytes);
+        }
+        self.history.encode(&mut hasher);
+        *hasher.finalize().as_bytes()
+    }
+}
+
+/// The principal of the canister with an index: eight bytes, big-endian, then 01 01.
+#[must_use]
+pub fn canister_id(index: u64) -> Principal {
+    let mut bytes = [1; 10];
+    bytes[..8].copy_from_slice(&index.to_be_bytes());
+    Principal::from_slice(&bytes)
+}
+
+/// Whether `id` has the form of a canister's id.
+#[must_use]
+pub fn is_canister_id(id: &Principal) -> bool {
+    id.as_slice().len() == 10 && id.as_slice().ends_with(&[1, 1])
+}

@@ -1,0 +1,331 @@
+//! Keeps the replicated state on disk: one transaction per height.
+//!
+//! # Design
+//! Canisters, pages, modules, answers, sessions and waiting calls have a table each, so that a
+//! height writes what it changed: parts that the new state shares with the last one are recognised
+//! by identity. Pages of zeros are not written. The rest is one CBOR record, which also holds the
+//! state's digest: what is read back must hash to it.
+//!
+//! # Errors
+//! [`StoreError`]: a file that is damaged, of another program or of another subnet is refused.
+mod record;
+
+use crate::{
+    application::Height,
+    state::{Genesis, ReplicatedState},
+};
+use lockstep_canister::{
+    engine::Engine,
+    memory::{Page, PagedMemory, zero_page},
+};
+use record::{CanisterRecord, StateRecord};
+use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
+use serde::{Serialize, de::DeserializeOwned};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+/// What a file of this layout says it is.
+const FORMAT: &[u8] = b"lockstep state store 1";
+/// How many roots of past heights are kept.
+const ROOTS_MAX: u64 = 65_536;
+
+type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+const META: Table = TableDefinition::new("meta");
+const CANISTERS: Table = TableDefinition::new("canisters");
+const PAGES: Table = TableDefinition::new("pages");
+const MODULES: Table = TableDefinition::new("modules");
+const HISTORY: Table = TableDefinition::new("history");
+const SESSIONS: Table = TableDefinition::new("sessions");
+const QUEUE: Table = TableDefinition::new("queue");
+const ROOTS: Table = TableDefinition::new("roots");
+
+/// Why a store cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database refuses.
+    #[error("state store {}", path.display())]
+    Database {
+        /// The file.
+        path: PathBuf,
+        /// What the database says.
+        source: Box<redb::Error>,
+    },
+    /// Not written by this program.
+    #[error("state store {} was not written by this version of lockstep", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+    },
+    /// Of another subnet.
+    #[error("state store {} belongs to a subnet with another genesis", path.display())]
+    OtherGenesis {
+        /// The file.
+        path: PathBuf,
+    },
+    /// What it holds is not what was written.
+    #[error("state store {} is damaged: {reason}", path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        reason: String,
+    },
+}
+
+/// An open store and the state that it holds.
+#[derive(Debug)]
+pub(crate) struct Store {
+    database: Arc<Database>,
+    path: PathBuf,
+    /// What the file holds.
+    written: ReplicatedState,
+}
+
+impl Store {
+    /// Opens a store, creating it with the state before the first block.
+    pub(crate) fn open(path: &Path, genesis: Arc<Genesis>, engine: &Engine) -> Result<Self, StoreError> {
+        let failed = |error: redb::Error| StoreError::Database { path: path.into(), source: Box::new(error) };
+        let database = Database::create(path).map_err(|error| failed(error.into()))?;
+        let empty = ReplicatedState::new(Arc::clone(&genesis));
+        let mut store = Self { database: Arc::new(database), path: path.into(), written: empty };
+        if store.is_new().map_err(failed)? {
+            let initial = store.written.clone();
+            store.commit(&initial, None)?;
+        } else {
+            store.written = store.load(genesis, engine)?;
+        }
+        Ok(store)
+    }
+
+    /// The state it holds.
+    pub(crate) fn state(&self) -> &ReplicatedState {
+        &self.written
+    }
+
+    /// Writes a state and, for heights after the first, its root. Durable on return.
+    pub(crate) fn commit(&mut self, state: &ReplicatedState, root: Option<[u8; 32]>) -> Result<(), StoreError> {
+        self.write(state, root).map_err(|error| self.failed(error))?;
+        self.written = state.clone();
+        Ok(())
+    }
+
+    /// The roots it keeps, to be read while heights are written.
+    pub(crate) fn roots(&self) -> Roots {
+        Roots { database: Arc::clone(&self.database), path: self.path.clone() }
+    }
+
+    fn failed(&self, error: redb::Error) -> StoreError {
+        StoreError::Database { path: self.path.clone(), source: Box::new(error) }
+    }
+
+    fn damaged(&self, reason: impl ToString) -> StoreError {
+        StoreError::Damaged { path: self.path.clone(), reason: reason.to_string() }
+    }
+
+    fn is_new(&self) -> Result<bool, redb::Error> {
+        Ok(self.database.begin_read()?.list_tables()?.next().is_none())
+    }
+
+    fn write(&self, state: &ReplicatedState, root: Option<[u8; 32]>) -> Result<(), redb::Error> {
+        let old = &self.written;
+        let transaction = self.database.begin_write()?;
+        let encode = |value: &_| cbor(value);
+        write_changes(&transaction, HISTORY, old.history.entries(), state.history.entries(), |id| id.to_vec(), encode)?;
+        let key = |key: &u64| key.to_be_bytes().to_vec();
+        write_changes(&transaction, SESSIONS, &old.sessions.sessions, &state.sessions.sessions, key, |value| cbor(value))?;
+        write_changes(&transaction, QUEUE, &old.queue, &state.queue, key, |call| call.bytes.to_vec())?;
+        write_changes(
+            &transaction,
+            CANISTERS,
+            old.canisters(),
+            state.canisters(),
+            |id| id.as_slice().to_vec(),
+            |canister| cbor(&CanisterRecord::of(canister)),
+        )?;
+        let (old_modules, modules) = (record::modules(old), record::modules(state));
+        write_changes(&transaction, MODULES, &old_modules, &modules, |hash| hash.to_vec(), |module| module.wasm().to_vec())?;
+        write_pages(&transaction, &record::memories(old), &record::memories(state))?;
+        let mut roots = transaction.open_table(ROOTS)?;
+        if let Some(root) = root {
+            roots.insert(&state.height.to_be_bytes()[..], &root[..])?;
+            if let Some(oldest) = state.height.checked_sub(ROOTS_MAX) {
+                roots.remove(&oldest.to_be_bytes()[..])?;
+            }
+        }
+        drop(roots);
+        let mut meta = transaction.open_table(META)?;
+        meta.insert(&b"format"[..], FORMAT)?;
+        meta.insert(&b"genesis"[..], &state.genesis.digest()[..])?;
+        meta.insert(&b"state"[..], cbor(&StateRecord::of(state)).as_slice())?;
+        drop(meta);
+        transaction.commit()?;
+        Ok(())
+    }
+
+    fn load(&self, genesis: Arc<Genesis>, engine: &Engine) -> Result<ReplicatedState, StoreError> {
+        let Ok(meta) = self.rows(META) else {
+            return Err(StoreError::Foreign { path: self.path.clone() });
+        };
+        if meta.get(&b"format"[..]).map(Vec::as_slice) != Some(FORMAT) {
+            return Err(StoreError::Foreign { path: self.path.clone() });
+        }
+        if meta.get(&b"genesis"[..]).map(Vec::as_slice) != Some(&genesis.digest()[..]) {
+            return Err(StoreError::OtherGenesis { path: self.path.clone() });
+        }
+        let record = meta.get(&b"state"[..]).ok_or_else(|| self.damaged("it has no state record"))?;
+        let record: StateRecord = self.decode(record)?;
+        let mut state = ReplicatedState::new(genesis);
+        let digest = record.restore(&mut state);
+        for (id, bytes) in self.rows(HISTORY)? {
+            let id = <[u8; 32]>::try_from(id.as_slice()).map_err(|error| self.damaged(error))?;
+            state.history.insert(id, self.decode(&bytes)?);
+        }
+        for (key, bytes) in self.rows(SESSIONS)? {
+            state.sessions.sessions.insert(self.number(&key)?, Arc::new(self.decode(&bytes)?));
+        }
+        for (key, bytes) in self.rows(QUEUE)? {
+            let call = crate::ingress::Ingress::decode(&bytes.into()).map_err(|error| self.damaged(error))?;
+            state.queue.insert(self.number(&key)?, Arc::new(call));
+        }
+        let mut modules = BTreeMap::new();
+        for (hash, wasm) in self.rows(MODULES)? {
+            let module = engine.compile(&wasm).map_err(|error| self.damaged(error))?;
+            modules.insert(hash, Arc::new(module));
+        }
+        for (id, bytes) in self.rows(CANISTERS)? {
+            let record: CanisterRecord = self.decode(&bytes)?;
+            let memory = |kind, pages| self.memory(&id, kind, pages);
+            let canister = record.restore(&id, &modules, memory)?;
+            state.insert_canister(canister.ok_or_else(|| self.damaged("a canister's module or id is missing"))?);
+        }
+        if state.digest() != digest {
+            return Err(self.damaged("its content does not have the digest that was written"));
+        }
+        Ok(state)
+    }
+
+    /// A whole table.
+    fn rows(&self, table: Table) -> Result<BTreeMap<Vec<u8>, Vec<u8>>, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(table)?;
+            let mut rows = BTreeMap::new();
+            for row in table.iter()? {
+                let (key, value) = row?;
+                rows.insert(key.value().to_vec(), value.value().to_vec());
+            }
+            Ok(rows)
+        };
+        read().map_err(|error| self.failed(error))
+    }
+
+    fn memory(&self, id: &[u8], kind: u8, count: u64) -> Result<PagedMemory, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(PAGES)?;
+            let mut pages = Vec::new();
+            for index in 0..count {
+                let page = table.get(page_key(id, kind, index).as_slice())?;
+                pages.push(page.map(|page| Box::<[u8]>::from(page.value())));
+            }
+            Ok(pages)
+        };
+        let mut pages = Vec::new();
+        for page in read().map_err(|error| self.failed(error))? {
+            pages.push(match page {
+                None => zero_page(),
+                Some(bytes) if bytes.len() == lockstep_canister::memory::PAGE_BYTES => Arc::new(Page::new(bytes)),
+                Some(bytes) => return Err(self.damaged(format!("a page has {} bytes", bytes.len()))),
+            });
+        }
+        Ok(PagedMemory::from_pages(pages))
+    }
+
+    fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, StoreError> {
+        ciborium::from_reader(bytes).map_err(|error| self.damaged(error))
+    }
+
+    fn number(&self, key: &[u8]) -> Result<u64, StoreError> {
+        key.try_into().map(u64::from_be_bytes).map_err(|error| self.damaged(error))
+    }
+}
+
+/// Roots of executed heights.
+#[derive(Debug)]
+pub(crate) struct Roots {
+    database: Arc<Database>,
+    path: PathBuf,
+}
+
+impl Roots {
+    /// The root after a height, if it is kept.
+    pub(crate) fn get(&self, height: Height) -> Result<Option<[u8; 32]>, StoreError> {
+        let read = || -> Result<_, redb::Error> {
+            let table = self.database.begin_read()?.open_table(ROOTS)?;
+            Ok(table.get(&height.to_be_bytes()[..])?.and_then(|root| root.value().try_into().ok()))
+        };
+        read().map_err(|error| StoreError::Database { path: self.path.clone(), source: Box::new(error) })
+    }
+}
+
+fn cbor<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(value, &mut bytes).expect("a vector takes every byte");
+    bytes
+}
+
+/// Brings a table from one map to another, touching what is not shared.
+fn write_changes<K: Ord, V>(
+    transaction: &WriteTransaction,
+    table: Table,
+    old: &BTreeMap<K, Arc<V>>,
+    new: &BTreeMap<K, Arc<V>>,
+    key: impl Fn(&K) -> Vec<u8>,
+    value: impl Fn(&V) -> Vec<u8>,
+) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(table)?;
+    for gone in old.keys().filter(|name| !new.contains_key(name)) {
+        table.remove(key(gone).as_slice())?;
+    }
+    for (name, part) in new {
+        if !old.get(name).is_some_and(|before| Arc::ptr_eq(before, part)) {
+            table.insert(key(name).as_slice(), value(part).as_slice())?;
+        }
+    }
+    Ok(())
+}
+
+type Memories<'state> = BTreeMap<(&'state [u8], u8), &'state PagedMemory>;
+
+fn write_pages(transaction: &WriteTransaction, old: &Memories<'_>, new: &Memories<'_>) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(PAGES)?;
+    let nothing = PagedMemory::default();
+    for (name @ (id, kind), memory) in new {
+        let before = old.get(name).map_or(nothing.pages(), |memory| memory.pages());
+        for (index, page) in memory.pages().iter().enumerate() {
+            let same = |old: &Arc<Page>| Arc::ptr_eq(old, page) || old.digest() == page.digest();
+            if before.get(index).is_some_and(same) {
+                continue;
+            }
+            let key = page_key(id, *kind, index as u64);
+            if page.digest() == zero_page().digest() {
+                table.remove(key.as_slice())?;
+            } else {
+                table.insert(key.as_slice(), page.bytes())?;
+            }
+        }
+    }
+    for (name @ (id, kind), memory) in old {
+        let kept = new.get(name).map_or(0, |memory| memory.pages().len());
+        for index in kept..memory.pages().len() {
+            table.remove(page_key(id, *kind, index as u64).as_slice())?;
+        }
+    }
+    Ok(())
+}
+
+fn page_key(id: &[u8], kind: u8, index: u64) -> Vec<u8> {
+    [&[id.len() as u8], id, &[kind], &index.to_be_bytes()].concat()
+}
+

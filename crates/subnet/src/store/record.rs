@@ -1,0 +1,143 @@
+//! What the store writes besides pages, modules and envelopes.
+use super::StoreError;
+use crate::state::{Canister, ReplicatedState, Schedule};
+use ic_principal::Principal;
+use lockstep_canister::{
+    engine::Module,
+    memory::PagedMemory,
+    state::{CanisterState, GlobalValue, Installed},
+};
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+/// Kind of the pages of a heap.
+const HEAP: u8 = 0;
+/// Kind of the pages of stable memory.
+const STABLE: u8 = 1;
+
+/// The fields of a state that have no table.
+#[derive(Serialize, Deserialize)]
+pub(super) struct StateRecord {
+    digest: [u8; 32],
+    height: u64,
+    time_ns: u64,
+    next_session: u64,
+    next_queue_key: u64,
+    next_canister_index: u64,
+    schedule: Schedule,
+}
+
+impl StateRecord {
+    pub(super) fn of(state: &ReplicatedState) -> Self {
+        Self {
+            digest: state.digest(),
+            height: state.height,
+            time_ns: state.time_ns,
+            next_session: state.sessions.next_id,
+            next_queue_key: state.next_queue_key,
+            next_canister_index: state.next_canister_index,
+            schedule: state.schedule,
+        }
+    }
+
+    /// Sets the fields and returns the digest that the whole state must have.
+    pub(super) fn restore(&self, state: &mut ReplicatedState) -> [u8; 32] {
+        state.height = self.height;
+        state.time_ns = self.time_ns;
+        state.sessions.next_id = self.next_session;
+        state.next_queue_key = self.next_queue_key;
+        state.next_canister_index = self.next_canister_index;
+        state.schedule = self.schedule;
+        self.digest
+    }
+}
+
+/// A canister without its pages and its module's bytes.
+#[derive(Serialize, Deserialize)]
+pub(super) struct CanisterRecord {
+    controllers: BTreeSet<Principal>,
+    cycles: u128,
+    version: u64,
+    #[serde(with = "serde_bytes")]
+    certified_data: Vec<u8>,
+    global_timer_ns: u64,
+    stopped: bool,
+    stable_pages: u64,
+    installed: Option<InstalledRecord>,
+}
+
+#[derive(Serialize, Deserialize)]
+struct InstalledRecord {
+    #[serde(with = "serde_bytes")]
+    module: Vec<u8>,
+    heap_pages: u64,
+    globals: Vec<GlobalValue>,
+}
+
+impl CanisterRecord {
+    pub(super) fn of(canister: &Canister) -> Self {
+        let state = &canister.state;
+        Self {
+            controllers: state.controllers.clone(),
+            cycles: state.cycles,
+            version: state.version,
+            certified_data: state.certified_data.clone(),
+            global_timer_ns: state.global_timer_ns,
+            stopped: canister.stopped,
+            stable_pages: state.stable.pages().len() as u64,
+            installed: state.installed.as_ref().map(|installed| InstalledRecord {
+                module: installed.module.hash().to_vec(),
+                heap_pages: installed.heap.pages().len() as u64,
+                globals: installed.globals.clone(),
+            }),
+        }
+    }
+
+    /// The canister; `None` when its id is none or its module is missing.
+    pub(super) fn restore(
+        self,
+        id: &[u8],
+        modules: &BTreeMap<Vec<u8>, Arc<Module>>,
+        memory: impl Fn(u8, u64) -> Result<PagedMemory, StoreError>,
+    ) -> Result<Option<Canister>, StoreError> {
+        let Ok(id) = Principal::try_from_slice(id) else {
+            return Ok(None);
+        };
+        let mut state = CanisterState::new(id, self.controllers, self.cycles);
+        state.version = self.version;
+        state.certified_data = self.certified_data;
+        state.global_timer_ns = self.global_timer_ns;
+        state.stable = memory(STABLE, self.stable_pages)?;
+        if let Some(installed) = self.installed {
+            let Some(module) = modules.get(&installed.module) else {
+                return Ok(None);
+            };
+            let heap = memory(HEAP, installed.heap_pages)?;
+            state.installed = Some(Installed { module: Arc::clone(module), heap, globals: installed.globals });
+        }
+        let mut canister = Canister::new(state);
+        canister.stopped = self.stopped;
+        Ok(Some(canister))
+    }
+}
+
+/// The modules in use, by hash.
+pub(super) fn modules(state: &ReplicatedState) -> BTreeMap<[u8; 32], Arc<Module>> {
+    let installed = state.canisters().values().filter_map(|canister| canister.state.installed.as_ref());
+    installed.map(|installed| (installed.module.hash(), Arc::clone(&installed.module))).collect()
+}
+
+/// The memories, by canister and kind.
+pub(super) fn memories(state: &ReplicatedState) -> super::Memories<'_> {
+    let mut memories = BTreeMap::new();
+    for (id, canister) in state.canisters() {
+        memories.insert((id.as_slice(), STABLE), &canister.state.stable);
+        if let Some(installed) = &canister.state.installed {
+            memories.insert((id.as_slice(), HEAP), &installed.heap);
+        }
+    }
+    memories
+}

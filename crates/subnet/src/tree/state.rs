@@ -1,0 +1,96 @@
+//! The state tree of a replicated state: what its certificate covers.
+//!
+//! # Design
+//! Besides the Internet Computer's paths there is `/lockstep`: the digest of the whole state, so
+//! that a certificate covers memories and sessions too, and the versions that fix its meaning.
+use super::Tree;
+use crate::state::{Genesis, ReplicatedState, canister_id};
+use ic_principal::Principal;
+use lockstep_canister::state::CanisterState;
+use serde::Serialize;
+
+/// Version of the canonical arithmetic that sessions run on.
+pub const ARITHMETIC_VERSION: u64 = 1;
+/// Version of the rules by which a block changes the state.
+pub const PROTOCOL_VERSION: u64 = 1;
+/// What agents take this subnet for.
+const SUBNET_TYPE: &str = "application";
+
+/// The smallest and the largest canister id.
+#[must_use]
+pub fn canister_range() -> (Principal, Principal) {
+    (canister_id(0), canister_id(u64::MAX))
+}
+
+/// The tree of a state.
+#[must_use]
+pub fn state_tree(state: &ReplicatedState) -> Tree {
+    let genesis = &state.genesis;
+    let ranges = self_described_cbor(&[canister_range()]);
+    let canisters = state.canisters().iter().map(|(id, canister)| {
+        Tree::labeled(id.as_slice(), canister.tree(canister_tree).clone())
+    });
+    let answers = state.history.entries().iter();
+    let answers = answers.map(|(id, answer)| Tree::labeled(&id[..], answer.tree().clone()));
+    let below_subnet = |child| Tree::labeled(genesis.subnet_id.as_slice(), child);
+    let range_start = canister_range().0;
+    Tree::named([
+        ("canister", directory(canisters)),
+        ("canister_ranges", below_subnet(Tree::labeled(range_start.as_slice(), Tree::leaf(ranges.clone())))),
+        (
+            "lockstep",
+            Tree::named([
+                ("arithmetic_version", Tree::leaf(number(ARITHMETIC_VERSION))),
+                ("protocol_version", Tree::leaf(number(PROTOCOL_VERSION))),
+                ("state", Tree::leaf(state.digest())),
+            ]),
+        ),
+        ("request_status", directory(answers)),
+        ("subnet", below_subnet(subnet_tree(genesis, ranges))),
+        ("time", Tree::leaf(number(state.time_ns))),
+    ])
+}
+
+fn subnet_tree(genesis: &Genesis, ranges: Vec<u8>) -> Tree {
+    let nodes = genesis.nodes.iter().map(|(id, key)| {
+        Tree::labeled(id.as_slice(), Tree::named([("public_key", Tree::leaf(key.clone()))]))
+    });
+    Tree::named([
+        ("canister_ranges", Tree::leaf(ranges)),
+        ("node", directory(nodes)),
+        ("public_key", Tree::leaf(genesis.root_key.clone())),
+        ("type", Tree::leaf(SUBNET_TYPE)),
+    ])
+}
+
+fn canister_tree(canister: &CanisterState) -> Tree {
+    let controllers: Vec<&Principal> = canister.controllers.iter().collect();
+    let mut entries = vec![
+        Tree::labeled("certified_data", Tree::leaf(canister.certified_data.clone())),
+        Tree::labeled("controllers", Tree::leaf(self_described_cbor(&controllers))),
+    ];
+    if let Some(installed) = &canister.installed {
+        let metadata = installed.module.metadata().iter();
+        let metadata = metadata.map(|(name, (_, content))| Tree::labeled(name.as_str(), Tree::leaf(content.clone())));
+        entries.push(Tree::labeled("metadata", directory(metadata)));
+        entries.push(Tree::labeled("module_hash", Tree::leaf(installed.module.hash())));
+    }
+    Tree::directory(&entries)
+}
+
+fn directory(entries: impl Iterator<Item = Tree>) -> Tree {
+    Tree::directory(&entries.collect::<Vec<_>>())
+}
+
+fn number(value: u64) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    leb128::write::unsigned(&mut bytes, value).expect("a vector takes every byte");
+    bytes
+}
+
+/// CBOR preceded by tag 55799.
+pub(crate) fn self_described_cbor(value: &impl Serialize) -> Vec<u8> {
+    let mut bytes = vec![0xd9, 0xd9, 0xf7];
+    ciborium::into_writer(value, &mut bytes).expect("a vector takes every byte");
+    bytes
+}

@@ -1,0 +1,4 @@
+//! The consensus module with an application that only hashes: in virtual time and on loopback.
+mod loopback;
+mod simulation;
+mod toy;

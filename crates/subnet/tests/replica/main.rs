@@ -1,0 +1,5 @@
+//! Replicas without consensus: execution, storage, certificates.
+mod certificates;
+mod execution;
+mod restart;
+mod support;

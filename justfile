@@ -1,0 +1,27 @@
+# Lists the recipes.
+default:
+    @just --list
+
+# Formatting, lints, documentation, tests: what CI runs.
+check:
+    .ci/run
+
+# A model answers inside a canister on four replicas.
+demo *ARGUMENTS:
+    cargo run --release -- demo {{ARGUMENTS}}
+
+# Approves changed kernel bits: rewrites vectors/. A new arithmetic version, unless a kernel is new.
+vectors-approve:
+    LOCKSTEP_APPROVE_VECTORS=1 cargo test --release --package lockstep-numeric --test vectors
+
+# All 2^32 inputs of the elementary functions against an independent oracle (minutes to hours).
+exhaustive *FUNCTIONS:
+    cargo run --release --package lockstep-numeric --example exhaustive -- {{FUNCTIONS}}
+
+# Products' speed for the default model's shapes.
+throughput:
+    cargo run --release --package lockstep-numeric --example throughput
+
+# Licences, advisories and sources of all dependencies.
+deny:
+    cargo deny check
