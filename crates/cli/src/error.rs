@@ -22,12 +22,20 @@ pub(crate) struct Failure {
 impl Failure {
     /// A failure that the user's input caused.
     pub(crate) fn user(message: impl fmt::Display) -> Self {
-        Self { kind: Kind::User, message: message.to_string(), hint: None }
+        Self {
+            kind: Kind::User,
+            message: message.to_string(),
+            hint: None,
+        }
     }
 
     /// A failure of the surroundings.
     pub(crate) fn environment(message: impl fmt::Display) -> Self {
-        Self { kind: Kind::Environment, message: message.to_string(), hint: None }
+        Self {
+            kind: Kind::Environment,
+            message: message.to_string(),
+            hint: None,
+        }
     }
 
     /// Adds what to try.
@@ -56,7 +64,9 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
         return ExitCode::SUCCESS;
     }
     eprintln!("error: {error:#}");
-    let failure = error.chain().find_map(|cause| cause.downcast_ref::<Failure>());
+    let failure = error
+        .chain()
+        .find_map(|cause| cause.downcast_ref::<Failure>());
     if let Some(hint) = failure.and_then(|failure| failure.hint.as_ref()) {
         eprintln!("hint: {hint}");
     }

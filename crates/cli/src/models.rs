@@ -5,7 +5,8 @@ use lockstep_canister::{
     session::{Ended, GenerationRequest, ModelDigest, Progress},
 };
 use lockstep_model::{
-    Digest, Generation, Message, Model, Params, Prompt, Role, Sampling, generate, transcript::Transcript,
+    Digest, Generation, Message, Model, Params, Prompt, Role, Sampling, generate,
+    transcript::Transcript,
 };
 use lockstep_numeric::Kernels;
 use std::{collections::BTreeMap, sync::Arc};
@@ -24,9 +25,15 @@ pub(crate) fn digest(model: &Model) -> ModelDigest {
 
 /// What a request means to the model: one user message, and the sampling.
 fn meaning(request: &GenerationRequest) -> (Prompt, Sampling) {
-    let message = Message { role: Role::User, content: request.prompt.clone() };
-    let sampling =
-        Sampling { temperature_milli: request.temperature_milli, seed: request.seed, ..Sampling::GREEDY };
+    let message = Message {
+        role: Role::User,
+        content: request.prompt.clone(),
+    };
+    let sampling = Sampling {
+        temperature_milli: request.temperature_milli,
+        seed: request.seed,
+        ..Sampling::GREEDY
+    };
     (Prompt::Messages(vec![message]), sampling)
 }
 
@@ -38,14 +45,26 @@ pub(crate) fn transcript(
     tokens_max: u32,
 ) -> Result<Transcript, generate::GenerationError> {
     let (prompt, sampling) = meaning(request);
-    Transcript::record(Arc::clone(model), Arc::clone(kernels), prompt, sampling, tokens_max)
+    Transcript::record(
+        Arc::clone(model),
+        Arc::clone(kernels),
+        prompt,
+        sampling,
+        tokens_max,
+    )
 }
 
 impl Resident {
     /// Holds `models` and computes with `kernels`.
     pub(crate) fn new(models: impl IntoIterator<Item = Arc<Model>>, kernels: Arc<Kernels>) -> Self {
-        let models = models.into_iter().map(|model| (digest(&model), model)).collect();
-        Self { models: Arc::new(models), kernels }
+        let models = models
+            .into_iter()
+            .map(|model| (digest(&model), model))
+            .collect();
+        Self {
+            models: Arc::new(models),
+            kernels,
+        }
     }
 }
 
@@ -56,21 +75,27 @@ impl ModelHost for Resident {
         request: &GenerationRequest,
         progress: &Progress,
     ) -> Result<Box<dyn models::Generation>, GenerationError> {
-        let model = self
-            .models
-            .get(model)
-            .ok_or_else(|| GenerationError::Unavailable(format!("no bytes for {}", Digest(model.0))))?;
+        let model = self.models.get(model).ok_or_else(|| {
+            GenerationError::Unavailable(format!("no bytes for {}", Digest(model.0)))
+        })?;
         let (prompt, sampling) = meaning(request);
-        let params = Params { sampling, ..Params::default() };
+        let params = Params {
+            sampling,
+            ..Params::default()
+        };
         let (model, kernels) = (Arc::clone(model), Arc::clone(&self.kernels));
         let generation = if *progress == Progress::default() {
             Generation::start(model, kernels, &prompt, params)
         } else {
             Generation::resume(model, kernels, &prompt, params, known(progress))
         };
-        let generation = generation.map_err(|error| GenerationError::Rejected(error.to_string()))?;
+        let generation =
+            generation.map_err(|error| GenerationError::Rejected(error.to_string()))?;
         let progress = replicated(generation.progress());
-        Ok(Box::new(Running { generation, progress }))
+        Ok(Box::new(Running {
+            generation,
+            progress,
+        }))
     }
 }
 

@@ -8,7 +8,11 @@
 #[cfg(test)]
 mod tests;
 
-use crate::{error::Failure, kernels, models::{self, Resident}};
+use crate::{
+    error::Failure,
+    kernels,
+    models::{self, Resident},
+};
 use anyhow::{Context, Result, anyhow};
 use lockstep_canister::engine::Engine;
 use lockstep_model::Model;
@@ -68,7 +72,8 @@ impl Network {
             Keys::read(&keys_directory).context("reading the subnet's keys")?
         } else {
             let keys = Keys::deal_random(options.replicas).map_err(Failure::user)?;
-            keys.write(&keys_directory).context("writing the subnet's keys")?;
+            keys.write(&keys_directory)
+                .context("writing the subnet's keys")?;
             keys
         };
         let count = keys.nodes.len();
@@ -81,18 +86,33 @@ impl Network {
             .hint("leave --replicas out, or choose another directory")
             .into());
         }
-        let resident: BTreeMap<_, _> =
-            options.models.iter().map(|(name, model)| (name.clone(), models::digest(model))).collect();
+        let resident: BTreeMap<_, _> = options
+            .models
+            .iter()
+            .map(|(name, model)| (name.clone(), models::digest(model)))
+            .collect();
         let node_keys: Vec<[u8; 32]> = keys
             .nodes
             .iter()
-            .map(|node| ic_ed25519::PrivateKey::deserialize_raw_32(&node.query_signing_seed()).public_key().serialize_raw())
+            .map(|node| {
+                ic_ed25519::PrivateKey::deserialize_raw_32(&node.query_signing_seed())
+                    .public_key()
+                    .serialize_raw()
+            })
             .collect();
-        let genesis = Genesis::new(&keys.subnet.public_key(), &node_keys, resident).context("making the genesis state")?;
+        let genesis = Genesis::new(&keys.subnet.public_key(), &node_keys, resident)
+            .context("making the genesis state")?;
         let runtime = Runtime::new().context("starting the runtime")?;
         let cluster = Cluster::new(keys, directory.join("chain")).map_err(Failure::environment)?;
         let members = (0..count).map(|_| None).collect();
-        let mut network = Self { directory: directory.to_owned(), options, cluster, genesis, members, runtime };
+        let mut network = Self {
+            directory: directory.to_owned(),
+            options,
+            cluster,
+            genesis,
+            members,
+            runtime,
+        };
         for index in 0..count {
             network.start_replica(index)?;
         }
@@ -102,11 +122,22 @@ impl Network {
     /// Starts replica `index`, from its directory if it ran before.
     pub(crate) fn start_replica(&mut self, index: usize) -> Result<()> {
         let kernels = self.kernels(index)?;
-        let resident = Resident::new(self.options.models.iter().map(|(_, model)| Arc::clone(model)), Arc::clone(&kernels));
+        let resident = Resident::new(
+            self.options
+                .models
+                .iter()
+                .map(|(_, model)| Arc::clone(model)),
+            Arc::clone(&kernels),
+        );
         let directory = self.directory.join(format!("replica-{index}"));
-        fs::create_dir_all(&directory)
-            .map_err(|error| Failure::environment(format!("cannot create {}: {error}", directory.display())))?;
-        let seed = self.cluster.keys(index).ok_or_else(|| anyhow!("no such replica: {index}"))?.query_signing_seed();
+        fs::create_dir_all(&directory).map_err(|error| {
+            Failure::environment(format!("cannot create {}: {error}", directory.display()))
+        })?;
+        let seed = self
+            .cluster
+            .keys(index)
+            .ok_or_else(|| anyhow!("no such replica: {index}"))?
+            .query_signing_seed();
         let replica = Replica::open(
             &directory.join("state.redb"),
             self.genesis.clone(),
@@ -117,50 +148,97 @@ impl Network {
         )
         .with_context(|| format!("opening the state of replica {index}"))?;
         let replica = Arc::new(replica);
-        let node = self.cluster.start_node(index, Arc::clone(&replica)).with_context(|| format!("starting replica {index}"))?;
+        let node = self
+            .cluster
+            .start_node(index, Arc::clone(&replica))
+            .with_context(|| format!("starting replica {index}"))?;
         let gossip = node.gossip().clone();
         replica.set_gossip(move |message| {
             // Best effort: this replica keeps the message until it is ordered.
             let _ = gossip.send(message);
         });
 
-        let port = if self.options.port == 0 { 0 } else { self.options.port + index as u16 };
-        let listener = self.runtime.block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, port))).map_err(|error| {
-            Failure::environment(format!("cannot listen on port {port}: {error}")).hint("choose another with --port")
-        })?;
+        let port = if self.options.port == 0 {
+            0
+        } else {
+            self.options.port + index as u16
+        };
+        let listener = self
+            .runtime
+            .block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
+            .map_err(|error| {
+                Failure::environment(format!("cannot listen on port {port}: {error}"))
+                    .hint("choose another with --port")
+            })?;
         let url = format!("http://{}", listener.local_addr()?);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move {
             // An error means that the network was dropped: stop as well.
             let _ = stopped.await;
         };
-        let gateway = self.runtime.spawn(lockstep_gateway::serve(listener, Arc::clone(&replica), shutdown));
-        self.members[index] = Some(Member { replica, kernels, url, stop, gateway });
+        let gateway = self.runtime.spawn(lockstep_gateway::serve(
+            listener,
+            Arc::clone(&replica),
+            shutdown,
+        ));
+        self.members[index] = Some(Member {
+            replica,
+            kernels,
+            url,
+            stop,
+            gateway,
+        });
         Ok(())
     }
 
     /// Stops replica `index` where it stands; what it made durable stays.
     pub(crate) fn stop_replica(&mut self, index: usize) -> Result<()> {
-        let member = self.members[index].take().ok_or_else(|| anyhow!("replica {index} does not run"))?;
+        let member = self.members[index]
+            .take()
+            .ok_or_else(|| anyhow!("replica {index} does not run"))?;
         // A gateway that has ended already hears nothing.
         let _ = member.stop.send(());
-        self.runtime.block_on(member.gateway).context("waiting for the gateway")?.context("the gateway")?;
-        self.cluster.stop_node(index).with_context(|| format!("stopping replica {index}"))
+        self.runtime
+            .block_on(member.gateway)
+            .context("waiting for the gateway")?
+            .context("the gateway")?;
+        self.cluster
+            .stop_node(index)
+            .with_context(|| format!("stopping replica {index}"))
+    }
+
+    /// Stops all replicas: gateways finish what they are answering, state is on disk already.
+    pub(crate) fn stop(mut self) -> Result<()> {
+        for index in 0..self.count() {
+            if self.members[index].is_some() {
+                self.stop_replica(index)?;
+            }
+        }
+        Ok(())
     }
 
     /// A running replica.
     pub(crate) fn replica(&self, index: usize) -> Option<&Arc<Replica>> {
-        self.members.get(index)?.as_ref().map(|member| &member.replica)
+        self.members
+            .get(index)?
+            .as_ref()
+            .map(|member| &member.replica)
     }
 
     /// The kernels a running replica computes with.
     pub(crate) fn replica_kernels(&self, index: usize) -> Option<&Arc<Kernels>> {
-        self.members.get(index)?.as_ref().map(|member| &member.kernels)
+        self.members
+            .get(index)?
+            .as_ref()
+            .map(|member| &member.kernels)
     }
 
     /// Where replica `index` serves clients.
     pub(crate) fn url(&self, index: usize) -> Option<&str> {
-        self.members.get(index)?.as_ref().map(|member| member.url.as_str())
+        self.members
+            .get(index)?
+            .as_ref()
+            .map(|member| member.url.as_str())
     }
 
     /// Whether all running replicas are well.
@@ -193,8 +271,15 @@ impl Network {
             return kernels::with(best, NonZeroUsize::MIN);
         }
         // Portable kernels are correct and slow: they are left to the tests.
-        let vectorised: Vec<Isa> = Isa::available().into_iter().filter(|isa| *isa != Isa::Portable).collect();
-        let isa = if vectorised.is_empty() { best } else { vectorised[vectorised.len() - 1 - index % vectorised.len()] };
+        let vectorised: Vec<Isa> = Isa::available()
+            .into_iter()
+            .filter(|isa| *isa != Isa::Portable)
+            .collect();
+        let isa = if vectorised.is_empty() {
+            best
+        } else {
+            vectorised[vectorised.len() - 1 - index % vectorised.len()]
+        };
         let threads = NonZeroUsize::MIN.saturating_add(index / vectorised.len().max(1) % 2);
         kernels::with(isa, threads)
     }

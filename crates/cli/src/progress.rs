@@ -5,9 +5,12 @@ use std::{borrow::Cow, time::Duration};
 
 /// A bar over a known number of bytes, drawn on stderr when that is a terminal.
 pub(crate) fn bytes(message: &'static str, total: u64) -> ProgressBar {
-    let style = ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}")
-        .expect("the template is a constant");
-    ProgressBar::new(total).with_style(style).with_message(message)
+    let style =
+        ProgressStyle::with_template("{msg} {bar:30} {bytes}/{total_bytes} {bytes_per_sec}")
+            .expect("the template is a constant");
+    ProgressBar::new(total)
+        .with_style(style)
+        .with_message(message)
 }
 
 /// A spinner for work of unknown length.

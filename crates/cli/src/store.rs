@@ -32,7 +32,9 @@ pub(crate) fn data_directory() -> Result<PathBuf> {
         return Ok(directory.into());
     }
     let directories = ProjectDirs::from("", "", "lockstep").ok_or_else(|| {
-        Failure::environment("no home directory").hint(format!("set {DATA_VARIABLE} to a directory for models and state"))
+        Failure::environment("no home directory").hint(format!(
+            "set {DATA_VARIABLE} to a directory for models and state"
+        ))
     })?;
     Ok(directories.data_dir().to_owned())
 }
@@ -41,8 +43,9 @@ impl Store {
     /// The store in the data directory; created when missing.
     pub(crate) fn open() -> Result<Self> {
         let models = data_directory()?.join("models");
-        fs::create_dir_all(models.join("aliases"))
-            .map_err(|error| Failure::environment(format!("cannot create {}: {error}", models.display())))?;
+        fs::create_dir_all(models.join("aliases")).map_err(|error| {
+            Failure::environment(format!("cannot create {}: {error}", models.display()))
+        })?;
         Ok(Self { models })
     }
 
@@ -62,11 +65,15 @@ impl Store {
 
     /// The stored file under an alias or digest.
     pub(crate) fn find(&self, name: &str) -> Option<PathBuf> {
-        let plain = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+        let plain = !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
         if !plain || name.starts_with('.') {
             return None;
         }
-        let digest = fs::read_to_string(self.models.join("aliases").join(name)).unwrap_or_else(|_| name.to_owned());
+        let digest = fs::read_to_string(self.models.join("aliases").join(name))
+            .unwrap_or_else(|_| name.to_owned());
         Some(self.file(digest.trim())).filter(|file| file.is_file())
     }
 
@@ -74,7 +81,12 @@ impl Store {
     /// interrupted runs are removed first.
     pub(crate) fn partial(&self) -> Result<TempDir> {
         for entry in fs::read_dir(&self.models)?.flatten() {
-            if entry.file_name().to_string_lossy().starts_with(PARTIAL_PREFIX) && !owner_alive(&entry.path()) {
+            if entry
+                .file_name()
+                .to_string_lossy()
+                .starts_with(PARTIAL_PREFIX)
+                && !owner_alive(&entry.path())
+            {
                 // Another process may remove it at the same moment; what counts is that it is gone.
                 let _ = fs::remove_dir_all(entry.path());
             }
@@ -82,7 +94,12 @@ impl Store {
         let directory = tempfile::Builder::new()
             .prefix(PARTIAL_PREFIX)
             .tempdir_in(&self.models)
-            .map_err(|error| Failure::environment(format!("cannot write to {}: {error}", self.models.display())))?;
+            .map_err(|error| {
+                Failure::environment(format!(
+                    "cannot write to {}: {error}",
+                    self.models.display()
+                ))
+            })?;
         fs::write(directory.path().join("pid"), std::process::id().to_string())?;
         Ok(directory)
     }
@@ -107,8 +124,9 @@ impl Store {
                 break;
             }
             hasher.update(&buffer[..count]);
-            file.write_all(&buffer[..count])
-                .map_err(|error| Failure::environment(format!("cannot write {}: {error}", path.display())))?;
+            file.write_all(&buffer[..count]).map_err(|error| {
+                Failure::environment(format!("cannot write {}: {error}", path.display()))
+            })?;
             size += count as u64;
             report(size);
         }
@@ -151,7 +169,8 @@ pub(crate) struct Expected<'a> {
 /// Whether the process that made a partial directory still runs; where that cannot be told, an old
 /// leftover is taken for dead.
 fn owner_alive(directory: &Path) -> bool {
-    fs::read_to_string(directory.join("pid")).is_ok_and(|pid| Path::new("/proc").join(pid.trim()).exists())
+    fs::read_to_string(directory.join("pid"))
+        .is_ok_and(|pid| Path::new("/proc").join(pid.trim()).exists())
 }
 
 #[cfg(test)]
@@ -161,7 +180,9 @@ mod tests {
     fn store() -> (TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
         fs::create_dir_all(directory.path().join("aliases")).unwrap();
-        let store = Store { models: directory.path().to_owned() };
+        let store = Store {
+            models: directory.path().to_owned(),
+        };
         (directory, store)
     }
 
@@ -169,9 +190,15 @@ mod tests {
     fn a_checked_file_is_found_by_alias_and_digest() {
         let (_directory, store) = store();
         let digest = blake3::hash(b"weights").to_hex();
-        let expected = Expected { alias: "tiny", bytes: 7, digest: &digest };
+        let expected = Expected {
+            alias: "tiny",
+            bytes: 7,
+            digest: &digest,
+        };
         let partial = store.partial().unwrap();
-        let stored = store.admit(&b"weights"[..], &expected, &partial, |_| ()).unwrap();
+        let stored = store
+            .admit(&b"weights"[..], &expected, &partial, |_| ())
+            .unwrap();
         assert_eq!(fs::read(&stored).unwrap(), b"weights");
         assert_eq!(store.find("tiny"), Some(stored.clone()));
         assert_eq!(store.find(&digest), Some(stored));
@@ -182,28 +209,44 @@ mod tests {
     fn a_damaged_file_leaves_nothing() {
         let (directory, store) = store();
         let digest = blake3::hash(b"weights").to_hex();
-        let expected = Expected { alias: "tiny", bytes: 7, digest: &digest };
+        let expected = Expected {
+            alias: "tiny",
+            bytes: 7,
+            digest: &digest,
+        };
         let partial = store.partial().unwrap();
         for damaged in [&b"weight"[..], b"weighty", b"weights!"] {
-            let error = store.admit(damaged, &expected, &partial, |_| ()).unwrap_err().to_string();
+            let error = store
+                .admit(damaged, &expected, &partial, |_| ())
+                .unwrap_err()
+                .to_string();
             assert!(error.contains("not the expected model"), "{error}");
         }
         drop(partial);
         assert_eq!(store.find("tiny"), None);
-        let left: Vec<_> = fs::read_dir(directory.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let left: Vec<_> = fs::read_dir(directory.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(left, ["aliases"]);
     }
 
     #[test]
     fn leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept() {
         let (directory, store) = store();
-        for (name, pid) in [("dead", "4294967295".to_owned()), ("living", std::process::id().to_string())] {
+        for (name, pid) in [
+            ("dead", "4294967295".to_owned()),
+            ("living", std::process::id().to_string()),
+        ] {
             let path = directory.path().join(format!("{PARTIAL_PREFIX}{name}"));
             fs::create_dir(&path).unwrap();
             fs::write(path.join("pid"), pid).unwrap();
         }
         drop(store.partial().unwrap());
         assert!(!directory.path().join(".partial-dead").exists());
-        assert_eq!(directory.path().join(".partial-living").exists(), Path::new("/proc").exists());
+        assert_eq!(
+            directory.path().join(".partial-living").exists(),
+            Path::new("/proc").exists()
+        );
     }
 }

@@ -40,21 +40,41 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         let model = open(name)?;
         // A file is known to canisters by its stem.
-        let name = PathBuf::from(name).file_stem().map_or_else(|| name.clone(), |stem| stem.to_string_lossy().into_owned());
+        let name = PathBuf::from(name)
+            .file_stem()
+            .map_or_else(|| name.clone(), |stem| stem.to_string_lossy().into_owned());
         models.push((name, model));
     }
-    if arguments.port.checked_add(arguments.replicas as u16).is_none() {
-        return Err(Failure::user(format!("no {} ports follow port {}", arguments.replicas, arguments.port)).into());
+    if arguments
+        .port
+        .checked_add(arguments.replicas as u16)
+        .is_none()
+    {
+        return Err(Failure::user(format!(
+            "no {} ports follow port {}",
+            arguments.replicas, arguments.port
+        ))
+        .into());
     }
     let directory = match &arguments.directory {
         Some(directory) => directory.clone(),
         None => store::data_directory()?.join("network"),
     };
-    let options = Options { replicas: arguments.replicas, port: arguments.port, models, diverse: false };
+    let options = Options {
+        replicas: arguments.replicas,
+        port: arguments.port,
+        models,
+        diverse: false,
+    };
     let network = Network::start(&directory, options)?;
-    let urls: Vec<&str> = (0..network.count()).filter_map(|index| network.url(index)).collect();
+    let urls: Vec<&str> = (0..network.count())
+        .filter_map(|index| network.url(index))
+        .collect();
     if arguments.json {
-        println!("{}", serde_json::json!({ "directory": directory, "replicas": urls }));
+        println!(
+            "{}",
+            serde_json::json!({ "directory": directory, "replicas": urls })
+        );
     } else {
         for (index, url) in urls.iter().enumerate() {
             println!("replica {index}: {url}");
@@ -71,5 +91,5 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     })?;
     eprintln!("stopping");
-    Ok(())
+    network.stop()
 }

@@ -27,11 +27,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let json = fs::read_to_string(path)
         .map_err(|error| Failure::user(format!("cannot read {}: {error}", path.display())))?;
     let transcript = Transcript::from_json(&json).map_err(Failure::user)?;
-    let model = open(arguments.model.as_ref().unwrap_or(&transcript.model_digest.to_string()))?;
+    let model = open(
+        arguments
+            .model
+            .as_ref()
+            .unwrap_or(&transcript.model_digest.to_string()),
+    )?;
     let kernels = kernels::checked(arguments.threads)?;
 
     let spinner = progress::spinner(format!("computing {} tokens again", transcript.steps.len()));
-    let outcome = transcript.verify(model, kernels).map_err(|error| Failure::user(format!("{:#}", anyhow::Error::new(error))));
+    let outcome = transcript
+        .verify(model, kernels)
+        .map_err(|error| Failure::user(format!("{:#}", anyhow::Error::new(error))));
     spinner.finish_and_clear();
     match outcome? {
         Outcome::Equal => {
@@ -43,7 +50,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             }
             Ok(())
         }
-        Outcome::Differs { step, what, recorded, computed } => {
+        Outcome::Differs {
+            step,
+            what,
+            recorded,
+            computed,
+        } => {
             if arguments.json {
                 let report = serde_json::json!({
                     "equal": false, "step": step, "what": what.to_string(), "recorded": recorded, "computed": computed,
@@ -51,7 +63,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 println!("{report}");
             }
             let place = step.map_or(String::new(), |step| format!(" at step {step}"));
-            Err(Failure::user(format!("the transcript differs{place}: {what} is {recorded}, computed {computed}")).into())
+            Err(Failure::user(format!(
+                "the transcript differs{place}: {what} is {recorded}, computed {computed}"
+            ))
+            .into())
         }
     }
 }

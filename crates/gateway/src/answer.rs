@@ -31,7 +31,10 @@ impl Refusal {
     /// Work that ended without a result: a panic in it, or a shutdown.
     pub(crate) fn internal() -> Self {
         let text = "the replica could not finish the request".to_owned();
-        Self { status: StatusCode::INTERNAL_SERVER_ERROR, text }
+        Self {
+            status: StatusCode::INTERNAL_SERVER_ERROR,
+            text,
+        }
     }
 }
 
@@ -83,6 +86,10 @@ pub(crate) fn cbor(value: &impl Serialize) -> Response {
 }
 
 /// Runs `work` on a thread that may block.
-pub(crate) async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| Refusal::internal())
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Refusal> {
+    tokio::task::spawn_blocking(work)
+        .await
+        .map_err(|_| Refusal::internal())
 }

@@ -41,10 +41,12 @@ pub(crate) async fn asynchronous(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    Ok(match submit(&replica, Scope::Canister(principal(&id)?), body).await? {
-        Taken::In(_) => StatusCode::ACCEPTED.into_response(),
-        Taken::Rejected(reject) => cbor(&reject),
-    })
+    Ok(
+        match submit(&replica, Scope::Canister(principal(&id)?), body).await? {
+            Taken::In(_) => StatusCode::ACCEPTED.into_response(),
+            Taken::Rejected(reject) => cbor(&reject),
+        },
+    )
 }
 
 /// `/api/v3/canister/ID/call` and `/api/v4/canister/ID/call`.
@@ -65,15 +67,21 @@ pub(crate) async fn to_subnet(
     call_and_wait(&replica, Scope::Subnet(principal(&id)?), body).await
 }
 
-async fn call_and_wait(replica: &Arc<Replica>, address: Scope, body: Bytes) -> Result<Response, Refusal> {
+async fn call_and_wait(
+    replica: &Arc<Replica>,
+    address: Scope,
+    body: Bytes,
+) -> Result<Response, Refusal> {
     let id = match submit(replica, address, body).await? {
         Taken::In(id) => id,
         Taken::Rejected(reject) => return Ok(cbor(&CallAnswer::NonReplicatedRejection(reject))),
     };
-    Ok(match tokio::time::timeout(CALL_WAIT, replica.answered(id)).await {
-        Ok(certificate) => cbor(&CallAnswer::Replied { certificate }),
-        Err(_) => StatusCode::ACCEPTED.into_response(),
-    })
+    Ok(
+        match tokio::time::timeout(CALL_WAIT, replica.answered(id)).await {
+            Ok(certificate) => cbor(&CallAnswer::Replied { certificate }),
+            Err(_) => StatusCode::ACCEPTED.into_response(),
+        },
+    )
 }
 
 async fn submit(replica: &Arc<Replica>, address: Scope, body: Bytes) -> Result<Taken, Refusal> {
@@ -85,7 +93,9 @@ async fn submit(replica: &Arc<Replica>, address: Scope, body: Bytes) -> Result<T
             let status = match &error {
                 SubmitError::Invalid(error) => ingress_status(error),
                 SubmitError::Busy | SubmitError::Halted => StatusCode::SERVICE_UNAVAILABLE,
-                SubmitError::OtherAddress { .. } | SubmitError::Rejected(_) => StatusCode::BAD_REQUEST,
+                SubmitError::OtherAddress { .. } | SubmitError::Rejected(_) => {
+                    StatusCode::BAD_REQUEST
+                }
             };
             Err(Refusal::new(status, &error))
         }

@@ -9,7 +9,11 @@
 //! A request that breaks a rule gets status 400 or 403 and a line of text that says which. What a
 //! canister or the subnet rejects is a regular answer, as the interface demands.
 #![forbid(unsafe_code)]
-#![allow(clippy::disallowed_methods, clippy::disallowed_types, reason = "nothing here is replicated")]
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "nothing here is replicated"
+)]
 
 mod answer;
 mod call;
@@ -40,7 +44,9 @@ pub async fn serve(
     replica: Arc<Replica>,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(replica)).with_graceful_shutdown(shutdown).await
+    axum::serve(listener, router(replica))
+        .with_graceful_shutdown(shutdown)
+        .await
 }
 
 /// The routes.
@@ -51,13 +57,25 @@ pub fn router(replica: Arc<Replica>) -> Router {
         .route("/api/v2/canister/{id}/call", post(call::asynchronous))
         .route("/api/v4/subnet/{id}/call", post(call::to_subnet));
     for version in ["v3", "v4"] {
-        router = router.route(&format!("/api/{version}/canister/{{id}}/call"), post(call::synchronous));
+        router = router.route(
+            &format!("/api/{version}/canister/{{id}}/call"),
+            post(call::synchronous),
+        );
     }
     for version in ["v2", "v3"] {
         router = router
-            .route(&format!("/api/{version}/canister/{{id}}/query"), post(read::query))
-            .route(&format!("/api/{version}/canister/{{id}}/read_state"), post(read::canister_state))
-            .route(&format!("/api/{version}/subnet/{{id}}/read_state"), post(read::subnet_state));
+            .route(
+                &format!("/api/{version}/canister/{{id}}/query"),
+                post(read::query),
+            )
+            .route(
+                &format!("/api/{version}/canister/{{id}}/read_state"),
+                post(read::canister_state),
+            )
+            .route(
+                &format!("/api/{version}/subnet/{{id}}/read_state"),
+                post(read::subnet_state),
+            );
     }
     router
         // An envelope has to fit with room to spare, so that the replica can say what is wrong.
@@ -74,8 +92,17 @@ async fn cross_origin(request: axum::extract::Request, next: Next) -> Response {
         next.run(request).await
     };
     let headers = response.headers_mut();
-    headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, HeaderValue::from_static("*"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_METHODS, HeaderValue::from_static("GET, POST, OPTIONS"));
-    headers.insert(header::ACCESS_CONTROL_ALLOW_HEADERS, HeaderValue::from_static("*"));
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_ORIGIN,
+        HeaderValue::from_static("*"),
+    );
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_METHODS,
+        HeaderValue::from_static("GET, POST, OPTIONS"),
+    );
+    headers.insert(
+        header::ACCESS_CONTROL_ALLOW_HEADERS,
+        HeaderValue::from_static("*"),
+    );
     response
 }

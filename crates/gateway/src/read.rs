@@ -16,7 +16,9 @@ pub(crate) async fn query(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let address = Scope::Canister(principal(&id)?);
-    Ok(encoded(blocking(move || replica.query(address, &body)).await??))
+    Ok(encoded(
+        blocking(move || replica.query(address, &body)).await??,
+    ))
 }
 
 /// `/api/v2/canister/ID/read_state` and its v3.
@@ -37,7 +39,11 @@ pub(crate) async fn subnet_state(
     read_state(replica, Scope::Subnet(principal(&id)?), body).await
 }
 
-async fn read_state(replica: Arc<Replica>, address: Scope, body: Bytes) -> Result<Response, Refusal> {
+async fn read_state(
+    replica: Arc<Replica>,
+    address: Scope,
+    body: Bytes,
+) -> Result<Response, Refusal> {
     let certificate = blocking(move || replica.read_state(address, &body)).await??;
     Ok(crate::answer::cbor(&ReadStateResponse { certificate }))
 }

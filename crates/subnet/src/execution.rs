@@ -79,7 +79,11 @@ pub fn execute(
     engine: &Engine,
     generations: &mut Generations,
 ) -> Result<Outcome, Halt> {
-    assert_eq!(block.height, state.height + 1, "blocks are executed in order");
+    assert_eq!(
+        block.height,
+        state.height + 1,
+        "blocks are executed in order"
+    );
     let mut state = state.clone();
     state.height = block.height;
     // Consensus orders times; a state's time never goes back, whatever it is handed.
@@ -98,29 +102,47 @@ pub fn execute(
         let (result, used) = run(&mut state, engine, &call);
         instructions += used;
         let status = result.map_or_else(Status::Rejected, Status::Replied);
-        state.history.insert(*call.id, answer(&state, &call, status));
+        state
+            .history
+            .insert(*call.id, answer(&state, &call, status));
     }
     instructions += fire_timers(&mut state, engine);
     let work = sessions::advance(&mut state, generations)?;
-    Ok(Outcome { state, calls, instructions, work })
+    Ok(Outcome {
+        state,
+        calls,
+        instructions,
+        work,
+    })
 }
 
 /// Queues a call, unless it is known, too late or one too many.
 fn take_in(state: &mut ReplicatedState, call: Ingress) {
-    if call.expiry_ns < state.time_ns || state.history.get(&call.id).is_some() || state.history.is_full() {
+    if call.expiry_ns < state.time_ns
+        || state.history.get(&call.id).is_some()
+        || state.history.is_full()
+    {
         return;
     }
-    state.history.insert(*call.id, answer(state, &call, Status::Received));
+    state
+        .history
+        .insert(*call.id, answer(state, &call, Status::Received));
     state.queue.insert(state.next_queue_key, Arc::new(call));
     state.next_queue_key += 1;
 }
 
 fn answer(state: &ReplicatedState, call: &Ingress, status: Status) -> Answer {
-    let keep_until_ns = call.expiry_ns.max(state.time_ns.saturating_add(INGRESS_TTL_NS));
+    let keep_until_ns = call
+        .expiry_ns
+        .max(state.time_ns.saturating_add(INGRESS_TTL_NS));
     Answer::new(call.sender, keep_until_ns, status)
 }
 
-fn run(state: &mut ReplicatedState, engine: &Engine, call: &Ingress) -> (Result<Vec<u8>, Reject>, Instructions) {
+fn run(
+    state: &mut ReplicatedState,
+    engine: &Engine,
+    call: &Ingress,
+) -> (Result<Vec<u8>, Reject>, Instructions) {
     if call.canister == Principal::management_canister() {
         return management::update(state, engine, call);
     }
@@ -128,42 +150,65 @@ fn run(state: &mut ReplicatedState, engine: &Engine, call: &Ingress) -> (Result<
         Ok(entered) => entered,
         Err(reject) => return (Err(reject), 0),
     };
-    let result = execution.result.map_err(Reject::from).and_then(|(response, effects)| {
-        let canister = state.canister_mut(&call.canister).expect("the canister has just run");
-        canister.state.version += 1;
-        if matches!(entry, EntryPoint::Update(_)) {
-            canister.state.apply(&effects);
-            state.sessions.apply(&effects.sessions);
-        }
-        reply(&call.canister, response)
-    });
+    let result = execution
+        .result
+        .map_err(Reject::from)
+        .and_then(|(response, effects)| {
+            let canister = state
+                .canister_mut(&call.canister)
+                .expect("the canister has just run");
+            canister.state.version += 1;
+            if matches!(entry, EntryPoint::Update(_)) {
+                canister.state.apply(&effects);
+                state.sessions.apply(&effects.sessions);
+            }
+            reply(&call.canister, response)
+        });
     (result, execution.instructions)
 }
 
-fn enter(state: &ReplicatedState, engine: &Engine, call: &Ingress) -> Result<(EntryPoint, Execution), Reject> {
+fn enter(
+    state: &ReplicatedState,
+    engine: &Engine,
+    call: &Ingress,
+) -> Result<(EntryPoint, Execution), Reject> {
     let canister = running_canister(state, &call.canister)?;
     let Some(installed) = &canister.state.installed else {
         return Err(no_code(&call.canister));
     };
-    let is_query = !installed.module.has_update(&call.method) && installed.module.has_query(&call.method);
+    let is_query =
+        !installed.module.has_update(&call.method) && installed.module.has_query(&call.method);
     let entry = if is_query {
         EntryPoint::ReplicatedQuery(call.method.clone())
     } else {
         EntryPoint::Update(call.method.clone())
     };
-    let message = Call { entry: entry.clone(), caller: call.sender, argument: call.argument.clone() };
+    let message = Call {
+        entry: entry.clone(),
+        caller: call.sender,
+        argument: call.argument.clone(),
+    };
     let environment = environment(state, &state.sessions, UPDATE_INSTRUCTIONS);
-    Ok((entry, engine.execute(&canister.state, &message, &environment)))
+    Ok((
+        entry,
+        engine.execute(&canister.state, &message, &environment),
+    ))
 }
 
 /// A canister that takes messages.
 ///
 /// # Errors
 /// The Internet Computer's rejections for canisters that do not exist or are stopped.
-pub fn running_canister<'state>(state: &'state ReplicatedState, id: &Principal) -> Result<&'state Canister, Reject> {
+pub fn running_canister<'state>(
+    state: &'state ReplicatedState,
+    id: &Principal,
+) -> Result<&'state Canister, Reject> {
     let canister = state.canisters().get(id).ok_or_else(|| not_found(id))?;
     if canister.stopped {
-        return Err(Reject::new(508, format!("Canister {id} is stopped and therefore does not accept messages")));
+        return Err(Reject::new(
+            508,
+            format!("Canister {id} is stopped and therefore does not accept messages"),
+        ));
     }
     Ok(canister)
 }
@@ -193,9 +238,10 @@ pub fn reply(canister: &Principal, response: Response) -> Result<Vec<u8>, Reject
     match response {
         Response::Reply(reply) => Ok(reply),
         Response::Reject(message) => Err(Reject::new(406, message)),
-        Response::None => {
-            Err(Reject::new(506, format!("Error from Canister {canister}: Canister did not produce a response")))
-        }
+        Response::None => Err(Reject::new(
+            506,
+            format!("Error from Canister {canister}: Canister did not produce a response"),
+        )),
     }
 }
 
@@ -227,9 +273,17 @@ fn fire_timers(state: &mut ReplicatedState, engine: &Engine) -> Instructions {
         let canister = state.canister_mut(&id).expect("it is due");
         canister.state.global_timer_ns = 0;
         let entry = EntryPoint::GlobalTimer;
-        let call = Call { entry, caller: Principal::management_canister(), argument: Vec::new() };
+        let call = Call {
+            entry,
+            caller: Principal::management_canister(),
+            argument: Vec::new(),
+        };
         let canister = &state.canisters()[&id].state;
-        let execution = engine.execute(canister, &call, &environment(state, &state.sessions, UPDATE_INSTRUCTIONS));
+        let execution = engine.execute(
+            canister,
+            &call,
+            &environment(state, &state.sessions, UPDATE_INSTRUCTIONS),
+        );
         instructions += execution.instructions;
         if let Ok((_, effects)) = execution.result {
             apply(state, &id, &effects);

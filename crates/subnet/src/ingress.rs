@@ -109,15 +109,23 @@ impl Request {
             return Err(IngressError::TooLarge { bytes: bytes.len() });
         }
         let untagged = bytes.strip_prefix(&SELF_DESCRIBED).unwrap_or(bytes);
-        let envelope = envelope::decode(untagged).map_err(|reason| IngressError::Malformed { reason })?;
-        if let EnvelopeContent::Call { nonce: Some(nonce), .. }
-        | EnvelopeContent::Query { nonce: Some(nonce), .. } = envelope.content.as_ref()
+        let envelope =
+            envelope::decode(untagged).map_err(|reason| IngressError::Malformed { reason })?;
+        if let EnvelopeContent::Call {
+            nonce: Some(nonce), ..
+        }
+        | EnvelopeContent::Query {
+            nonce: Some(nonce), ..
+        } = envelope.content.as_ref()
             && nonce.len() > NONCE_BYTES_MAX
         {
             return Err(IngressError::NonceTooLong { bytes: nonce.len() });
         }
-        let id = ic_transport_types::to_request_id(envelope.content.as_ref())
-            .map_err(|error| IngressError::Malformed { reason: error.to_string() })?;
+        let id = ic_transport_types::to_request_id(envelope.content.as_ref()).map_err(|error| {
+            IngressError::Malformed {
+                reason: error.to_string(),
+            }
+        })?;
         Ok(Self { envelope, id })
     }
 
@@ -144,13 +152,28 @@ impl Request {
         if is_call || *content.sender() != Principal::anonymous() {
             check_expiry(content.ingress_expiry(), now_ns)?;
         }
-        if let EnvelopeContent::Call { sender_info: Some(_), .. }
-        | EnvelopeContent::Query { sender_info: Some(_), .. } = content
-        {
-            return Err(IngressError::Unsupported { feature: "sender_info attributes" });
+        if let EnvelopeContent::Call {
+            sender_info: Some(_),
+            ..
         }
-        if self.envelope.sender_delegation.as_ref().is_some_and(|chain| !chain.is_empty()) {
-            return Err(IngressError::Unsupported { feature: "delegations" });
+        | EnvelopeContent::Query {
+            sender_info: Some(_),
+            ..
+        } = content
+        {
+            return Err(IngressError::Unsupported {
+                feature: "sender_info attributes",
+            });
+        }
+        if self
+            .envelope
+            .sender_delegation
+            .as_ref()
+            .is_some_and(|chain| !chain.is_empty())
+        {
+            return Err(IngressError::Unsupported {
+                feature: "delegations",
+            });
         }
         signature::verify(
             content.sender(),
@@ -215,23 +238,30 @@ impl Ingress {
     fn from_request(bytes: &Bytes, request: Request) -> Result<Self, IngressError> {
         let id = request.id;
         match request.envelope.content.into_owned() {
-            EnvelopeContent::Call { ingress_expiry, sender, canister_id, method_name, arg, .. } => {
-                Ok(Self {
-                    bytes: bytes.clone(),
-                    id,
-                    sender,
-                    canister: canister_id,
-                    method: method_name,
-                    argument: arg,
-                    expiry_ns: ingress_expiry,
-                })
-            }
-            EnvelopeContent::Query { .. } => {
-                Err(IngressError::WrongType { expected: "call", actual: "query" })
-            }
-            EnvelopeContent::ReadState { .. } => {
-                Err(IngressError::WrongType { expected: "call", actual: "read_state" })
-            }
+            EnvelopeContent::Call {
+                ingress_expiry,
+                sender,
+                canister_id,
+                method_name,
+                arg,
+                ..
+            } => Ok(Self {
+                bytes: bytes.clone(),
+                id,
+                sender,
+                canister: canister_id,
+                method: method_name,
+                argument: arg,
+                expiry_ns: ingress_expiry,
+            }),
+            EnvelopeContent::Query { .. } => Err(IngressError::WrongType {
+                expected: "call",
+                actual: "query",
+            }),
+            EnvelopeContent::ReadState { .. } => Err(IngressError::WrongType {
+                expected: "call",
+                actual: "read_state",
+            }),
         }
     }
 
@@ -252,7 +282,10 @@ pub fn check_expiry(expiry_ns: u64, now_ns: u64) -> Result<(), IngressError> {
         return Err(IngressError::Expired { expiry_ns, now_ns });
     }
     if expiry_ns > latest_ns {
-        return Err(IngressError::ExpiryTooFar { expiry_ns, latest_ns });
+        return Err(IngressError::ExpiryTooFar {
+            expiry_ns,
+            latest_ns,
+        });
     }
     Ok(())
 }

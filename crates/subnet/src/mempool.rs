@@ -79,8 +79,15 @@ impl Mempool {
     /// Drops what `state` has taken in or what is too late for it, and forgets offers up to its time.
     pub(crate) fn executed(&mut self, state: &ReplicatedState) {
         self.offers = self.offers.split_off(&(state.time_ns + 1));
-        let over = |call: &Ingress| call.expiry_ns < state.time_ns || state.history.get(&call.id).is_some();
-        let gone: Vec<u64> = self.calls.iter().filter(|(_, call)| over(call)).map(|(key, _)| *key).collect();
+        let over = |call: &Ingress| {
+            call.expiry_ns < state.time_ns || state.history.get(&call.id).is_some()
+        };
+        let gone: Vec<u64> = self
+            .calls
+            .iter()
+            .filter(|(_, call)| over(call))
+            .map(|(key, _)| *key)
+            .collect();
         for key in gone {
             let call = self.calls.remove(&key).expect("the key was just seen");
             self.by_id.remove::<[u8; 32]>(&call.id);
@@ -100,7 +107,11 @@ impl Mempool {
             bytes += call.bytes.len();
             bytes <= BLOCK_BYTES_MAX
         };
-        self.eligible(time_ns).take_while(fits).take(BLOCK_CALLS_MAX).cloned().collect()
+        self.eligible(time_ns)
+            .take_while(fits)
+            .take(BLOCK_CALLS_MAX)
+            .cloned()
+            .collect()
     }
 
     /// Calls that are valid at a time and in no block that may become final.

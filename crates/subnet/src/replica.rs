@@ -135,7 +135,10 @@ pub struct Replica {
 
 impl fmt::Debug for Replica {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Replica").field("node", &self.node_id.to_text()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Replica")
+            .field("node", &self.node_id.to_text())
+            .finish_non_exhaustive()
     }
 }
 
@@ -161,7 +164,9 @@ impl Replica {
         let executed = Arc::new(Executed::new(store.state().clone(), [0; 32]));
         let mut pending = Pending::default();
         if executed.state.height > 0 {
-            pending.executed.insert(executed.state.height, Arc::clone(&executed));
+            pending
+                .executed
+                .insert(executed.state.height, Arc::clone(&executed));
         }
         Ok(Self {
             genesis,
@@ -169,7 +174,11 @@ impl Replica {
             node_id,
             engine,
             clock,
-            executor: Mutex::new(Executor { store, generations: Generations::new(models), in_step: true }),
+            executor: Mutex::new(Executor {
+                store,
+                generations: Generations::new(models),
+                in_step: true,
+            }),
             roots,
             executed: watch::Sender::new(executed),
             pending: Mutex::new(pending),
@@ -214,7 +223,10 @@ impl Replica {
     /// The last certified height; 0 until one has been certified since the start.
     #[must_use]
     pub fn certified_height(&self) -> Height {
-        self.certified.borrow().as_ref().map_or(0, Certified::height)
+        self.certified
+            .borrow()
+            .as_ref()
+            .map_or(0, Certified::height)
     }
 
     /// Why the replica has stopped, if it has.
@@ -226,7 +238,11 @@ impl Replica {
     /// Waits until a height has been certified beyond `height`.
     pub async fn certified_after(&self, height: Height) -> Certified {
         let mut certified = self.certified.subscribe();
-        let found = certified.wait_for(|latest| latest.as_ref().is_some_and(|latest| latest.height() > height));
+        let found = certified.wait_for(|latest| {
+            latest
+                .as_ref()
+                .is_some_and(|latest| latest.height() > height)
+        });
         let found = found.await.expect("the replica holds the sender");
         found.clone().expect("it was waited for")
     }

@@ -40,7 +40,12 @@ impl Canister {
     /// A running canister.
     #[must_use]
     pub fn new(state: CanisterState) -> Self {
-        Self { state, stopped: false, digest: Cached::default(), tree: Cached::default() }
+        Self {
+            state,
+            stopped: false,
+            digest: Cached::default(),
+            tree: Cached::default(),
+        }
     }
 
     /// BLAKE3 over its whole state.
@@ -49,7 +54,9 @@ impl Canister {
         *self.digest.get_or_init(|| {
             let mut hasher = blake3::Hasher::new();
             hasher.update(b"lockstep subnet canister 1");
-            hasher.update(&self.state.digest()).update(&[u8::from(self.stopped)]);
+            hasher
+                .update(&self.state.digest())
+                .update(&[u8::from(self.stopped)]);
             *hasher.finalize().as_bytes()
         })
     }
@@ -97,7 +104,10 @@ impl ReplicatedState {
     /// The state before the first block.
     #[must_use]
     pub fn new(genesis: Arc<Genesis>) -> Self {
-        let sessions = Sessions { models: genesis.models.clone(), ..Sessions::default() };
+        let sessions = Sessions {
+            models: genesis.models.clone(),
+            ..Sessions::default()
+        };
         Self {
             height: 0,
             time_ns: 0,
@@ -150,7 +160,12 @@ impl ReplicatedState {
     /// Whether a next block would do anything besides advancing the time.
     #[must_use]
     pub fn has_work(&self) -> bool {
-        !self.queue.is_empty() || self.sessions.sessions.values().any(|session| session.runnable())
+        !self.queue.is_empty()
+            || self
+                .sessions
+                .sessions
+                .values()
+                .any(|session| session.runnable())
     }
 
     /// BLAKE3 over the whole state.

@@ -86,11 +86,22 @@ pub(crate) struct Store {
 
 impl Store {
     /// Opens a store, creating it with the state before the first block.
-    pub(crate) fn open(path: &Path, genesis: Arc<Genesis>, engine: &Engine) -> Result<Self, StoreError> {
-        let failed = |error: redb::Error| StoreError::Database { path: path.into(), source: Box::new(error) };
+    pub(crate) fn open(
+        path: &Path,
+        genesis: Arc<Genesis>,
+        engine: &Engine,
+    ) -> Result<Self, StoreError> {
+        let failed = |error: redb::Error| StoreError::Database {
+            path: path.into(),
+            source: Box::new(error),
+        };
         let database = Database::create(path).map_err(|error| failed(error.into()))?;
         let empty = ReplicatedState::new(Arc::clone(&genesis));
-        let mut store = Self { database: Arc::new(database), path: path.into(), written: empty };
+        let mut store = Self {
+            database: Arc::new(database),
+            path: path.into(),
+            written: empty,
+        };
         if store.is_new().map_err(failed)? {
             let initial = store.written.clone();
             store.commit(&initial, None)?;
@@ -106,23 +117,37 @@ impl Store {
     }
 
     /// Writes a state and, for heights after the first, its root. Durable on return.
-    pub(crate) fn commit(&mut self, state: &ReplicatedState, root: Option<[u8; 32]>) -> Result<(), StoreError> {
-        self.write(state, root).map_err(|error| self.failed(error))?;
+    pub(crate) fn commit(
+        &mut self,
+        state: &ReplicatedState,
+        root: Option<[u8; 32]>,
+    ) -> Result<(), StoreError> {
+        self.write(state, root)
+            .map_err(|error| self.failed(error))?;
         self.written = state.clone();
         Ok(())
     }
 
     /// The roots it keeps, to be read while heights are written.
     pub(crate) fn roots(&self) -> Roots {
-        Roots { database: Arc::clone(&self.database), path: self.path.clone() }
+        Roots {
+            database: Arc::clone(&self.database),
+            path: self.path.clone(),
+        }
     }
 
     fn failed(&self, error: redb::Error) -> StoreError {
-        StoreError::Database { path: self.path.clone(), source: Box::new(error) }
+        StoreError::Database {
+            path: self.path.clone(),
+            source: Box::new(error),
+        }
     }
 
     fn damaged(&self, reason: impl ToString) -> StoreError {
-        StoreError::Damaged { path: self.path.clone(), reason: reason.to_string() }
+        StoreError::Damaged {
+            path: self.path.clone(),
+            reason: reason.to_string(),
+        }
     }
 
     fn is_new(&self) -> Result<bool, redb::Error> {
@@ -133,10 +158,26 @@ impl Store {
         let old = &self.written;
         let transaction = self.database.begin_write()?;
         let encode = |value: &_| cbor(value);
-        write_changes(&transaction, HISTORY, old.history.entries(), state.history.entries(), |id| id.to_vec(), encode)?;
+        write_changes(
+            &transaction,
+            HISTORY,
+            old.history.entries(),
+            state.history.entries(),
+            |id| id.to_vec(),
+            encode,
+        )?;
         let key = |key: &u64| key.to_be_bytes().to_vec();
-        write_changes(&transaction, SESSIONS, &old.sessions.sessions, &state.sessions.sessions, key, |value| cbor(value))?;
-        write_changes(&transaction, QUEUE, &old.queue, &state.queue, key, |call| call.bytes.to_vec())?;
+        write_changes(
+            &transaction,
+            SESSIONS,
+            &old.sessions.sessions,
+            &state.sessions.sessions,
+            key,
+            cbor,
+        )?;
+        write_changes(&transaction, QUEUE, &old.queue, &state.queue, key, |call| {
+            call.bytes.to_vec()
+        })?;
         write_changes(
             &transaction,
             CANISTERS,
@@ -146,8 +187,19 @@ impl Store {
             |canister| cbor(&CanisterRecord::of(canister)),
         )?;
         let (old_modules, modules) = (record::modules(old), record::modules(state));
-        write_changes(&transaction, MODULES, &old_modules, &modules, |hash| hash.to_vec(), |module| module.wasm().to_vec())?;
-        write_pages(&transaction, &record::memories(old), &record::memories(state))?;
+        write_changes(
+            &transaction,
+            MODULES,
+            &old_modules,
+            &modules,
+            |hash| hash.to_vec(),
+            |module| module.wasm().to_vec(),
+        )?;
+        write_pages(
+            &transaction,
+            &record::memories(old),
+            &record::memories(state),
+        )?;
         let mut roots = transaction.open_table(ROOTS)?;
         if let Some(root) = root {
             roots.insert(&state.height.to_be_bytes()[..], &root[..])?;
@@ -167,15 +219,23 @@ impl Store {
 
     fn load(&self, genesis: Arc<Genesis>, engine: &Engine) -> Result<ReplicatedState, StoreError> {
         let Ok(meta) = self.rows(META) else {
-            return Err(StoreError::Foreign { path: self.path.clone() });
+            return Err(StoreError::Foreign {
+                path: self.path.clone(),
+            });
         };
         if meta.get(&b"format"[..]).map(Vec::as_slice) != Some(FORMAT) {
-            return Err(StoreError::Foreign { path: self.path.clone() });
+            return Err(StoreError::Foreign {
+                path: self.path.clone(),
+            });
         }
         if meta.get(&b"genesis"[..]).map(Vec::as_slice) != Some(&genesis.digest()[..]) {
-            return Err(StoreError::OtherGenesis { path: self.path.clone() });
+            return Err(StoreError::OtherGenesis {
+                path: self.path.clone(),
+            });
         }
-        let record = meta.get(&b"state"[..]).ok_or_else(|| self.damaged("it has no state record"))?;
+        let record = meta
+            .get(&b"state"[..])
+            .ok_or_else(|| self.damaged("it has no state record"))?;
         let record: StateRecord = self.decode(record)?;
         let mut state = ReplicatedState::new(genesis);
         let digest = record.restore(&mut state);
@@ -184,10 +244,14 @@ impl Store {
             state.history.insert(id, self.decode(&bytes)?);
         }
         for (key, bytes) in self.rows(SESSIONS)? {
-            state.sessions.sessions.insert(self.number(&key)?, Arc::new(self.decode(&bytes)?));
+            state
+                .sessions
+                .sessions
+                .insert(self.number(&key)?, Arc::new(self.decode(&bytes)?));
         }
         for (key, bytes) in self.rows(QUEUE)? {
-            let call = crate::ingress::Ingress::decode(&bytes.into()).map_err(|error| self.damaged(error))?;
+            let call = crate::ingress::Ingress::decode(&bytes.into())
+                .map_err(|error| self.damaged(error))?;
             state.queue.insert(self.number(&key)?, Arc::new(call));
         }
         let mut modules = BTreeMap::new();
@@ -199,7 +263,9 @@ impl Store {
             let record: CanisterRecord = self.decode(&bytes)?;
             let memory = |kind, pages| self.memory(&id, kind, pages);
             let canister = record.restore(&id, &modules, memory)?;
-            state.insert_canister(canister.ok_or_else(|| self.damaged("a canister's module or id is missing"))?);
+            state.insert_canister(
+                canister.ok_or_else(|| self.damaged("a canister's module or id is missing"))?,
+            );
         }
         if state.digest() != digest {
             return Err(self.damaged("its content does not have the digest that was written"));
@@ -235,8 +301,12 @@ impl Store {
         for page in read().map_err(|error| self.failed(error))? {
             pages.push(match page {
                 None => zero_page(),
-                Some(bytes) if bytes.len() == lockstep_canister::memory::PAGE_BYTES => Arc::new(Page::new(bytes)),
-                Some(bytes) => return Err(self.damaged(format!("a page has {} bytes", bytes.len()))),
+                Some(bytes) if bytes.len() == lockstep_canister::memory::PAGE_BYTES => {
+                    Arc::new(Page::new(bytes))
+                }
+                Some(bytes) => {
+                    return Err(self.damaged(format!("a page has {} bytes", bytes.len())));
+                }
             });
         }
         Ok(PagedMemory::from_pages(pages))
@@ -247,7 +317,9 @@ impl Store {
     }
 
     fn number(&self, key: &[u8]) -> Result<u64, StoreError> {
-        key.try_into().map(u64::from_be_bytes).map_err(|error| self.damaged(error))
+        key.try_into()
+            .map(u64::from_be_bytes)
+            .map_err(|error| self.damaged(error))
     }
 }
 
@@ -263,9 +335,14 @@ impl Roots {
     pub(crate) fn get(&self, height: Height) -> Result<Option<[u8; 32]>, StoreError> {
         let read = || -> Result<_, redb::Error> {
             let table = self.database.begin_read()?.open_table(ROOTS)?;
-            Ok(table.get(&height.to_be_bytes()[..])?.and_then(|root| root.value().try_into().ok()))
+            Ok(table
+                .get(&height.to_be_bytes()[..])?
+                .and_then(|root| root.value().try_into().ok()))
         };
-        read().map_err(|error| StoreError::Database { path: self.path.clone(), source: Box::new(error) })
+        read().map_err(|error| StoreError::Database {
+            path: self.path.clone(),
+            source: Box::new(error),
+        })
     }
 }
 
@@ -289,7 +366,10 @@ fn write_changes<K: Ord, V>(
         table.remove(key(gone).as_slice())?;
     }
     for (name, part) in new {
-        if !old.get(name).is_some_and(|before| Arc::ptr_eq(before, part)) {
+        if !old
+            .get(name)
+            .is_some_and(|before| Arc::ptr_eq(before, part))
+        {
             table.insert(key(name).as_slice(), value(part).as_slice())?;
         }
     }
@@ -298,11 +378,17 @@ fn write_changes<K: Ord, V>(
 
 type Memories<'state> = BTreeMap<(&'state [u8], u8), &'state PagedMemory>;
 
-fn write_pages(transaction: &WriteTransaction, old: &Memories<'_>, new: &Memories<'_>) -> Result<(), redb::Error> {
+fn write_pages(
+    transaction: &WriteTransaction,
+    old: &Memories<'_>,
+    new: &Memories<'_>,
+) -> Result<(), redb::Error> {
     let mut table = transaction.open_table(PAGES)?;
     let nothing = PagedMemory::default();
     for (name @ (id, kind), memory) in new {
-        let before = old.get(name).map_or(nothing.pages(), |memory| memory.pages());
+        let before = old
+            .get(name)
+            .map_or(nothing.pages(), |memory| memory.pages());
         for (index, page) in memory.pages().iter().enumerate() {
             let same = |old: &Arc<Page>| Arc::ptr_eq(old, page) || old.digest() == page.digest();
             if before.get(index).is_some_and(same) {
@@ -328,4 +414,3 @@ fn write_pages(transaction: &WriteTransaction, old: &Memories<'_>, new: &Memorie
 fn page_key(id: &[u8], kind: u8, index: u64) -> Vec<u8> {
     [&[id.len() as u8], id, &[kind], &index.to_be_bytes()].concat()
 }
-

@@ -52,7 +52,10 @@ impl Tree {
     #[must_use]
     pub fn leaf(value: impl Into<Vec<u8>>) -> Self {
         let value = value.into();
-        Self(Arc::new(Node { digest: hash("ic-hashtree-leaf", &[&value]), kind: Kind::Leaf(value) }))
+        Self(Arc::new(Node {
+            digest: hash("ic-hashtree-leaf", &[&value]),
+            kind: Kind::Leaf(value),
+        }))
     }
 
     /// One label above a tree. Many of them, in order, make a [`Self::directory`].
@@ -60,7 +63,10 @@ impl Tree {
     pub fn labeled(label: impl Into<Vec<u8>>, child: Self) -> Self {
         let label = label.into();
         let digest = hash("ic-hashtree-labeled", &[&label, child.digest()]);
-        Self(Arc::new(Node { digest, kind: Kind::Labeled(label, child) }))
+        Self(Arc::new(Node {
+            digest,
+            kind: Kind::Labeled(label, child),
+        }))
     }
 
     /// Joins labelled trees.
@@ -70,7 +76,10 @@ impl Tree {
     #[must_use]
     pub fn directory(entries: &[Self]) -> Self {
         let labels = || entries.iter().map(Self::own_label);
-        assert!(labels().zip(labels().skip(1)).all(|(a, b)| a < b), "labels of a tree must increase");
+        assert!(
+            labels().zip(labels().skip(1)).all(|(a, b)| a < b),
+            "labels of a tree must increase"
+        );
         Self::join(entries)
     }
 
@@ -91,14 +100,20 @@ impl Tree {
 
     fn join(entries: &[Self]) -> Self {
         match entries {
-            [] => Self(Arc::new(Node { digest: hash("ic-hashtree-empty", &[]), kind: Kind::Empty })),
+            [] => Self(Arc::new(Node {
+                digest: hash("ic-hashtree-empty", &[]),
+                kind: Kind::Empty,
+            })),
             [one] => one.clone(),
             _ => {
                 let (left, right) = entries.split_at(entries.len() / 2);
                 let split = right[0].own_label().to_vec();
                 let (left, right) = (Self::join(left), Self::join(right));
                 let digest = hash("ic-hashtree-fork", &[left.digest(), right.digest()]);
-                Self(Arc::new(Node { digest, kind: Kind::Fork(left, right, split) }))
+                Self(Arc::new(Node {
+                    digest,
+                    kind: Kind::Fork(left, right, split),
+                }))
             }
         }
     }
@@ -114,9 +129,15 @@ impl Tree {
     pub fn value(&self, path: &[&[u8]]) -> Option<&[u8]> {
         match (&self.0.kind, path) {
             (Kind::Leaf(value), []) => Some(value),
-            (Kind::Labeled(label, child), [first, rest @ ..]) if label == first => child.value(rest),
+            (Kind::Labeled(label, child), [first, rest @ ..]) if label == first => {
+                child.value(rest)
+            }
             (Kind::Fork(left, right, split), [first, ..]) => {
-                if *first < split.as_slice() { left.value(path) } else { right.value(path) }
+                if *first < split.as_slice() {
+                    left.value(path)
+                } else {
+                    right.value(path)
+                }
             }
             _ => None,
         }

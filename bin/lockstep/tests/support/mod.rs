@@ -9,7 +9,10 @@ use std::{
 /// The binary with its data in `data`, machine-readable surroundings, and no inherited choices.
 pub fn lockstep(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
-    command.env("LOCKSTEP_DATA", data).env("NO_COLOR", "1").env_remove("LOCKSTEP_ISA");
+    command
+        .env("LOCKSTEP_DATA", data)
+        .env("NO_COLOR", "1")
+        .env_remove("LOCKSTEP_ISA");
     command
 }
 
@@ -22,14 +25,28 @@ pub fn lockstep_with_models() -> Command {
 
 /// Exit code, then stdout, then stderr.
 pub fn report(command: &mut Command) -> String {
-    let Output { status, stdout, stderr } = command.output().expect("the binary runs");
-    let code = status.code().map_or("none".to_owned(), |code| code.to_string());
-    format!("exit code: {code}\n{}{}", String::from_utf8_lossy(&stdout), String::from_utf8_lossy(&stderr))
+    let Output {
+        status,
+        stdout,
+        stderr,
+    } = command.output().expect("the binary runs");
+    let code = status
+        .code()
+        .map_or("none".to_owned(), |code| code.to_string());
+    format!(
+        "exit code: {code}\n{}{}",
+        String::from_utf8_lossy(&stdout),
+        String::from_utf8_lossy(&stderr)
+    )
 }
 
 /// Runs a command that must succeed and reads its stdout as JSON.
 pub fn json(command: &mut Command) -> serde_json::Value {
     let output = command.output().expect("the binary runs");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    assert!(
+        output.status.success(),
+        "{command:?}: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
     serde_json::from_slice(&output.stdout).expect("stdout is one JSON object")
 }

@@ -11,9 +11,10 @@ use crate::{
 };
 use candid::{CandidType, DecoderConfig, Nat, utils::decode_one_with_config};
 use ic_management_canister_types::{
-    CanisterIdRecord, CanisterInstallMode, CanisterSettings, CanisterStatusResult, CanisterStatusType,
-    CreateCanisterArgs, DefiniteCanisterSettings, InstallCodeArgs, MemoryMetrics,
-    ProvisionalCreateCanisterWithCyclesArgs, QueryStats, UninstallCodeArgs, UpdateSettingsArgs, WasmMemoryPersistence,
+    CanisterIdRecord, CanisterInstallMode, CanisterSettings, CanisterStatusResult,
+    CanisterStatusType, CreateCanisterArgs, DefiniteCanisterSettings, InstallCodeArgs,
+    MemoryMetrics, ProvisionalCreateCanisterWithCyclesArgs, QueryStats, UninstallCodeArgs,
+    UpdateSettingsArgs, WasmMemoryPersistence,
 };
 use ic_principal::Principal;
 use lockstep_canister::{
@@ -59,7 +60,12 @@ pub(super) fn update(
 ///
 /// # Errors
 /// The rejection.
-pub fn query(state: &ReplicatedState, sender: &Principal, method: &str, argument: &[u8]) -> Result<Vec<u8>, Reject> {
+pub fn query(
+    state: &ReplicatedState,
+    sender: &Principal,
+    method: &str,
+    argument: &[u8],
+) -> Result<Vec<u8>, Reject> {
     match method {
         "canister_status" => canister_status(state, sender, argument),
         _ => Err(no_method(method)),
@@ -72,10 +78,18 @@ fn settings_call(state: &mut ReplicatedState, call: &Ingress) -> Result<Vec<u8>,
         "provisional_create_canister_with_cycles" => {
             let arguments: ProvisionalCreateCanisterWithCyclesArgs = decode(argument)?;
             let cycles = match arguments.amount {
-                Some(amount) => u128::try_from(amount.0).map_err(|_| invalid_payload("amount is too large"))?,
+                Some(amount) => {
+                    u128::try_from(amount.0).map_err(|_| invalid_payload("amount is too large"))?
+                }
                 None => DEFAULT_CYCLES,
             };
-            create(state, sender, arguments.settings, cycles, arguments.specified_id)
+            create(
+                state,
+                sender,
+                arguments.settings,
+                cycles,
+                arguments.specified_id,
+            )
         }
         "create_canister" => {
             let arguments: CreateCanisterArgs = decode(argument)?;
@@ -92,7 +106,11 @@ fn settings_call(state: &mut ReplicatedState, call: &Ingress) -> Result<Vec<u8>,
             Ok(nothing())
         }
         "start_canister" | "stop_canister" => {
-            let canister = controlled(state, sender, &decode::<CanisterIdRecord>(argument)?.canister_id)?;
+            let canister = controlled(
+                state,
+                sender,
+                &decode::<CanisterIdRecord>(argument)?.canister_id,
+            )?;
             canister.stopped = call.method == "stop_canister";
             canister.state.version += 1;
             Ok(nothing())
@@ -108,7 +126,10 @@ fn settings_call(state: &mut ReplicatedState, call: &Ingress) -> Result<Vec<u8>,
         "delete_canister" => {
             let id = decode::<CanisterIdRecord>(argument)?.canister_id;
             if !controlled(state, sender, &id)?.stopped {
-                return Err(Reject::new(510, format!("Canister {id} must be stopped before it is deleted.")));
+                return Err(Reject::new(
+                    510,
+                    format!("Canister {id} must be stopped before it is deleted."),
+                ));
             }
             state.remove_canister(&id);
             close_sessions(&mut state.sessions, &id);
@@ -130,14 +151,23 @@ fn create(
     let canister_id = match specified_id {
         None => state.fresh_canister_id(),
         Some(id) if !is_canister_id(&id) => {
-            return Err(invalid_payload(&format!("specified_id is not within this subnet's canister ranges: {id}")));
+            return Err(invalid_payload(&format!(
+                "specified_id is not within this subnet's canister ranges: {id}"
+            )));
         }
         Some(id) if state.canisters().contains_key(&id) => {
-            return Err(Reject::new(205, format!("Canister {id} is already installed")));
+            return Err(Reject::new(
+                205,
+                format!("Canister {id} is already installed"),
+            ));
         }
         Some(id) => id,
     };
-    state.insert_canister(Canister::new(CanisterState::new(canister_id, controllers, cycles)));
+    state.insert_canister(Canister::new(CanisterState::new(
+        canister_id,
+        controllers,
+        cycles,
+    )));
     Ok(encode(&CanisterIdRecord { canister_id }))
 }
 
@@ -158,7 +188,9 @@ fn install_code(
         instructions,
     };
     let module = || -> Result<Arc<Module>, Reject> {
-        let invalid = |error| format!("Error from Canister {id}: Canister's Wasm module is not valid: {error}");
+        let invalid = |error| {
+            format!("Error from Canister {id}: Canister's Wasm module is not valid: {error}")
+        };
         engine
             .compile(&arguments.wasm_module)
             .map(Arc::new)
@@ -181,7 +213,9 @@ fn install_code(
         CanisterInstallMode::Upgrade(flags) => {
             let flags = flags.unwrap_or_default();
             if flags.wasm_memory_persistence == Some(WasmMemoryPersistence::Keep) {
-                return Err(invalid_payload("wasm_memory_persistence = keep is not supported by this subnet"));
+                return Err(invalid_payload(
+                    "wasm_memory_persistence = keep is not supported by this subnet",
+                ));
             }
             if installation.canister.installed.is_none() {
                 return Err(no_code(&id));
@@ -195,7 +229,11 @@ fn install_code(
             installation.enter(state, EntryPoint::PostUpgrade, arguments.arg)?;
         }
     }
-    let Installation { canister: mut new, sessions, .. } = installation;
+    let Installation {
+        canister: mut new,
+        sessions,
+        ..
+    } = installation;
     new.version += 1;
     state.canister_mut(&id).expect("it was there").state = new;
     state.sessions = sessions;
@@ -212,8 +250,17 @@ struct Installation<'call> {
 }
 
 impl Installation<'_> {
-    fn enter(&mut self, state: &ReplicatedState, entry: EntryPoint, argument: Vec<u8>) -> Result<(), Reject> {
-        let call = Call { entry, caller: self.caller, argument };
+    fn enter(
+        &mut self,
+        state: &ReplicatedState,
+        entry: EntryPoint,
+        argument: Vec<u8>,
+    ) -> Result<(), Reject> {
+        let call = Call {
+            entry,
+            caller: self.caller,
+            argument,
+        };
         let environment = environment(state, &self.sessions, INSTALL_INSTRUCTIONS);
         let execution = self.engine.execute(&self.canister, &call, &environment);
         *self.instructions += execution.instructions;
@@ -224,7 +271,11 @@ impl Installation<'_> {
     }
 }
 
-fn canister_status(state: &ReplicatedState, sender: &Principal, argument: &[u8]) -> Result<Vec<u8>, Reject> {
+fn canister_status(
+    state: &ReplicatedState,
+    sender: &Principal,
+    argument: &[u8],
+) -> Result<Vec<u8>, Reject> {
     let id = decode::<CanisterIdRecord>(argument)?.canister_id;
     let canister = state.canisters().get(&id).ok_or_else(|| not_found(&id))?;
     check_controller(&canister.state, sender)?;
@@ -238,7 +289,11 @@ fn canister_status(state: &ReplicatedState, sender: &Principal, argument: &[u8])
         ..DefiniteCanisterSettings::default()
     };
     Ok(encode(&CanisterStatusResult {
-        status: if canister.stopped { CanisterStatusType::Stopped } else { CanisterStatusType::Running },
+        status: if canister.stopped {
+            CanisterStatusType::Stopped
+        } else {
+            CanisterStatusType::Running
+        },
         ready_for_migration: false,
         version: canister.state.version,
         settings,
@@ -276,7 +331,9 @@ fn clear(canister: &mut CanisterState) {
 }
 
 fn close_sessions(sessions: &mut Sessions, owner: &Principal) {
-    sessions.sessions.retain(|_, session| session.owner != *owner);
+    sessions
+        .sessions
+        .retain(|_, session| session.owner != *owner);
 }
 
 fn controlled<'state>(
@@ -293,7 +350,11 @@ fn check_controller(canister: &CanisterState, sender: &Principal) -> Result<(), 
     if canister.controllers.contains(sender) {
         return Ok(());
     }
-    let controllers: Vec<String> = canister.controllers.iter().map(Principal::to_text).collect();
+    let controllers: Vec<String> = canister
+        .controllers
+        .iter()
+        .map(Principal::to_text)
+        .collect();
     let text = format!(
         "Only the controllers of the canister {} can control it.\nCanister's controllers: {}\nSender's ID: {sender}",
         canister.id,
@@ -307,7 +368,10 @@ fn controllers(settings: Option<CanisterSettings>) -> Result<Option<BTreeSet<Pri
         return Ok(None);
     };
     if controllers.len() > CONTROLLERS_MAX {
-        let text = format!("too many controllers: {}, the limit is {CONTROLLERS_MAX}", controllers.len());
+        let text = format!(
+            "too many controllers: {}, the limit is {CONTROLLERS_MAX}",
+            controllers.len()
+        );
         return Err(invalid_payload(&text));
     }
     Ok(Some(controllers.into_iter().collect()))
@@ -316,7 +380,10 @@ fn controllers(settings: Option<CanisterSettings>) -> Result<Option<BTreeSet<Pri
 fn decode<T: CandidType + DeserializeOwned>(argument: &[u8]) -> Result<T, Reject> {
     let mut config = DecoderConfig::new();
     // Enough for the largest module in a message; what would be skipped is small.
-    config.set_decoding_quota(50_000_000).set_skipping_quota(20_000_000).set_full_error_message(false);
+    config
+        .set_decoding_quota(50_000_000)
+        .set_skipping_quota(20_000_000)
+        .set_full_error_message(false);
     decode_one_with_config(argument, &config).map_err(|error| invalid_payload(&error.to_string()))
 }
 
@@ -333,5 +400,8 @@ fn invalid_payload(reason: &str) -> Reject {
 }
 
 fn no_method(method: &str) -> Reject {
-    Reject::new(407, format!("Management canister has no method '{method}' on this subnet"))
+    Reject::new(
+        407,
+        format!("Management canister has no method '{method}' on this subnet"),
+    )
 }

@@ -29,7 +29,10 @@ pub struct Generations {
 
 impl fmt::Debug for Generations {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Generations").field("live", &self.live.keys()).finish_non_exhaustive()
+        formatter
+            .debug_struct("Generations")
+            .field("live", &self.live.keys())
+            .finish_non_exhaustive()
     }
 }
 
@@ -37,7 +40,10 @@ impl Generations {
     /// None yet.
     #[must_use]
     pub fn new(host: Arc<dyn ModelHost>) -> Self {
-        Self { host, live: BTreeMap::new() }
+        Self {
+            host,
+            live: BTreeMap::new(),
+        }
     }
 
     /// Drops them all; they are made again when needed.
@@ -45,12 +51,18 @@ impl Generations {
         self.live.clear();
     }
 
-    fn get(&mut self, id: u64, session: &SessionState) -> Result<&mut Box<dyn Generation>, GenerationError> {
+    fn get(
+        &mut self,
+        id: u64,
+        session: &SessionState,
+    ) -> Result<&mut Box<dyn Generation>, GenerationError> {
         use std::collections::btree_map::Entry;
         match self.live.entry(id) {
             Entry::Occupied(entry) => Ok(entry.into_mut()),
             Entry::Vacant(entry) => {
-                let generation = self.host.start(&session.model, &session.request, &session.progress)?;
+                let generation =
+                    self.host
+                        .start(&session.model, &session.request, &session.progress)?;
                 Ok(entry.insert(generation))
             }
         }
@@ -59,7 +71,8 @@ impl Generations {
     /// Drops what is over, and the oldest idle ones when they are many.
     fn trim(&mut self, state: &ReplicatedState) {
         let session = |id: &u64| state.sessions.sessions.get(id);
-        self.live.retain(|id, _| session(id).is_some_and(|session| session.progress.ended.is_none()));
+        self.live
+            .retain(|id, _| session(id).is_some_and(|session| session.progress.ended.is_none()));
         let idle = |id: &&u64| session(id).is_some_and(|session| !session.runnable());
         let idle: Vec<u64> = self.live.keys().filter(idle).copied().collect();
         for id in &idle[..idle.len().saturating_sub(IDLE_GENERATIONS_MAX)] {
@@ -69,7 +82,10 @@ impl Generations {
 }
 
 /// Spends one height's budget on the runnable sessions and returns the work done.
-pub(super) fn advance(state: &mut ReplicatedState, generations: &mut Generations) -> Result<Work, Halt> {
+pub(super) fn advance(
+    state: &mut ReplicatedState,
+    generations: &mut Generations,
+) -> Result<Work, Halt> {
     let budget = state.genesis.session_work_per_height;
     let mut left = budget.saturating_sub(state.schedule.debt);
     state.schedule.debt = state.schedule.debt.saturating_sub(budget);
@@ -104,11 +120,15 @@ pub(super) fn advance(state: &mut ReplicatedState, generations: &mut Generations
 fn turns(state: &ReplicatedState) -> Vec<u64> {
     let runnable = |range: (std::ops::Bound<u64>, std::ops::Bound<u64>)| {
         let sessions = state.sessions.sessions.range(range);
-        sessions.filter(|(_, session)| session.runnable()).map(|(id, _)| *id)
+        sessions
+            .filter(|(_, session)| session.runnable())
+            .map(|(id, _)| *id)
     };
     use std::ops::Bound::{Excluded, Included, Unbounded};
     let last = state.schedule.last_session;
-    runnable((Excluded(last), Unbounded)).chain(runnable((Unbounded, Included(last)))).collect()
+    runnable((Excluded(last), Unbounded))
+        .chain(runnable((Unbounded, Included(last))))
+        .collect()
 }
 
 fn advance_session(
@@ -117,7 +137,11 @@ fn advance_session(
     id: u64,
     share: Work,
 ) -> Result<Work, Halt> {
-    let session = state.sessions.sessions.get_mut(&id).expect("a turn is a session");
+    let session = state
+        .sessions
+        .sessions
+        .get_mut(&id)
+        .expect("a turn is a session");
     let session = Arc::make_mut(session);
     let result = generations.get(id, session).and_then(|generation| {
         let work = generation.advance(session.permitted_tokens, share)?;
@@ -132,6 +156,9 @@ fn advance_session(
             session.progress.ended = Some(Ended::Failed(reason));
             Ok(0)
         }
-        Err(GenerationError::Unavailable(reason)) => Err(Halt::ModelUnavailable { session: id, reason }),
+        Err(GenerationError::Unavailable(reason)) => Err(Halt::ModelUnavailable {
+            session: id,
+            reason,
+        }),
     }
 }

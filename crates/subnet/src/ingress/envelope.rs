@@ -47,23 +47,48 @@ pub(super) fn decode(mut bytes: &[u8]) -> Result<Envelope<'static>, String> {
 
 fn content(content: Content) -> Result<EnvelopeContent, String> {
     let missing = |field: &str| format!("missing field {field}");
-    let Content { sender, ingress_expiry, sender_info, .. } = content;
+    let Content {
+        sender,
+        ingress_expiry,
+        sender_info,
+        ..
+    } = content;
     let nonce = content.nonce.map(ByteBuf::into_vec);
     if content.request_type == "read_state" {
         let paths = content.paths.ok_or_else(|| missing("paths"))?;
-        let paths = paths.into_iter().map(|path| path.into_iter().map(|label| label.into_vec().into()).collect());
-        return Ok(EnvelopeContent::ReadState { ingress_expiry, sender, paths: paths.collect() });
+        let paths = paths.into_iter().map(|path| {
+            path.into_iter()
+                .map(|label| label.into_vec().into())
+                .collect()
+        });
+        return Ok(EnvelopeContent::ReadState {
+            ingress_expiry,
+            sender,
+            paths: paths.collect(),
+        });
     }
     let canister_id = content.canister_id.ok_or_else(|| missing("canister_id"))?;
     let method_name = content.method_name.ok_or_else(|| missing("method_name"))?;
     let arg = content.arg.ok_or_else(|| missing("arg"))?.into_vec();
     match content.request_type.as_str() {
-        "call" => {
-            Ok(EnvelopeContent::Call { nonce, ingress_expiry, sender, canister_id, method_name, arg, sender_info })
-        }
-        "query" => {
-            Ok(EnvelopeContent::Query { ingress_expiry, sender, canister_id, method_name, arg, nonce, sender_info })
-        }
+        "call" => Ok(EnvelopeContent::Call {
+            nonce,
+            ingress_expiry,
+            sender,
+            canister_id,
+            method_name,
+            arg,
+            sender_info,
+        }),
+        "query" => Ok(EnvelopeContent::Query {
+            ingress_expiry,
+            sender,
+            canister_id,
+            method_name,
+            arg,
+            nonce,
+            sender_info,
+        }),
         other => Err(format!("unknown request_type: {other}")),
     }
 }

@@ -4,9 +4,15 @@ use ic_principal::Principal;
 /// Object identifiers as they stand in a DER public key, with the name of the key type.
 const UNSUPPORTED: [(&[u8], &str); 2] = [
     // 1.3.6.1.4.1.56387.1.1
-    (&[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xb8, 0x43, 0x01, 0x01], "WebAuthn (COSE)"),
+    (
+        &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xb8, 0x43, 0x01, 0x01],
+        "WebAuthn (COSE)",
+    ),
     // 1.3.6.1.4.1.56387.1.2
-    (&[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xb8, 0x43, 0x01, 0x02], "canister signature"),
+    (
+        &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xb8, 0x43, 0x01, 0x02],
+        "canister signature",
+    ),
 ];
 /// Longest public key that is looked at, bytes.
 const KEY_BYTES_MAX: usize = 1024;
@@ -63,14 +69,19 @@ pub(super) fn verify(
     };
     let key_principal = Principal::self_authenticating(public_key);
     if key_principal != *sender {
-        return Err(SignatureError::OtherSender { sender: *sender, key_principal });
+        return Err(SignatureError::OtherSender {
+            sender: *sender,
+            key_principal,
+        });
     }
     verify_key(public_key, signature, message)
 }
 
 fn verify_key(public_key: &[u8], signature: &[u8], message: &[u8]) -> Result<(), SignatureError> {
     if public_key.len() > KEY_BYTES_MAX {
-        return Err(SignatureError::KeyType { key_type: "unknown (too long)" });
+        return Err(SignatureError::KeyType {
+            key_type: "unknown (too long)",
+        });
     }
     let (key_type, valid) =
         if let Ok(key) = ic_ed25519::PublicKey::deserialize_rfc8410_der(public_key) {
@@ -81,9 +92,17 @@ fn verify_key(public_key: &[u8], signature: &[u8], message: &[u8]) -> Result<(),
             ("ECDSA P-256", key.verify_signature(message, signature))
         } else {
             let known = UNSUPPORTED.iter().find(|(identifier, _)| {
-                public_key.windows(identifier.len()).any(|window| window == *identifier)
+                public_key
+                    .windows(identifier.len())
+                    .any(|window| window == *identifier)
             });
-            return Err(SignatureError::KeyType { key_type: known.map_or("unknown", |(_, name)| name) });
+            return Err(SignatureError::KeyType {
+                key_type: known.map_or("unknown", |(_, name)| name),
+            });
         };
-    if valid { Ok(()) } else { Err(SignatureError::Invalid { key_type }) }
+    if valid {
+        Ok(())
+    } else {
+        Err(SignatureError::Invalid { key_type })
+    }
 }

@@ -22,7 +22,11 @@ fn content(sender: Principal, expiry_ns: u64, nonce: Option<Vec<u8>>) -> Envelop
 
 fn signed(expiry_ns: u64) -> Envelope<'static> {
     let public_key = key().public_key().serialize_rfc8410_der();
-    let content = content(Principal::self_authenticating(&public_key), expiry_ns, Some(vec![1; 8]));
+    let content = content(
+        Principal::self_authenticating(&public_key),
+        expiry_ns,
+        Some(vec![1; 8]),
+    );
     let signature = key().sign_message(&content.to_request_id().signable());
     Envelope {
         content: Cow::Owned(content),
@@ -55,12 +59,38 @@ fn ecdsa_keys_are_known_and_others_are_named() {
     };
     let k1 = ic_secp256k1::PrivateKey::generate_from_seed(b"seed");
     let k1_public = k1.public_key().serialize_der();
-    assert_eq!(sign(k1_public.clone(), k1.sign_message_with_ecdsa(&message).to_vec()), Ok(()));
-    assert_eq!(sign(k1_public, vec![0; 64]), Err(SignatureError::Invalid { key_type: "ECDSA secp256k1" }));
+    assert_eq!(
+        sign(
+            k1_public.clone(),
+            k1.sign_message_with_ecdsa(&message).to_vec()
+        ),
+        Ok(())
+    );
+    assert_eq!(
+        sign(k1_public, vec![0; 64]),
+        Err(SignatureError::Invalid {
+            key_type: "ECDSA secp256k1"
+        })
+    );
     let r1 = ic_secp256r1::PrivateKey::generate_insecure_key_for_testing(1);
-    assert_eq!(sign(r1.public_key().serialize_der(), r1.sign_message(&message).to_vec()), Ok(()));
-    let canister_key = [&[0x30, 0x0e, 0x30, 0x0c, 0x06, 0x0a][..], UNSUPPORTED_CANISTER].concat();
-    assert_eq!(sign(canister_key, vec![]), Err(SignatureError::KeyType { key_type: "canister signature" }));
+    assert_eq!(
+        sign(
+            r1.public_key().serialize_der(),
+            r1.sign_message(&message).to_vec()
+        ),
+        Ok(())
+    );
+    let canister_key = [
+        &[0x30, 0x0e, 0x30, 0x0c, 0x06, 0x0a][..],
+        UNSUPPORTED_CANISTER,
+    ]
+    .concat();
+    assert_eq!(
+        sign(canister_key, vec![]),
+        Err(SignatureError::KeyType {
+            key_type: "canister signature"
+        })
+    );
 }
 
 const UNSUPPORTED_CANISTER: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xb8, 0x43, 0x01, 0x02];
@@ -70,35 +100,63 @@ fn the_window_of_validity_is_closed_on_both_sides() {
     let latest = NOW_NS + INGRESS_TTL_NS + DRIFT_NS;
     assert!(check(&signed(NOW_NS)).is_ok());
     assert!(check(&signed(latest)).is_ok());
-    assert!(matches!(check(&signed(NOW_NS - 1)), Err(IngressError::Expired { .. })));
-    assert!(matches!(check(&signed(latest + 1)), Err(IngressError::ExpiryTooFar { .. })));
+    assert!(matches!(
+        check(&signed(NOW_NS - 1)),
+        Err(IngressError::Expired { .. })
+    ));
+    assert!(matches!(
+        check(&signed(latest + 1)),
+        Err(IngressError::ExpiryTooFar { .. })
+    ));
 }
 
 #[test]
 fn nobody_can_speak_for_another() {
     let mut envelope = signed(NOW_NS + 1);
     envelope.sender_sig = Some(vec![0; 64]);
-    assert!(matches!(check(&envelope), Err(IngressError::Signature(SignatureError::Invalid { .. }))));
+    assert!(matches!(
+        check(&envelope),
+        Err(IngressError::Signature(SignatureError::Invalid { .. }))
+    ));
     envelope.sender_sig = None;
-    assert!(matches!(check(&envelope), Err(IngressError::Signature(SignatureError::Missing { .. }))));
+    assert!(matches!(
+        check(&envelope),
+        Err(IngressError::Signature(SignatureError::Missing { .. }))
+    ));
     let mut envelope = signed(NOW_NS + 1);
     envelope.content = Cow::Owned(content(Principal::from_slice(&[9, 2]), NOW_NS + 1, None));
-    assert!(matches!(check(&envelope), Err(IngressError::Signature(SignatureError::OtherSender { .. }))));
+    assert!(matches!(
+        check(&envelope),
+        Err(IngressError::Signature(SignatureError::OtherSender { .. }))
+    ));
     envelope.content = Cow::Owned(content(Principal::anonymous(), NOW_NS + 1, None));
-    assert!(matches!(check(&envelope), Err(IngressError::Signature(SignatureError::AnonymousSigned))));
+    assert!(matches!(
+        check(&envelope),
+        Err(IngressError::Signature(SignatureError::AnonymousSigned))
+    ));
 }
 
 #[test]
 fn long_nonces_and_long_envelopes_are_refused() {
     let envelope = Envelope {
-        content: Cow::Owned(content(Principal::anonymous(), NOW_NS + 1, Some(vec![0; 33]))),
+        content: Cow::Owned(content(
+            Principal::anonymous(),
+            NOW_NS + 1,
+            Some(vec![0; 33]),
+        )),
         sender_pubkey: None,
         sender_sig: None,
         sender_delegation: None,
     };
-    assert_eq!(check(&envelope).unwrap_err(), IngressError::NonceTooLong { bytes: 33 });
+    assert_eq!(
+        check(&envelope).unwrap_err(),
+        IngressError::NonceTooLong { bytes: 33 }
+    );
     let bytes = MESSAGE_BYTES_MAX + 1;
-    assert_eq!(Request::decode(&vec![0; bytes]).unwrap_err(), IngressError::TooLarge { bytes });
+    assert_eq!(
+        Request::decode(&vec![0; bytes]).unwrap_err(),
+        IngressError::TooLarge { bytes }
+    );
 }
 
 proptest! {

@@ -1,5 +1,7 @@
 //! What consensus asks of a replica.
-use super::{Certified, Executed, IDLE, PACE, Pending, Replica, UNCERTIFIED_MAX, UNEXECUTED_BLOCKS_MAX, lock};
+use super::{
+    Certified, Executed, IDLE, PACE, Pending, Replica, UNCERTIFIED_MAX, UNEXECUTED_BLOCKS_MAX, lock,
+};
 use crate::{
     application::{Application, FinalizedBlock, Height, Payload},
     execution,
@@ -20,7 +22,10 @@ impl Application for Replica {
         let mut mempool = lock(&self.mempool);
         let calls = mempool.select(time_ns);
         mempool.offer(time_ns, calls.iter().map(|call| *call.id).collect());
-        Payload { time_ns, messages: envelopes(&calls) }
+        Payload {
+            time_ns,
+            messages: envelopes(&calls),
+        }
     }
 
     fn verify(&self, parent_time_ns: u64, payload: &Payload) -> bool {
@@ -50,18 +55,26 @@ impl Application for Replica {
         }
         let before = self.executed();
         if block.height <= before.state.height {
-            return self
-                .stored_root(block.height)
-                .unwrap_or_else(|| panic!("the root after height {} is no longer kept", block.height));
+            return self.stored_root(block.height).unwrap_or_else(|| {
+                panic!("the root after height {} is no longer kept", block.height)
+            });
         }
         // After a height that failed half-way, generations may be ahead of the state.
         if !std::mem::replace(&mut executor.in_step, false) {
             executor.generations.clear();
         }
-        let outcome = match execution::execute(&before.state, block, &self.engine, &mut executor.generations) {
+        let outcome = match execution::execute(
+            &before.state,
+            block,
+            &self.engine,
+            &mut executor.generations,
+        ) {
             Ok(outcome) => outcome,
             Err(halt) => {
-                self.halt(format!("height {} cannot be executed here: {halt}", block.height));
+                self.halt(format!(
+                    "height {} cannot be executed here: {halt}",
+                    block.height
+                ));
                 panic!("height {} cannot be executed here: {halt}", block.height);
             }
         };
@@ -119,7 +132,9 @@ impl Application for Replica {
 
 impl Replica {
     fn proposal_time_ns(&self, parent_time_ns: u64) -> u64 {
-        self.clock.now_ns().clamp(parent_time_ns.saturating_add(1), TIME_NS_MAX)
+        self.clock
+            .now_ns()
+            .clamp(parent_time_ns.saturating_add(1), TIME_NS_MAX)
     }
 
     async fn wait_for_execution(&self, parent_time_ns: u64) {
@@ -187,9 +202,14 @@ impl Replica {
         pending.executed = pending.executed.split_off(&(height + 1));
         pending.early = pending.early.split_off(&(height + 1));
         self.certified.send_if_modified(|latest| {
-            let is_newer = latest.as_ref().is_none_or(|latest| latest.height() < height);
+            let is_newer = latest
+                .as_ref()
+                .is_none_or(|latest| latest.height() < height);
             if is_newer {
-                *latest = Some(Certified { executed, signature });
+                *latest = Some(Certified {
+                    executed,
+                    signature,
+                });
             }
             is_newer
         });

@@ -15,10 +15,15 @@ pub trait Clock: Send + Sync + 'static {
 pub struct SystemClock;
 
 impl Clock for SystemClock {
-    #[expect(clippy::disallowed_methods, reason = "proposals need the time; it reaches the state only through blocks")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "proposals need the time; it reaches the state only through blocks"
+    )]
     fn now_ns(&self) -> u64 {
         let since_1970 = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-        since_1970.map_or(0, |duration| u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX))
+        since_1970.map_or(0, |duration| {
+            u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+        })
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {

@@ -44,7 +44,11 @@ impl Certified {
         let mut paths: Vec<&[Vec<u8>]> = paths.iter().map(Vec::as_slice).collect();
         paths.push(&time);
         let tree = self.executed.tree.witness(&paths);
-        self_described_cbor(&Certificate { tree, signature: self.signature.to_vec(), delegation: None })
+        self_described_cbor(&Certificate {
+            tree,
+            signature: self.signature.to_vec(),
+            delegation: None,
+        })
     }
 
     /// The certificate that shows what became of a call.
@@ -67,8 +71,10 @@ impl Replica {
         };
         self.check_subnet(address)?;
         let certified = self.certified().ok_or(ReadError::NotReady)?;
-        let paths: Vec<Vec<Vec<u8>>> =
-            paths.iter().map(|path| path.iter().map(|label| label.as_bytes().to_vec()).collect()).collect();
+        let paths: Vec<Vec<Vec<u8>>> = paths
+            .iter()
+            .map(|path| path.iter().map(|label| label.as_bytes().to_vec()).collect())
+            .collect();
         check(&certified.executed.state, sender, address, &paths)?;
         Ok(certified.certificate(&paths))
     }
@@ -81,21 +87,39 @@ impl Replica {
     pub fn query(&self, address: Scope, envelope: &[u8]) -> Result<Vec<u8>, ReadError> {
         let request = Request::decode(envelope)?;
         request.authenticate(self.clock.now_ns())?;
-        let EnvelopeContent::Query { sender, canister_id, method_name, arg, .. } = request.content() else {
+        let EnvelopeContent::Query {
+            sender,
+            canister_id,
+            method_name,
+            arg,
+            ..
+        } = request.content()
+        else {
             return Err(request.wrong_type("query").into());
         };
         let certified = self.certified().ok_or(ReadError::NotReady)?;
         let result = if *canister_id == Principal::management_canister() {
             let target = management::effective_canister(method_name, arg);
-            if let (Ok(Some(target)), false) = (&target, matches!(&target, Ok(Some(id)) if address == Scope::Canister(*id))) {
+            if let (Ok(Some(target)), false) = (
+                &target,
+                matches!(&target, Ok(Some(id)) if address == Scope::Canister(*id)),
+            ) {
                 return Err(ReadError::OtherAddress { target: *target });
             }
-            target.and_then(|_| management::query(&certified.executed.state, sender, method_name, arg))
+            target.and_then(|_| {
+                management::query(&certified.executed.state, sender, method_name, arg)
+            })
         } else {
             if address != Scope::Canister(*canister_id) {
-                return Err(ReadError::OtherAddress { target: *canister_id });
+                return Err(ReadError::OtherAddress {
+                    target: *canister_id,
+                });
             }
-            let call = Call { entry: EntryPoint::Query(method_name.clone()), caller: *sender, argument: arg.clone() };
+            let call = Call {
+                entry: EntryPoint::Query(method_name.clone()),
+                caller: *sender,
+                argument: arg.clone(),
+            };
             self.run_query(&certified, canister_id, &call)
         };
         self.counters.add_query();
@@ -107,7 +131,13 @@ impl Replica {
         let mut height = self.certified_height().saturating_sub(1);
         loop {
             let certified = self.certified_after(height).await;
-            if certified.executed.state.history.get(&id).is_some_and(|answer| answer.is_final()) {
+            if certified
+                .executed
+                .state
+                .history
+                .get(&id)
+                .is_some_and(|answer| answer.is_final())
+            {
                 return certified.call_certificate(&id);
             }
             height = certified.height();
@@ -116,35 +146,63 @@ impl Replica {
 
     fn check_subnet(&self, address: Scope) -> Result<(), ReadError> {
         match address {
-            Scope::Subnet(target) if target != self.genesis.subnet_id => Err(ReadError::OtherAddress { target }),
+            Scope::Subnet(target) if target != self.genesis.subnet_id => {
+                Err(ReadError::OtherAddress { target })
+            }
             _ => Ok(()),
         }
     }
 
-    fn run_query(&self, certified: &Certified, id: &Principal, call: &Call) -> Result<Vec<u8>, Reject> {
+    fn run_query(
+        &self,
+        certified: &Certified,
+        id: &Principal,
+        call: &Call,
+    ) -> Result<Vec<u8>, Reject> {
         let state = &certified.executed.state;
         let canister = running_canister(state, id)?;
         if canister.state.installed.is_none() {
             return Err(no_code(id));
         }
-        let data = [b"canister".to_vec(), id.as_slice().to_vec(), b"certified_data".to_vec()];
+        let data = [
+            b"canister".to_vec(),
+            id.as_slice().to_vec(),
+            b"certified_data".to_vec(),
+        ];
         let certificate = certified.certificate(&[data.to_vec()]);
         let environment = Environment {
             data_certificate: Some(&certificate),
             ..environment(state, &state.sessions, QUERY_INSTRUCTIONS)
         };
-        let (response, _) = self.engine.execute(&canister.state, call, &environment).result?;
+        let (response, _) = self
+            .engine
+            .execute(&canister.state, call, &environment)
+            .result?;
         reply(id, response)
     }
 
     fn sign(&self, result: Result<Vec<u8>, Reject>, id: RequestId, timestamp: u64) -> Vec<u8> {
         let mut response = match result {
-            Ok(arg) => QueryResponse::Replied { reply: ReplyResponse { arg }, signatures: Vec::new() },
-            Err(reject) => QueryResponse::Rejected { reject: reject_response(&reject), signatures: Vec::new() },
+            Ok(arg) => QueryResponse::Replied {
+                reply: ReplyResponse { arg },
+                signatures: Vec::new(),
+            },
+            Err(reject) => QueryResponse::Rejected {
+                reject: reject_response(&reject),
+                signatures: Vec::new(),
+            },
         };
-        let signature = self.node_key.sign_message(&response.signable(id, timestamp)).to_vec();
-        let (QueryResponse::Replied { signatures, .. } | QueryResponse::Rejected { signatures, .. }) = &mut response;
-        signatures.push(NodeSignature { timestamp, signature, identity: self.node_id });
+        let signature = self
+            .node_key
+            .sign_message(&response.signable(id, timestamp))
+            .to_vec();
+        let (QueryResponse::Replied { signatures, .. }
+        | QueryResponse::Rejected { signatures, .. }) = &mut response;
+        signatures.push(NodeSignature {
+            timestamp,
+            signature,
+            identity: self.node_id,
+        });
         self_described_cbor(&response)
     }
 }
@@ -153,7 +211,8 @@ impl Replica {
 #[must_use]
 pub fn reject_response(reject: &Reject) -> RejectResponse {
     RejectResponse {
-        reject_code: RejectCode::try_from(u64::from(reject.reject_code())).unwrap_or(RejectCode::CanisterError),
+        reject_code: RejectCode::try_from(u64::from(reject.reject_code()))
+            .unwrap_or(RejectCode::CanisterError),
         reject_message: reject.message.clone(),
         error_code: Some(format!("IC{:04}", reject.error_code)),
     }

@@ -85,14 +85,26 @@ impl Replica {
             subnet_id: self.genesis.subnet_id.to_text(),
             executed_height: state.height,
             executed_root: text(executed.tree.digest()),
-            executed_state: hex::encode(executed.tree.value(&[b"lockstep", b"state"]).unwrap_or_default()),
+            executed_state: hex::encode(
+                executed
+                    .tree
+                    .value(&[b"lockstep", b"state"])
+                    .unwrap_or_default(),
+            ),
             executed_time_ns: state.time_ns,
             certified_height: certified.as_ref().map_or(0, Certified::height),
-            certified_root: certified.as_ref().map(|latest| text(latest.executed.tree.digest())),
-            certified_block: certified.as_ref().map(|latest| text(&latest.executed.block)),
+            certified_root: certified
+                .as_ref()
+                .map(|latest| text(latest.executed.tree.digest())),
+            certified_block: certified
+                .as_ref()
+                .map(|latest| text(&latest.executed.block)),
             canisters: state.canisters().len(),
             sessions: sessions.len(),
-            sessions_running: sessions.values().filter(|session| session.runnable()).count(),
+            sessions_running: sessions
+                .values()
+                .filter(|session| session.runnable())
+                .count(),
             mempool_calls: lock(&self.mempool).len(),
             blocks_executed: counters.blocks.load(Relaxed),
             calls_executed: counters.calls.load(Relaxed),

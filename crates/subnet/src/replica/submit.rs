@@ -1,7 +1,10 @@
 //! Takes in calls from clients.
 use super::{Replica, lock};
 use crate::{
-    execution::{INSPECT_INSTRUCTIONS, environment, management::effective_canister, no_code, running_canister},
+    execution::{
+        INSPECT_INSTRUCTIONS, environment, management::effective_canister, no_code,
+        running_canister,
+    },
     ingress::{Ingress, IngressError, RequestId},
     mempool::Full,
     state::{Reject, ReplicatedState},
@@ -52,7 +55,9 @@ impl Replica {
             return Ok(id);
         }
         self.inspect(&executed.state, &call)?;
-        lock(&self.mempool).insert(call).map_err(|Full| SubmitError::Busy)?;
+        lock(&self.mempool)
+            .insert(call)
+            .map_err(|Full| SubmitError::Busy)?;
         self.arrivals.send_replace(());
         if let Some(gossip) = self.gossip.get() {
             gossip(bytes);
@@ -70,7 +75,9 @@ impl Replica {
             (Scope::Canister(_), None) => Ok(()),
             (Scope::Subnet(subnet), None) if subnet == self.genesis.subnet_id => Ok(()),
             (Scope::Canister(address), Some(target)) if address == target => Ok(()),
-            (_, target) => Err(SubmitError::OtherAddress { canister: target.unwrap_or(call.canister) }),
+            (_, target) => Err(SubmitError::OtherAddress {
+                canister: target.unwrap_or(call.canister),
+            }),
         }
     }
 
@@ -84,13 +91,23 @@ impl Replica {
         if canister.state.installed.is_none() {
             return Err(no_code(&call.canister));
         }
-        let message = Call { entry: call.inspection(), caller: call.sender, argument: call.argument.clone() };
+        let message = Call {
+            entry: call.inspection(),
+            caller: call.sender,
+            argument: call.argument.clone(),
+        };
         let environment = environment(state, &state.sessions, INSPECT_INSTRUCTIONS);
-        let (_, effects) = self.engine.execute(&canister.state, &message, &environment).result?;
+        let (_, effects) = self
+            .engine
+            .execute(&canister.state, &message, &environment)
+            .result?;
         if effects.accepted {
             Ok(())
         } else {
-            Err(Reject::new(406, format!("Canister {} rejected the message", call.canister)))
+            Err(Reject::new(
+                406,
+                format!("Canister {} rejected the message", call.canister),
+            ))
         }
     }
 }

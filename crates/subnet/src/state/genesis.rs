@@ -65,7 +65,9 @@ impl Genesis {
         models: BTreeMap<String, ModelDigest>,
     ) -> Result<Self, GenesisError> {
         if root_key.len() != ROOT_KEY_DER_BYTES - ROOT_KEY_DER_PREFIX.len() {
-            return Err(GenesisError::RootKey { bytes: root_key.len() });
+            return Err(GenesisError::RootKey {
+                bytes: root_key.len(),
+            });
         }
         if node_keys.is_empty() {
             return Err(GenesisError::NoNodes);

@@ -19,7 +19,10 @@ pub struct Reject {
 impl Reject {
     /// A rejection with its error code.
     pub fn new(error_code: u16, message: impl Into<String>) -> Self {
-        Self { error_code, message: message.into() }
+        Self {
+            error_code,
+            message: message.into(),
+        }
     }
 
     /// The reject code: the first digit of the error code.
@@ -35,7 +38,10 @@ impl Reject {
 
 impl From<ExecutionError> for Reject {
     fn from(error: ExecutionError) -> Self {
-        Self { error_code: error.code, message: error.message }
+        Self {
+            error_code: error.code,
+            message: error.message,
+        }
     }
 }
 
@@ -68,7 +74,12 @@ impl Answer {
     /// An entry.
     #[must_use]
     pub fn new(sender: Principal, keep_until_ns: u64, status: Status) -> Self {
-        Self { sender, keep_until_ns, status, tree: Cached::default() }
+        Self {
+            sender,
+            keep_until_ns,
+            status,
+            tree: Cached::default(),
+        }
     }
 
     /// Whether nothing more will happen to the call.
@@ -86,7 +97,10 @@ impl Answer {
                 ("status", Tree::leaf("replied")),
             ]),
             Status::Rejected(reject) => Tree::named([
-                ("error_code", Tree::leaf(format!("IC{:04}", reject.error_code))),
+                (
+                    "error_code",
+                    Tree::leaf(format!("IC{:04}", reject.error_code)),
+                ),
                 ("reject_code", Tree::leaf(vec![reject.reject_code()])),
                 ("reject_message", Tree::leaf(reject.message.clone())),
                 ("status", Tree::leaf("rejected")),
@@ -123,7 +137,8 @@ impl History {
 
     /// Forgets entries whose time is over, unless their calls still wait.
     pub fn prune(&mut self, now_ns: u64) {
-        self.0.retain(|_, answer| answer.keep_until_ns >= now_ns || !answer.is_final());
+        self.0
+            .retain(|_, answer| answer.keep_until_ns >= now_ns || !answer.is_final());
     }
 
     /// The entries, by request id.
@@ -137,7 +152,9 @@ impl History {
         for (id, answer) in &self.0 {
             let sender = answer.sender.as_slice();
             hasher.update(id);
-            hasher.update(&(sender.len() as u64).to_le_bytes()).update(sender);
+            hasher
+                .update(&(sender.len() as u64).to_le_bytes())
+                .update(sender);
             hasher.update(&answer.keep_until_ns.to_le_bytes());
             hasher.update(answer.tree().digest());
         }

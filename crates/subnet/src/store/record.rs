@@ -116,7 +116,11 @@ impl CanisterRecord {
                 return Ok(None);
             };
             let heap = memory(HEAP, installed.heap_pages)?;
-            state.installed = Some(Installed { module: Arc::clone(module), heap, globals: installed.globals });
+            state.installed = Some(Installed {
+                module: Arc::clone(module),
+                heap,
+                globals: installed.globals,
+            });
         }
         let mut canister = Canister::new(state);
         canister.stopped = self.stopped;
@@ -126,8 +130,13 @@ impl CanisterRecord {
 
 /// The modules in use, by hash.
 pub(super) fn modules(state: &ReplicatedState) -> BTreeMap<[u8; 32], Arc<Module>> {
-    let installed = state.canisters().values().filter_map(|canister| canister.state.installed.as_ref());
-    installed.map(|installed| (installed.module.hash(), Arc::clone(&installed.module))).collect()
+    let installed = state
+        .canisters()
+        .values()
+        .filter_map(|canister| canister.state.installed.as_ref());
+    installed
+        .map(|installed| (installed.module.hash(), Arc::clone(&installed.module)))
+        .collect()
 }
 
 /// The memories, by canister and kind.

@@ -60,14 +60,27 @@ pub fn check(
     let mut request = None;
     for path in paths {
         check_path(state, sender, scope, path)?;
-        if path[0] == b"request_status" && request.replace(&path[1]).is_some_and(|other| *other != path[1]) {
-            return Err(forbidden(sender, path, "one read shows the status of one request"));
+        if path[0] == b"request_status"
+            && request
+                .replace(&path[1])
+                .is_some_and(|other| *other != path[1])
+        {
+            return Err(forbidden(
+                sender,
+                path,
+                "one read shows the status of one request",
+            ));
         }
     }
     Ok(())
 }
 
-fn check_path(state: &ReplicatedState, sender: &Principal, scope: Scope, path: &Path) -> Result<(), PathError> {
+fn check_path(
+    state: &ReplicatedState,
+    sender: &Principal,
+    scope: Scope,
+    path: &Path,
+) -> Result<(), PathError> {
     let labels: Vec<&[u8]> = path.iter().map(Vec::as_slice).collect();
     let in_canister_scope = matches!(scope, Scope::Canister(_));
     match labels.as_slice() {
@@ -77,16 +90,22 @@ fn check_path(state: &ReplicatedState, sender: &Principal, scope: Scope, path: &
                 return Err(invalid(path));
             };
             match state.history.get(&RequestId::new(&id)) {
-                Some(answer) if answer.sender != *sender => {
-                    Err(forbidden(sender, path, "a request's status is for its sender"))
-                }
+                Some(answer) if answer.sender != *sender => Err(forbidden(
+                    sender,
+                    path,
+                    "a request's status is for its sender",
+                )),
                 _ => Ok(()),
             }
         }
         [b"canister", id, rest @ ..] => {
             let id = Principal::try_from_slice(id).map_err(|_| invalid(path))?;
             if scope != Scope::Canister(id) || !is_canister_id(&id) {
-                return Err(forbidden(sender, path, "it belongs to another canister than the address names"));
+                return Err(forbidden(
+                    sender,
+                    path,
+                    "it belongs to another canister than the address names",
+                ));
             }
             check_canister_path(state, sender, &id, path, rest)
         }
@@ -108,13 +127,19 @@ fn check_canister_path(
                 return Ok(());
             };
             let public = canister.state.installed.as_ref().is_none_or(|installed| {
-                let section = std::str::from_utf8(name).ok().and_then(|name| installed.module.metadata().get(name));
+                let section = std::str::from_utf8(name)
+                    .ok()
+                    .and_then(|name| installed.module.metadata().get(name));
                 section.is_none_or(|(public, _)| *public)
             });
             if public || canister.state.controllers.contains(sender) {
                 Ok(())
             } else {
-                Err(forbidden(sender, path, "private metadata is for controllers"))
+                Err(forbidden(
+                    sender,
+                    path,
+                    "private metadata is for controllers",
+                ))
             }
         }
         _ => Err(invalid(path)),
@@ -126,7 +151,11 @@ fn invalid(path: &Path) -> PathError {
 }
 
 fn forbidden(sender: &Principal, path: &Path, reason: &'static str) -> PathError {
-    PathError::Forbidden { sender: *sender, path: text(path), reason }
+    PathError::Forbidden {
+        sender: *sender,
+        path: text(path),
+        reason,
+    }
 }
 
 /// The path for people: words as they are, other labels in hexadecimal.

@@ -27,16 +27,23 @@ pub fn canister_range() -> (Principal, Principal) {
 pub fn state_tree(state: &ReplicatedState) -> Tree {
     let genesis = &state.genesis;
     let ranges = self_described_cbor(&[canister_range()]);
-    let canisters = state.canisters().iter().map(|(id, canister)| {
-        Tree::labeled(id.as_slice(), canister.tree(canister_tree).clone())
-    });
+    let canisters = state
+        .canisters()
+        .iter()
+        .map(|(id, canister)| Tree::labeled(id.as_slice(), canister.tree(canister_tree).clone()));
     let answers = state.history.entries().iter();
     let answers = answers.map(|(id, answer)| Tree::labeled(&id[..], answer.tree().clone()));
     let below_subnet = |child| Tree::labeled(genesis.subnet_id.as_slice(), child);
     let range_start = canister_range().0;
     Tree::named([
         ("canister", directory(canisters)),
-        ("canister_ranges", below_subnet(Tree::labeled(range_start.as_slice(), Tree::leaf(ranges.clone())))),
+        (
+            "canister_ranges",
+            below_subnet(Tree::labeled(
+                range_start.as_slice(),
+                Tree::leaf(ranges.clone()),
+            )),
+        ),
         (
             "lockstep",
             Tree::named([
@@ -53,7 +60,10 @@ pub fn state_tree(state: &ReplicatedState) -> Tree {
 
 fn subnet_tree(genesis: &Genesis, ranges: Vec<u8>) -> Tree {
     let nodes = genesis.nodes.iter().map(|(id, key)| {
-        Tree::labeled(id.as_slice(), Tree::named([("public_key", Tree::leaf(key.clone()))]))
+        Tree::labeled(
+            id.as_slice(),
+            Tree::named([("public_key", Tree::leaf(key.clone()))]),
+        )
     });
     Tree::named([
         ("canister_ranges", Tree::leaf(ranges)),
@@ -66,14 +76,21 @@ fn subnet_tree(genesis: &Genesis, ranges: Vec<u8>) -> Tree {
 fn canister_tree(canister: &CanisterState) -> Tree {
     let controllers: Vec<&Principal> = canister.controllers.iter().collect();
     let mut entries = vec![
-        Tree::labeled("certified_data", Tree::leaf(canister.certified_data.clone())),
+        Tree::labeled(
+            "certified_data",
+            Tree::leaf(canister.certified_data.clone()),
+        ),
         Tree::labeled("controllers", Tree::leaf(self_described_cbor(&controllers))),
     ];
     if let Some(installed) = &canister.installed {
         let metadata = installed.module.metadata().iter();
-        let metadata = metadata.map(|(name, (_, content))| Tree::labeled(name.as_str(), Tree::leaf(content.clone())));
+        let metadata = metadata
+            .map(|(name, (_, content))| Tree::labeled(name.as_str(), Tree::leaf(content.clone())));
         entries.push(Tree::labeled("metadata", directory(metadata)));
-        entries.push(Tree::labeled("module_hash", Tree::leaf(installed.module.hash())));
+        entries.push(Tree::labeled(
+            "module_hash",
+            Tree::leaf(installed.module.hash()),
+        ));
     }
     Tree::directory(&entries)
 }

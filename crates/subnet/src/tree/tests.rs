@@ -4,15 +4,15 @@ use proptest::prelude::*;
 use std::collections::BTreeMap;
 
 fn path(labels: &[&str]) -> Vec<Vec<u8>> {
-    labels.iter().map(|label| label.as_bytes().to_vec()).collect()
+    labels
+        .iter()
+        .map(|label| label.as_bytes().to_vec())
+        .collect()
 }
 
 /// The example of the interface specification's certification page.
 fn specification_example() -> Tree {
-    let a = Tree::named([
-        ("x", Tree::leaf("hello")),
-        ("y", Tree::leaf("world")),
-    ]);
+    let a = Tree::named([("x", Tree::leaf("hello")), ("y", Tree::leaf("world"))]);
     Tree::named([
         ("a", a),
         ("b", Tree::leaf("good")),
@@ -25,18 +25,30 @@ fn witnesses_keep_the_root_and_show_presence_and_absence() {
     let tree = specification_example();
     let witness = tree.witness(&[path(&["a", "y"]), path(&["c"]), path(&["e"])]);
     assert_eq!(witness.digest(), *tree.digest());
-    assert_eq!(witness.lookup_path(["a", "y"]), LookupResult::Found(b"world"));
+    assert_eq!(
+        witness.lookup_path(["a", "y"]),
+        LookupResult::Found(b"world")
+    );
     assert_eq!(witness.lookup_path(["a", "x"]), LookupResult::Unknown);
     assert_eq!(witness.lookup_path(["c"]), LookupResult::Absent);
     assert_eq!(witness.lookup_path(["e"]), LookupResult::Absent);
-    assert!(matches!(witness.lookup_subtree(["c"]), SubtreeLookupResult::Absent));
+    assert!(matches!(
+        witness.lookup_subtree(["c"]),
+        SubtreeLookupResult::Absent
+    ));
 }
 
 #[test]
 fn a_path_that_ends_above_leaves_reveals_all_of_them() {
     let witness = specification_example().witness(&[path(&["a"])]);
-    assert_eq!(witness.lookup_path(["a", "x"]), LookupResult::Found(b"hello"));
-    assert_eq!(witness.lookup_path(["a", "y"]), LookupResult::Found(b"world"));
+    assert_eq!(
+        witness.lookup_path(["a", "x"]),
+        LookupResult::Found(b"hello")
+    );
+    assert_eq!(
+        witness.lookup_path(["a", "y"]),
+        LookupResult::Found(b"world")
+    );
     assert_eq!(witness.lookup_path(["b"]), LookupResult::Unknown);
 }
 

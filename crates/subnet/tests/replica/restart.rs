@@ -63,7 +63,9 @@ fn foreign_damaged_and_other_stores_are_refused() {
     let path = directory.path().join("other program");
     let database = redb::Database::create(&path).expect("a database");
     let transaction = database.begin_write().expect("a transaction");
-    transaction.open_table(redb::TableDefinition::<u64, u64>::new("numbers")).expect("a table");
+    transaction
+        .open_table(redb::TableDefinition::<u64, u64>::new("numbers"))
+        .expect("a table");
     transaction.commit().expect("it is written");
     drop(database);
     let error = open_as(&path, genesis()).expect_err("it is another program's");
@@ -84,7 +86,11 @@ fn foreign_damaged_and_other_stores_are_refused() {
     let database = redb::Database::open(&path).expect("a database");
     let transaction = database.begin_write().expect("a transaction");
     let pages = redb::TableDefinition::<&[u8], &[u8]>::new("pages");
-    transaction.open_table(pages).expect("the table").retain(|_, _| false).expect("it is emptied");
+    transaction
+        .open_table(pages)
+        .expect("the table")
+        .retain(|_, _| false)
+        .expect("it is emptied");
     transaction.commit().expect("it is written");
     drop(database);
     let error = open_as(&path, genesis()).expect_err("pages are missing");

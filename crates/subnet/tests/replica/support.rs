@@ -85,7 +85,9 @@ impl ModelHost for ToyModel {
     ) -> Result<Box<dyn Generation>, GenerationError> {
         match request.prompt.as_str() {
             "no" => Err(GenerationError::Rejected("the prompt is refused".into())),
-            _ => Ok(Box::new(ToyGeneration { progress: progress.clone() })),
+            _ => Ok(Box::new(ToyGeneration {
+                progress: progress.clone(),
+            })),
         }
     }
 }
@@ -93,7 +95,10 @@ impl ModelHost for ToyModel {
 impl Generation for ToyGeneration {
     fn advance(&mut self, permitted_tokens: u32, budget: Work) -> Result<Work, GenerationError> {
         let mut done = 0;
-        while done < budget && self.progress.tokens.len() < permitted_tokens as usize && self.progress.ended.is_none() {
+        while done < budget
+            && self.progress.tokens.len() < permitted_tokens as usize
+            && self.progress.ended.is_none()
+        {
             let token = self.progress.tokens.len() as u32;
             self.progress.tokens.push(token);
             self.progress.text.push(b'a' + token as u8);
@@ -119,14 +124,23 @@ pub(crate) fn root_key() -> PrivateKey {
 }
 
 pub(crate) fn genesis() -> Genesis {
-    let node = ic_ed25519::PrivateKey::deserialize_raw_32(&NODE_KEY).public_key().serialize_raw();
+    let node = ic_ed25519::PrivateKey::deserialize_raw_32(&NODE_KEY)
+        .public_key()
+        .serialize_raw();
     let models = BTreeMap::from([("toy".to_owned(), ModelDigest([9; 32]))]);
     Genesis::new(&root_key().public_key().serialize(), &[node], models).expect("the keys are valid")
 }
 
 pub(crate) fn open_as(path: &Path, genesis: Genesis) -> Result<Replica, StoreError> {
     let engine = Arc::new(Engine::new());
-    Replica::open(path, genesis, NODE_KEY, engine, Arc::new(ToyModel), Arc::new(SystemClock))
+    Replica::open(
+        path,
+        genesis,
+        NODE_KEY,
+        engine,
+        Arc::new(ToyModel),
+        Arc::new(SystemClock),
+    )
 }
 
 pub(crate) fn open(path: &Path) -> Replica {
@@ -135,8 +149,15 @@ pub(crate) fn open(path: &Path) -> Replica {
 
 /// The block at `height` with these calls.
 pub(crate) fn block(height: u64, messages: Vec<Bytes>) -> FinalizedBlock {
-    let payload = Payload { time_ns: START_NS + height * 1_000_000_000, messages };
-    FinalizedBlock { height, digest: [height as u8; 32], payload }
+    let payload = Payload {
+        time_ns: START_NS + height * 1_000_000_000,
+        messages,
+    };
+    FinalizedBlock {
+        height,
+        digest: [height as u8; 32],
+        payload,
+    }
 }
 
 /// Executes the next block.
@@ -147,7 +168,9 @@ pub(crate) fn step(replica: &Replica, messages: Vec<Bytes>) -> [u8; 32] {
 pub(crate) fn certify(replica: &Replica) {
     let executed = replica.executed();
     let root = *executed.tree.digest();
-    let signature = root_key().sign(&[b"\x0Dic-state-root", &root[..]].concat()).serialize();
+    let signature = root_key()
+        .sign(&[b"\x0Dic-state-root", &root[..]].concat())
+        .serialize();
     Application::certified(replica, executed.state.height, root, signature);
 }
 
@@ -167,24 +190,56 @@ pub(crate) fn call(canister: Principal, method: &str, arg: Vec<u8>, nonce: u64) 
 
 pub(crate) fn envelope(content: EnvelopeContent) -> Bytes {
     let content = Cow::Owned(content);
-    Envelope { content, sender_pubkey: None, sender_sig: None, sender_delegation: None }.encode_bytes().into()
+    Envelope {
+        content,
+        sender_pubkey: None,
+        sender_sig: None,
+        sender_delegation: None,
+    }
+    .encode_bytes()
+    .into()
 }
 
 fn management(method: &str, argument: &impl CandidType, nonce: u64) -> Bytes {
-    call(Principal::management_canister(), method, Encode!(argument).expect("Candid"), nonce)
+    call(
+        Principal::management_canister(),
+        method,
+        Encode!(argument).expect("Candid"),
+        nonce,
+    )
 }
 
 /// Calls that create the canister `index` and install [`CANISTER`].
 pub(crate) fn installation(index: u64) -> (Principal, Vec<Bytes>) {
     let id = canister_id(index);
-    let create = ProvisionalCreateCanisterWithCyclesArgs { specified_id: Some(id), ..Default::default() };
+    let create = ProvisionalCreateCanisterWithCyclesArgs {
+        specified_id: Some(id),
+        ..Default::default()
+    };
     let create = management("provisional_create_canister_with_cycles", &create, index);
-    (id, vec![create, install(id, CanisterInstallMode::Install, CANISTER, index)])
+    (
+        id,
+        vec![
+            create,
+            install(id, CanisterInstallMode::Install, CANISTER, index),
+        ],
+    )
 }
 
-pub(crate) fn install(canister_id: Principal, mode: CanisterInstallMode, wat: &str, nonce: u64) -> Bytes {
+pub(crate) fn install(
+    canister_id: Principal,
+    mode: CanisterInstallMode,
+    wat: &str,
+    nonce: u64,
+) -> Bytes {
     let wasm_module = wat::parse_str(wat).expect("the text is a module");
-    let install = InstallCodeArgs { mode, canister_id, wasm_module, arg: vec![], sender_canister_version: None };
+    let install = InstallCodeArgs {
+        mode,
+        canister_id,
+        wasm_module,
+        arg: vec![],
+        sender_canister_version: None,
+    };
     management("install_code", &install, nonce)
 }
 
@@ -194,13 +249,26 @@ pub(crate) fn status_call(canister_id: Principal, nonce: u64) -> Bytes {
 
 /// What became of a call.
 pub(crate) fn answer(replica: &Replica, call: &Bytes) -> Status {
-    let id = lockstep_subnet::ingress::Ingress::decode(call).expect("it is a call").id;
-    replica.executed().state.history.get(&id).expect("it was taken in").status.clone()
+    let id = lockstep_subnet::ingress::Ingress::decode(call)
+        .expect("it is a call")
+        .id;
+    replica
+        .executed()
+        .state
+        .history
+        .get(&id)
+        .expect("it was taken in")
+        .status
+        .clone()
 }
 
 pub(crate) fn decode_id(status: Status) -> Principal {
     match status {
-        Status::Replied(bytes) => Decode!(&bytes, CanisterIdRecord).expect("Candid").canister_id,
+        Status::Replied(bytes) => {
+            Decode!(&bytes, CanisterIdRecord)
+                .expect("Candid")
+                .canister_id
+        }
         other => panic!("not replied: {other:?}"),
     }
 }
