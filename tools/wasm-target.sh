@@ -139,7 +139,7 @@ elif linked_has_target; then
 fi
 
 command -v rustup >/dev/null || fail "the active Rust toolchain cannot build for $TARGET" \
-  "install Rust with rustup (https://rustup.rs), or your distribution's standard library for wasm32"
+  "install Rust with rustup, or your distribution's standard library for wasm32"
 
 say "adding $TARGET to the active toolchain"
 if rustup target add $TARGET >&2 && active_has_target; then
@@ -151,4 +151,4 @@ if command -v apt-get >/dev/null && [ "$(id -u)" = 0 ] && set_up_linked && linke
   exit 0
 fi
 fail "no Rust toolchain that builds for $TARGET, and none could be set up" \
-  "run: rustup target add $TARGET (it needs static.rust-lang.org); the fallback needs root on Debian 12 with its package sources"
+  "run: rustup target add $TARGET (it needs a network); the fallback needs root on Debian 12 with its package sources"

@@ -70,23 +70,29 @@ fn build(root: &Path, target: &Path, package: &str) -> PathBuf {
 
 /// Removes what the outer build sets for the host and a build for wasm32 must not see.
 fn clean(command: &mut Command) -> &mut Command {
+    const NAMES: [&str; 10] = [
+        "CARGO_ENCODED_RUSTFLAGS",
+        "CARGO_MAKEFLAGS",
+        "CARGO_TARGET_DIR",
+        "MAKEFLAGS",
+        "RUSTC",
+        "RUSTC_WORKSPACE_WRAPPER",
+        "RUSTC_WRAPPER",
+        "RUSTDOC",
+        "RUSTFLAGS",
+        "RUSTUP_TOOLCHAIN",
+    ];
+    const PREFIXES: [&str; 4] = [
+        "CARGO_BUILD_",
+        "CARGO_CFG_",
+        "CARGO_FEATURE_",
+        "CARGO_PROFILE_",
+    ];
     for (name, _) in env::vars_os() {
-        let name = name.to_string_lossy().into_owned();
-        let host_only = name.starts_with("CARGO_")
-            && name != "CARGO_HOME"
-            && !name.starts_with("CARGO_REGISTR")
-            || matches!(
-                &*name,
-                "RUSTC"
-                    | "RUSTDOC"
-                    | "RUSTFLAGS"
-                    | "RUSTUP_TOOLCHAIN"
-                    | "TARGET"
-                    | "HOST"
-                    | "PROFILE"
-                    | "OPT_LEVEL"
-            );
-        if host_only {
+        let outer = name.to_str().is_some_and(|name| {
+            NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.starts_with(prefix))
+        });
+        if outer {
             command.env_remove(name);
         }
     }

@@ -174,8 +174,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     ));
 
     let certificate = check(&llm, &certificate)?;
-    drop(llm);
-    network.stop()?;
     say(format!("certified  root {}", certificate.root));
     say(format!("           signature {}", certificate.signature));
     say("           verified by ic-agent when it came; its signature again by ic-verify-bls-signature".to_owned());
@@ -193,7 +191,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         };
         println!("{}", serde_json::to_string_pretty(&report)?);
     }
-    Ok(())
+    network.stop()
 }
 
 /// Waits until all replicas stand at one height (an idle subnet makes a block every half second) and

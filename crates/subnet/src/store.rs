@@ -157,7 +157,7 @@ impl Store {
     fn write(&self, state: &ReplicatedState, root: Option<[u8; 32]>) -> Result<(), redb::Error> {
         let old = &self.written;
         let transaction = self.database.begin_write()?;
-        let encode = |value: &_| cbor(value);
+        let encode = |answer: &_| cbor(answer);
         write_changes(
             &transaction,
             HISTORY,
