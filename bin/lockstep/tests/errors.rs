@@ -94,17 +94,32 @@ fn model_files_that_are_none() {
         &0u64.to_le_bytes(),
     ]
     .concat();
-    assert_snapshot!(run("wrong-magic.gguf", b"GGML and some more bytes"), @"");
-    assert_snapshot!(run("empty.gguf", b""), @"");
-    assert_snapshot!(run("truncated.gguf", &header), @"");
+    assert_snapshot!(run("wrong-magic.gguf", b"GGML and some more bytes"), @r#"
+    exit code: 1
+    error: cannot open the model: not a GGUF file: it starts with bytes [47, 47, 4d, 4c] instead of "GGUF"
+    "#);
+    assert_snapshot!(run("empty.gguf", b""), @r#"
+    exit code: 1
+    error: cannot open the model: not a GGUF file: it starts with bytes [] instead of "GGUF"
+    "#);
+    assert_snapshot!(run("truncated.gguf", &header), @r#"
+    exit code: 1
+    error: cannot open the model: file is truncated: 24 bytes needed at byte 24, 0 there
+    "#);
 }
 
 #[test]
 fn transcripts_that_are_none() {
     let data = tempfile::tempdir().unwrap();
-    assert_snapshot!(report(lockstep(data.path()).current_dir(data.path()).args(["verify", "missing.json"])), @"");
+    assert_snapshot!(report(lockstep(data.path()).current_dir(data.path()).args(["verify", "missing.json"])), @r#"
+    exit code: 1
+    error: cannot read missing.json: No such file or directory (os error 2)
+    "#);
     fs::write(data.path().join("old.json"), r#"{"format_version": 99}"#).unwrap();
-    assert_snapshot!(report(lockstep(data.path()).current_dir(data.path()).args(["verify", "old.json"])), @"");
+    assert_snapshot!(report(lockstep(data.path()).current_dir(data.path()).args(["verify", "old.json"])), @r#"
+    exit code: 1
+    error: unsupported format version (supported: 1): 99
+    "#);
 }
 
 /// Nothing but the store's own folder is left behind.

@@ -126,8 +126,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 pub(crate) fn open(name: &str) -> Result<Arc<Model>> {
     let path = Store::open()?.resolve(name)?;
     let spinner = progress::spinner(format!("loading {}", path.display()));
-    let model = Model::open(&path)
-        .map_err(|error| anyhow::Error::new(error).context(Failure::user("cannot open the model")));
+    let model = Model::open(&path).map_err(|error| {
+        let chain = anyhow::Error::new(error);
+        Failure::user(format!("cannot open the model: {chain:#}")).into()
+    });
     spinner.finish_and_clear();
     model
 }

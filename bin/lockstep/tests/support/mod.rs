@@ -7,7 +7,7 @@ use std::{
 };
 
 /// The binary with its data in `data`, machine-readable surroundings, and no inherited choices.
-pub fn lockstep(data: &Path) -> Command {
+pub(crate) fn lockstep(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
     command
         .env("LOCKSTEP_DATA", data)
@@ -17,14 +17,14 @@ pub fn lockstep(data: &Path) -> Command {
 }
 
 /// The binary with the user's own data directory, so that the model is fetched once.
-pub fn lockstep_with_models() -> Command {
+pub(crate) fn lockstep_with_models() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
     command.env("NO_COLOR", "1").env_remove("LOCKSTEP_ISA");
     command
 }
 
 /// Exit code, then stdout, then stderr.
-pub fn report(command: &mut Command) -> String {
+pub(crate) fn report(command: &mut Command) -> String {
     let Output {
         status,
         stdout,
@@ -41,7 +41,7 @@ pub fn report(command: &mut Command) -> String {
 }
 
 /// Runs a command that must succeed and reads its stdout as JSON.
-pub fn json(command: &mut Command) -> serde_json::Value {
+pub(crate) fn json(command: &mut Command) -> serde_json::Value {
     let output = command.output().expect("the binary runs");
     assert!(
         output.status.success(),
