@@ -1,9 +1,12 @@
 //! The seam between consensus, which orders and certifies, and the replica, which executes.
 use bytes::Bytes;
-use std::future::Future;
+use std::{future::Future, time::Duration};
 
 /// A height of the chain; the first block is 1.
 pub type Height = u64;
+
+/// The longest that [`Application::propose`] may take: a leader that is slower loses its turn.
+pub const PROPOSAL_WAIT_MAX: Duration = Duration::from_secs(1);
 
 /// What a block carries.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -28,7 +31,7 @@ pub struct FinalizedBlock {
 /// What consensus needs of a replica. Shared between consensus tasks.
 pub trait Application: Send + Sync + 'static {
     /// Content for a block after one with `parent_time_ns`. Waits while there is nothing to do (no
-    /// message, no running session), but no longer than the idle interval.
+    /// message, no running session), but no longer than [`PROPOSAL_WAIT_MAX`] in all.
     fn propose(&self, parent_time_ns: u64) -> impl Future<Output = Payload> + Send;
 
     /// Whether the payload may stand after a block with `parent_time_ns`. Looks at the payload

@@ -28,7 +28,7 @@ pub use status::Status;
 pub use submit::SubmitError;
 
 use crate::{
-    application::Height,
+    application::{Height, PROPOSAL_WAIT_MAX},
     execution::sessions::Generations,
     mempool::Mempool,
     state::{Genesis, ReplicatedState},
@@ -51,9 +51,10 @@ use tokio::sync::watch;
 /// Blocks that may be ordered ahead of what this replica has executed when it proposes.
 pub const UNEXECUTED_BLOCKS_MAX: usize = 2;
 /// The longest wait for execution before a proposal.
-pub const PACE: Duration = Duration::from_secs(2);
+pub const PACE: Duration = Duration::from_millis(500);
 /// The longest wait for something to do before a proposal.
 pub const IDLE: Duration = Duration::from_millis(500);
+const _: () = assert!(PACE.as_millis() + IDLE.as_millis() <= PROPOSAL_WAIT_MAX.as_millis());
 /// Executed heights that are kept until they are certified.
 const UNCERTIFIED_MAX: usize = 64;
 

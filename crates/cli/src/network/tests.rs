@@ -92,7 +92,6 @@ fn a_replica_killed_during_a_generation_catches_up_to_the_same_root() {
     let executed = network.replica(3).unwrap().executed();
     let session = executed.state.sessions.sessions.values().next().unwrap();
     assert_eq!(session.progress.chain.as_slice(), answer.digest);
-    // Some of the answer was computed by the replica that had stopped, the rest again from its disk.
     wait("it is certified again", || {
         network.replica(3).unwrap().certified_height() >= height
     });

@@ -21,7 +21,7 @@ use futures_util::StreamExt as _;
 use std::{sync::Arc, time::Duration};
 
 /// How long a leader waits for certification that is behind before it goes on without.
-const CERTIFICATION_WAIT_MAX: Duration = Duration::from_millis(500);
+pub(super) const CERTIFICATION_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Builds blocks from the application's payloads and checks those of others.
 pub(crate) struct Replica<A> {

@@ -4,8 +4,11 @@ use super::{
     VIEW_RETENTION, epocher,
 };
 use crate::{
-    application::Application,
-    consensus::{block::Block, replica::Replica},
+    application::{Application, PROPOSAL_WAIT_MAX},
+    consensus::{
+        block::Block,
+        replica::{CERTIFICATION_WAIT_MAX, Replica},
+    },
 };
 use commonware_consensus::{
     marshal::{
@@ -27,8 +30,11 @@ use commonware_utils::NZDuration;
 use rand_core::CryptoRng;
 use std::time::Duration;
 
-/// A leader's payload comes within the application's idle interval, about half a second.
+/// Leaves a leader time to spread its block after the longest waits of its own.
 const LEADER_TIMEOUT: Duration = Duration::from_secs(2);
+const _: () = assert!(
+    PROPOSAL_WAIT_MAX.as_millis() + CERTIFICATION_WAIT_MAX.as_millis() < LEADER_TIMEOUT.as_millis()
+);
 const CERTIFICATION_TIMEOUT: Duration = Duration::from_secs(4);
 /// After this much silence a leader's turns are skipped without waiting for them.
 const INACTIVE_AFTER: Duration = Duration::from_secs(6);
