@@ -6,7 +6,7 @@
 
 use crate::error::Failure;
 use anyhow::{Context, Result};
-use directories::ProjectDirs;
+use etcetera::BaseStrategy;
 use std::{
     env, fs,
     io::{Read, Write},
@@ -31,12 +31,12 @@ pub(crate) fn data_directory() -> Result<PathBuf> {
     if let Some(directory) = env::var_os(DATA_VARIABLE) {
         return Ok(directory.into());
     }
-    let directories = ProjectDirs::from("", "", "lockstep").ok_or_else(|| {
-        Failure::environment("no home directory").hint(format!(
+    let directories = etcetera::choose_base_strategy().map_err(|error| {
+        Failure::environment(format!("no data directory: {error}")).hint(format!(
             "set {DATA_VARIABLE} to a directory for models and state"
         ))
     })?;
-    Ok(directories.data_dir().to_owned())
+    Ok(directories.data_dir().join("lockstep"))
 }
 
 impl Store {
