@@ -17,7 +17,7 @@ use crate::{
     graph::{Action, BufferId, Work},
     model::Model,
 };
-use lockstep_numeric::{Kernels, KvLayer, QuantizedRows, WeightFormat};
+use lockstep_numeric::{ActivationFormat, AttentionSegment, Kernels, KvLayer, QuantizedRows};
 use std::{mem, sync::Arc};
 
 /// Why a pass cannot begin. Both are mistakes of the caller that have to be reported to a user.
@@ -224,7 +224,13 @@ impl Sequence {
             Action::Quantize { input } => {
                 let columns = model.graph().buffers[input.0].width;
                 let input = &self.buffers[input.0];
-                kernels.quantize(input, batch, columns, &mut self.quantized);
+                kernels.quantize(
+                    ActivationFormat::Blocks32,
+                    input,
+                    batch,
+                    columns,
+                    &mut self.quantized,
+                );
             }
             Action::MatMul {
                 weight,
@@ -233,11 +239,14 @@ impl Sequence {
                 output,
             } => self.write(output, batch, |sequence, values| {
                 let weight = model.matrix(weight);
-                debug_assert_eq!(quantized, weight.format() != WeightFormat::F32);
+                debug_assert_eq!(
+                    quantized,
+                    weight.format().activations() != ActivationFormat::F32
+                );
                 if quantized {
                     kernels.matmul(weight, &sequence.quantized, values);
                 } else {
-                    kernels.matmul_f32(weight, sequence.read(input), batch, values);
+                    kernels.matmul_float(weight, sequence.read(input), batch, values);
                 }
             }),
             Action::Rope { values, heads } => {
@@ -245,12 +254,8 @@ impl Sequence {
                 kernels.rope_interleaved(model.rope(), values, heads, self.position);
             }
             Action::StoreKv { layer, key, value } => {
-                let width = model.graph().buffers[key.0].width;
-                let keys = self.buffers[key.0].chunks_exact(width);
-                let values = self.buffers[value.0].chunks_exact(width);
-                for (position, (key, value)) in (self.position..).zip(keys.zip(values)) {
-                    self.cache[layer].store(position, key, value);
-                }
+                let (keys, values) = (&self.buffers[key.0], &self.buffers[value.0]);
+                kernels.store_kv(&mut self.cache[layer], self.position, keys, values);
             }
             Action::Attention {
                 layer,
@@ -258,14 +263,12 @@ impl Sequence {
                 heads,
                 output,
             } => self.write(output, batch, |sequence, values| {
-                let cache = &sequence.cache[layer];
-                kernels.attention(
-                    sequence.read(queries),
-                    heads,
-                    cache,
-                    sequence.position,
-                    values,
-                );
+                let segment = AttentionSegment {
+                    cache: &sequence.cache[layer],
+                    first_position: sequence.position,
+                    rows: batch,
+                };
+                kernels.attention(sequence.read(queries), heads, &[segment], values);
             }),
             Action::SiluMul { gate, up } => self.write_in_place(gate, |sequence, values| {
                 kernels.silu_mul(values, sequence.read(up));

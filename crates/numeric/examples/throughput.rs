@@ -12,7 +12,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use lockstep_numeric::selftest::Generator;
-use lockstep_numeric::{Isa, Kernels, KvLayer, PackedMatrix, Pool, QuantizedRows, WeightFormat};
+use lockstep_numeric::{
+    ActivationFormat, AttentionSegment, Isa, Kernels, KvLayer, PackedMatrix, Pool, QuantizedRows,
+    WeightFormat,
+};
 
 const LAYERS: usize = 30;
 const PROMPT: usize = 512;
@@ -72,14 +75,20 @@ fn quantized(kernels: &Kernels, batch: usize, columns: usize) -> QuantizedRows {
         .map(|_| generator.ordinary(4.0))
         .collect();
     let mut rows = QuantizedRows::default();
-    kernels.quantize(&input, batch, columns, &mut rows);
+    kernels.quantize(
+        ActivationFormat::Blocks32,
+        &input,
+        batch,
+        columns,
+        &mut rows,
+    );
     rows
 }
 
 fn products(kernels: &Kernels) {
     let slow = kernels.isa() == Isa::Portable;
     let (layers, prompt) = if slow { (2, 24) } else { (LAYERS, PROMPT) };
-    for format in [WeightFormat::Q8_0, WeightFormat::Q4_1] {
+    for format in [WeightFormat::Q8_0, WeightFormat::Q4_0, WeightFormat::Q4_1] {
         let model: Vec<PackedMatrix> = (0..layers)
             .flat_map(|_| SHAPES.map(|shape| matrix(format, shape)))
             .collect();
@@ -130,23 +139,25 @@ fn others(kernels: &Kernels) {
     let mut values =
         |count: usize| -> Vec<f32> { (0..count).map(|_| generator.ordinary(2.0)).collect() };
     let mut cache = KvLayer::new(KV_HEADS, HEAD_DIM, batch);
-    for position in 0..batch {
-        cache.store(
-            position,
-            &values(KV_HEADS * HEAD_DIM),
-            &values(KV_HEADS * HEAD_DIM),
-        );
-    }
+    let (keys, contents) = (
+        values(batch * KV_HEADS * HEAD_DIM),
+        values(batch * KV_HEADS * HEAD_DIM),
+    );
+    kernels.store_kv(&mut cache, 0, &keys, &contents);
     let queries = values(batch * HEADS * HEAD_DIM);
     let mut output = vec![0.0; queries.len()];
-    let attention = best(|| kernels.attention(&queries, HEADS, &cache, 0, &mut output));
+    let segment = |first_position, rows| AttentionSegment {
+        cache: &cache,
+        first_position,
+        rows,
+    };
+    let attention = best(|| kernels.attention(&queries, HEADS, &[segment(0, batch)], &mut output));
     let last = &queries[..HEADS * HEAD_DIM];
     let decode = best(|| {
         kernels.attention(
             last,
             HEADS,
-            &cache,
-            batch - 1,
+            &[segment(batch - 1, 1)],
             &mut output[..HEADS * HEAD_DIM],
         )
     });
@@ -160,7 +171,8 @@ fn others(kernels: &Kernels) {
     let weight = values(576);
     let rms = best(|| kernels.rms_norm(&queries, &weight, 1e-5, batch, &mut output));
     let mut rows = QuantizedRows::default();
-    let quantize = best(|| kernels.quantize(&queries, batch, 576, &mut rows));
+    let quantize =
+        best(|| kernels.quantize(ActivationFormat::Blocks32, &queries, batch, 576, &mut rows));
     println!(
         "{} {} threads, {batch} tokens, one layer: attention {:.3} ms (one token {:.1} us), silu_mul {:.3} ms, rms_norm \
          {:.3} ms, quantize {:.3} ms",

@@ -1,9 +1,16 @@
 //! Kernels by instruction set: one table of functions each, chosen once at run time.
 //!
+//! # Design
+//! [`portable`] is the specification in plain Rust. [`generic`] has every kernel once over a vector trait, and the
+//! folders of the architectures only say what the vectors are. Declaring a kernel in [`kernels`] asks for a case of the
+//! same name in `selftest::cases`: with it the kernel is tested on every instruction set against the portable one, and
+//! its digest is frozen.
+//!
 //! # Safety
 //! A function of a table may be called only on a processor that has the table's instruction set; [`crate::Isa`] hands
 //! out a table only then.
 
+pub(crate) mod generic;
 pub(crate) mod portable;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
@@ -16,16 +23,25 @@ pub(crate) type TileOutput = [f32; TILE_ROWS];
 /// Positions that lie side by side in a tile of keys.
 pub(crate) const KEY_LANES: usize = 16;
 
-/// Queries that the attention kernels take together, at most.
-pub(crate) const QUERY_BLOCK: usize = 6;
+/// Rows that a product with float weights takes together, at most.
+pub(crate) const FLOAT_COLUMNS: usize = 6;
 
-/// A product of packed tiles (one or two, side by side in memory) and one panel.
+/// A product of packed tiles, side by side in memory, and one panel.
 ///
 /// Arguments: the tiles; blocks per row; the panel; its width; the output, of which element `tile * width + column` is
 /// written with canonical NaNs.
 pub(crate) type MatmulKernel = unsafe fn(&[u8], usize, &[u32], usize, &mut [TileOutput]);
 
-/// Scaled scores of up to [`QUERY_BLOCK`] queries against whole tiles of keys.
+/// A product of packed tiles of float weights and up to [`FLOAT_COLUMNS`] rows.
+///
+/// Arguments: the tiles; columns per row; the rows; the output, of which element `tile * rows + row` is written with
+/// canonical NaNs.
+pub(crate) type FloatMatmulKernel = unsafe fn(&[u8], usize, &[f32], &mut [TileOutput]);
+
+/// Quantises rows of `columns` elements each into one panel: `(rows, columns, panel)`.
+pub(crate) type QuantizeKernel = unsafe fn(&[f32], usize, &mut [u32]);
+
+/// Scaled scores of queries against whole tiles of keys.
 ///
 /// Arguments: the queries, `head_dim` elements each; `head_dim`; the keys; the scale; the scores, those of query i from
 /// `i * stride`; `stride`.
@@ -33,23 +49,73 @@ pub(crate) type ScoresKernel = unsafe fn(&[f32], usize, &[u16], f32, &mut [f32],
 
 /// For query i the sum over positions p below `counts[i]` of `weights[i * stride + p]` times row p of the values.
 ///
-/// Arguments: the weights; `stride`; the counts, ascending; the values; `head_dim`; the output, `head_dim` elements per
-/// query with canonical NaNs.
-pub(crate) type ValuesKernel = unsafe fn(&[f32], usize, &[usize], &[u16], usize, &mut [f32]);
+/// Arguments: the weights; `stride`; the counts, ascending; the values; `head_dim`; the dimensions wanted; the output,
+/// as many elements per query, with canonical NaNs.
+pub(crate) type ValuesKernel =
+    unsafe fn(&[f32], usize, &[usize], &[u16], usize, std::ops::Range<usize>, &mut [f32]);
 
-/// The kernels of one instruction set. Those of every other give the bits of [`portable`].
-pub(crate) struct KernelTable {
-    /// Quantises `rows` of `columns` elements each into one panel.
-    pub(crate) quantize_f32_i8: unsafe fn(rows: &[f32], columns: usize, panel: &mut [u32]),
-    pub(crate) matmul_q8_0_f32: MatmulKernel,
-    pub(crate) matmul_q4_1_f32: MatmulKernel,
-    /// One tile of F32 weights and up to [`QUERY_BLOCK`] rows of `columns` elements each, one output per row.
-    pub(crate) matmul_f32_f32:
-        unsafe fn(tile: &[u8], columns: usize, rows: &[f32], output: &mut [TileOutput]),
-    pub(crate) rms_norm_f32_f32:
-        unsafe fn(input: &[f32], weight: &[f32], epsilon: f32, output: &mut [f32]),
-    pub(crate) scores_f16_f32: ScoresKernel,
-    pub(crate) softmax_f32_f32: unsafe fn(values: &mut [f32]),
-    pub(crate) values_f16_f32: ValuesKernel,
-    pub(crate) silu_mul_f32_f32: unsafe fn(gate: &mut [f32], up: &[f32]),
+/// Declares the kernels: the table's type, and what has to exist for each.
+macro_rules! kernels {
+    ($($(#[$doc:meta])* $name:ident: $type:ty;)*) => {
+        /// The kernels of one instruction set. Those of every other give the bits of [`portable`].
+        pub(crate) struct KernelTable {
+            $($(#[$doc])* pub(crate) $name: $type,)*
+        }
+
+        /// A table of the functions in scope that have the kernels' names.
+        macro_rules! kernel_table {
+            () => { crate::arch::KernelTable { $($name),* } };
+        }
+        pub(crate) use kernel_table;
+
+        /// The cases in scope that have the kernels' names.
+        macro_rules! kernel_cases {
+            () => { [$(Case { name: stringify!($name), run: $name }),*] };
+        }
+        pub(crate) use kernel_cases;
+
+        /// A test per kernel, which calls `check` with its name.
+        #[cfg(test)]
+        macro_rules! kernel_tests {
+            () => { $(#[test] fn $name() { check(stringify!($name)); })* };
+        }
+        #[cfg(test)]
+        pub(crate) use kernel_tests;
+    };
+}
+
+kernels! {
+    /// Blocks of 32.
+    quantize_f32_i8_32: QuantizeKernel;
+    /// Blocks of 256.
+    quantize_f32_i8_256: QuantizeKernel;
+    matmul_q8_0_f32: MatmulKernel;
+    matmul_q4_0_f32: MatmulKernel;
+    matmul_q4_1_f32: MatmulKernel;
+    matmul_q5_0_f32: MatmulKernel;
+    matmul_q5_1_f32: MatmulKernel;
+    matmul_q2_k_f32: MatmulKernel;
+    matmul_q3_k_f32: MatmulKernel;
+    matmul_q4_k_f32: MatmulKernel;
+    matmul_q5_k_f32: MatmulKernel;
+    matmul_q6_k_f32: MatmulKernel;
+    matmul_int8_f32: MatmulKernel;
+    matmul_f32_f32: FloatMatmulKernel;
+    matmul_f16_f32: FloatMatmulKernel;
+    matmul_bf16_f32: FloatMatmulKernel;
+    /// One row: `(input, weight, epsilon, output)`.
+    rms_norm_f32_f32: unsafe fn(&[f32], &[f32], f32, &mut [f32]);
+    scores_f16_f32: ScoresKernel;
+    softmax_f32_f32: unsafe fn(&mut [f32]);
+    values_f16_f32: ValuesKernel;
+    /// `(gate, up)`: gate = silu(gate) * up.
+    silu_mul_f32_f32: unsafe fn(&mut [f32], &[f32]);
+    /// `(accumulator, addend)`.
+    add_f32_f32: unsafe fn(&mut [f32], &[f32]);
+    /// In place.
+    exp_f32_f32: unsafe fn(&mut [f32]);
+    /// `(values, output)`.
+    narrow_f32_f16: unsafe fn(&[f32], &mut [u16]);
+    /// `(cosines and sines, heads)`, in place.
+    rope_interleaved_f32_f32: unsafe fn(&[[f32; 2]], &mut [f32]);
 }

@@ -1,228 +1,314 @@
-//! The stored keys and values of one layer, and attention over them.
+//! Causal attention over stored keys and values.
+//!
+//! # Design
+//! Queries that share a key/value head are taken together in blocks, so that a loaded key or value serves several. When
+//! there are too few blocks for the threads and the text is long, the work is cut otherwise: scores by positions, the
+//! weighted sums by dimensions. Each output's operations are the same either way.
 
-use std::fmt;
+use std::cell::RefCell;
 use std::ops::Range;
 
-use crate::arch::{KEY_LANES, KernelTable, QUERY_BLOCK};
-use crate::convert::f32_to_f16;
+use crate::arch::{KEY_LANES, KernelTable};
+use crate::kv::KvLayer;
 use crate::pool::{Disjoint, Pool};
 
-/// Keys and values of one layer as f16, rounded half to even.
-///
-/// # Design
-/// Per key/value head, keys lie in tiles of 16 positions with the positions of one dimension side by side; values lie
-/// row by row.
-#[derive(Clone)]
-pub struct KvLayer {
-    kv_heads: usize,
-    head_dim: usize,
-    capacity: usize,
-    keys: Vec<u16>,
-    values: Vec<u16>,
+/// Queries in a block, at most.
+const QUERY_BLOCK: usize = 6;
+/// Blocks per thread below which the work is cut by positions and dimensions.
+const BLOCKS_PER_THREAD: usize = 4;
+/// Positions above which that is worth its pauses.
+const LONG: usize = 384;
+/// Positions in a part of the scores.
+const SCORE_PART: usize = 16 * KEY_LANES;
+/// Dimensions in a part of the sums: a cache line of f16.
+const SUM_PART: usize = 32;
+
+/// Some rows of a batch that belong to one text.
+#[derive(Clone, Copy, Debug)]
+pub struct AttentionSegment<'a> {
+    /// What is stored of the text, these rows included.
+    pub cache: &'a KvLayer,
+    /// Position of its first row here.
+    pub first_position: usize,
+    /// Number of rows.
+    pub rows: usize,
 }
 
-impl KvLayer {
-    /// Room for `capacity` positions, all zero.
-    ///
-    /// # Panics
-    /// A dimension is zero or the size exceeds the address space.
-    #[must_use]
-    pub fn new(kv_heads: usize, head_dim: usize, capacity: usize) -> Self {
-        assert!(
-            kv_heads > 0 && head_dim > 0,
-            "no heads or no dimensions: {kv_heads} x {head_dim}"
-        );
-        let elements = capacity
-            .checked_next_multiple_of(KEY_LANES)
-            .and_then(|positions| positions.checked_mul(kv_heads)?.checked_mul(head_dim))
-            .expect("the cache fits the address space");
-        Self {
-            kv_heads,
-            head_dim,
-            capacity,
-            keys: vec![0; elements],
-            values: vec![0; elements],
-        }
-    }
-
-    /// Stores key and value of one position, each `kv_heads` x `head_dim`.
-    ///
-    /// # Panics
-    /// The position exceeds the capacity or a length is wrong.
-    pub fn store(&mut self, position: usize, key: &[f32], value: &[f32]) {
-        assert!(
-            position < self.capacity,
-            "position exceeds the capacity: {position}"
-        );
-        let width = self.kv_heads * self.head_dim;
-        assert_eq!(
-            (key.len(), value.len()),
-            (width, width),
-            "key or value length"
-        );
-        let head_elements = self.head_elements();
-        for head in 0..self.kv_heads {
-            let key = &key[head * self.head_dim..][..self.head_dim];
-            let tile = head * head_elements + position / KEY_LANES * KEY_LANES * self.head_dim;
-            for (d, element) in key.iter().enumerate() {
-                self.keys[tile + d * KEY_LANES + position % KEY_LANES] = f32_to_f16(*element);
-            }
-            let value = &value[head * self.head_dim..][..self.head_dim];
-            let row = &mut self.values[head * head_elements + position * self.head_dim..]
-                [..self.head_dim];
-            for (stored, element) in row.iter_mut().zip(value) {
-                *stored = f32_to_f16(*element);
-            }
-        }
-    }
-
-    /// Number of positions there is room for.
-    #[must_use]
-    pub fn capacity(&self) -> usize {
-        self.capacity
-    }
-
-    /// Number of key/value heads.
-    #[must_use]
-    pub fn kv_heads(&self) -> usize {
-        self.kv_heads
-    }
-
-    /// Elements of a head.
-    #[must_use]
-    pub fn head_dim(&self) -> usize {
-        self.head_dim
-    }
-
-    /// Bytes of memory used.
-    #[must_use]
-    pub fn bytes(&self) -> usize {
-        (self.keys.len() + self.values.len()) * size_of::<u16>()
-    }
-
-    fn head_elements(&self) -> usize {
-        self.capacity.next_multiple_of(KEY_LANES) * self.head_dim
-    }
-}
-
-impl fmt::Debug for KvLayer {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "KvLayer({} positions, {} x {})",
-            self.capacity, self.kv_heads, self.head_dim
-        )
-    }
-}
-
-/// Causal attention of a batch of queries at consecutive positions.
+/// Attention of a batch; shapes are checked by [`crate::Kernels::attention`].
 pub(crate) struct Attention<'a> {
     pub(crate) table: &'static KernelTable,
     pub(crate) queries: &'a [f32],
     pub(crate) heads: usize,
-    pub(crate) cache: &'a KvLayer,
-    pub(crate) first_position: usize,
-    pub(crate) batch: usize,
+    pub(crate) segments: &'a [AttentionSegment<'a>],
+}
+
+/// Queries of one segment that share a key/value head, counted position by position, head by head.
+struct Block<'a> {
+    segment: &'a AttentionSegment<'a>,
+    /// Row of the batch at which the segment begins.
+    first_row: usize,
+    kv_head: usize,
+    queries: Range<usize>,
+}
+
+impl Block<'_> {
+    /// Positions that query `query` sees.
+    fn count(&self, query: usize, sharing: usize) -> usize {
+        self.segment.first_position + query / sharing + 1
+    }
+
+    fn longest(&self, sharing: usize) -> usize {
+        self.count(self.queries.end - 1, sharing)
+    }
+
+    /// Where query `query` begins in the queries and in the output.
+    fn offset(&self, query: usize, heads: usize, sharing: usize) -> usize {
+        let row = self.first_row + query / sharing;
+        (row * heads + self.kv_head * sharing + query % sharing) * self.segment.cache.head_dim()
+    }
 }
 
 impl Attention<'_> {
-    /// Runs over blocks of queries that share a key/value head.
-    ///
-    /// # Determinism
-    /// Queries are blocked to reuse loaded keys and values; each query's operations are those it would have alone.
     pub(crate) fn run(&self, pool: &Pool, output: &mut [f32]) {
-        let queries = self.batch * (self.heads / self.cache.kv_heads);
-        let shared = queries.div_ceil(QUERY_BLOCK);
-        // With fewer blocks than threads, reuse gives way to parallelism.
-        let length = if shared * self.cache.kv_heads < pool.threads() {
-            1
-        } else {
-            QUERY_BLOCK
-        };
-        let blocks = queries.div_ceil(length);
+        let blocks = self.blocks();
         let output = Disjoint::new(output);
-        pool.run(blocks * self.cache.kv_heads, &|range| {
-            let mut scratch = Scratch::default();
-            for item in range {
-                // Late blocks see more positions than early ones: alternate, so that contiguous ranges cost the same.
-                let ordinal = item % blocks;
-                let block = if ordinal.is_multiple_of(2) {
-                    ordinal / 2
-                } else {
-                    blocks - 1 - ordinal / 2
-                };
-                let first = block * length;
-                self.block(
-                    item / blocks,
-                    first..(first + length).min(queries),
-                    &mut scratch,
-                    &output,
-                );
-            }
+        let longest = |block: &Block<'_>| block.longest(self.sharing(block));
+        let few = pool.threads() > 1 && blocks.len() < BLOCKS_PER_THREAD * pool.threads();
+        if few && blocks.iter().any(|block| longest(block) >= LONG) {
+            return self.run_cut(&blocks, pool, &output);
+        }
+        // Contiguous ranges of blocks with about the same number of scores each.
+        let mut ends = Vec::with_capacity(blocks.len());
+        let mut total = 0;
+        for block in &blocks {
+            total += longest(block) * block.queries.len();
+            ends.push(total);
+        }
+        let parts = pool.threads().min(blocks.len());
+        let first = |part: usize| ends.partition_point(|end| *end <= total * part / parts);
+        pool.run(parts, &|parts| {
+            SCRATCH.with_borrow_mut(|scratch| {
+                for part in parts {
+                    for block in &blocks[first(part)..first(part + 1)] {
+                        self.block(block, scratch, &output);
+                    }
+                }
+            });
         });
     }
 
-    /// One block of queries of key/value head `kv_head`, counted position by position, head by head.
-    fn block(
-        &self,
-        kv_head: usize,
-        block: Range<usize>,
-        scratch: &mut Scratch,
-        output: &Disjoint<'_, f32>,
-    ) {
-        let Self { table, cache, .. } = self;
-        let head_dim = cache.head_dim;
-        let sharing = self.heads / cache.kv_heads;
-        let offset = |query: usize| {
-            (query / sharing * self.heads + kv_head * sharing + query % sharing) * head_dim
-        };
+    fn sharing(&self, block: &Block<'_>) -> usize {
+        self.heads / block.segment.cache.kv_heads()
+    }
 
+    fn blocks(&self) -> Vec<Block<'_>> {
+        let mut blocks = Vec::new();
+        let mut first_row = 0;
+        for segment in self.segments {
+            let queries = segment.rows * (self.heads / segment.cache.kv_heads());
+            for kv_head in 0..segment.cache.kv_heads() {
+                for first in (0..queries).step_by(QUERY_BLOCK) {
+                    blocks.push(Block {
+                        segment,
+                        first_row,
+                        kv_head,
+                        queries: first..(first + QUERY_BLOCK).min(queries),
+                    });
+                }
+            }
+            first_row += segment.rows;
+        }
+        blocks
+    }
+
+    fn gather(&self, block: &Block<'_>, scratch: &mut Scratch) {
+        let (sharing, head_dim) = (self.sharing(block), block.segment.cache.head_dim());
         scratch.queries.clear();
         scratch.counts.clear();
-        for query in block.clone() {
+        for query in block.queries.clone() {
+            let start = block.offset(query, self.heads, sharing);
             scratch
                 .queries
-                .extend_from_slice(&self.queries[offset(query)..][..head_dim]);
-            scratch
-                .counts
-                .push(self.first_position + query / sharing + 1);
+                .extend_from_slice(&self.queries[start..][..head_dim]);
+            scratch.counts.push(block.count(query, sharing));
         }
-        let longest = self.first_position + (block.end - 1) / sharing + 1;
-        let stride = longest.next_multiple_of(KEY_LANES);
-        scratch.scores.resize(block.len() * stride, 0.0);
-        scratch.sums.resize(block.len() * head_dim, 0.0);
+    }
 
-        let start = kv_head * cache.head_elements();
-        let keys = &cache.keys[start..][..stride * head_dim];
-        let values = &cache.values[start..][..longest * head_dim];
-        // Both operations in f32, each rounded once.
-        let scale = 1.0 / (head_dim as f32).sqrt();
+    /// One block from scores to sums.
+    fn block(&self, block: &Block<'_>, scratch: &mut Scratch, output: &Disjoint<'_, f32>) {
+        let cache = block.segment.cache;
+        let (sharing, head_dim) = (self.sharing(block), cache.head_dim());
+        self.gather(block, scratch);
+        let longest = block.longest(sharing);
+        let stride = longest.next_multiple_of(KEY_LANES);
+        let count = block.queries.len();
+        grow(&mut scratch.scores, count * stride);
+        grow(&mut scratch.sums, count * head_dim);
+        let scores = &mut scratch.scores[..count * stride];
+        let sums = &mut scratch.sums[..count * head_dim];
+        let table = self.table;
+        let keys = cache.key_tiles(block.kv_head, stride);
         // SAFETY: the table belongs to an instruction set that this processor has.
         unsafe {
             (table.scores_f16_f32)(
                 &scratch.queries,
                 head_dim,
                 keys,
-                scale,
-                &mut scratch.scores,
+                scale(head_dim),
+                scores,
                 stride,
             );
-            for (scores, count) in scratch.scores.chunks_exact_mut(stride).zip(&scratch.counts) {
+            for (scores, count) in scores.chunks_exact_mut(stride).zip(&scratch.counts) {
                 (table.softmax_f32_f32)(&mut scores[..*count]);
             }
             (table.values_f16_f32)(
-                &scratch.scores,
+                scores,
                 stride,
                 &scratch.counts,
-                values,
+                cache.value_rows(block.kv_head, longest),
                 head_dim,
-                &mut scratch.sums,
+                0..head_dim,
+                sums,
             );
         }
-        for (query, sums) in block.zip(scratch.sums.chunks_exact(head_dim)) {
+        for (query, sums) in block.queries.clone().zip(sums.chunks_exact(head_dim)) {
+            let start = block.offset(query, self.heads, sharing);
             // SAFETY: every (position, head) belongs to one block only.
-            unsafe { output.part(offset(query)..offset(query) + head_dim) }.copy_from_slice(sums);
+            unsafe { output.part(start..start + head_dim) }.copy_from_slice(sums);
         }
+    }
+
+    /// All blocks, step by step: scores in parts of positions, softmax row by row, sums in parts of dimensions.
+    fn run_cut(&self, blocks: &[Block<'_>], pool: &Pool, output: &Disjoint<'_, f32>) {
+        let mut gathered: Vec<Scratch> = Vec::with_capacity(blocks.len());
+        for block in blocks {
+            let mut scratch = Scratch::default();
+            self.gather(block, &mut scratch);
+            gathered.push(scratch);
+        }
+        let strides: Vec<usize> = blocks
+            .iter()
+            .map(|block| {
+                block
+                    .longest(self.sharing(block))
+                    .next_multiple_of(KEY_LANES)
+            })
+            .collect();
+        // Scores of block b lie from starts[b] on, those of a part of positions side by side.
+        let starts: Vec<usize> = offsets(
+            blocks
+                .iter()
+                .zip(&strides)
+                .map(|(block, stride)| block.queries.len() * stride),
+        );
+        let total = starts[blocks.len()];
+        SCRATCH.with_borrow_mut(|scratch| {
+            grow(&mut scratch.scores, total);
+            let scores = Disjoint::new(&mut scratch.scores[..total]);
+
+            let parts = offsets(strides.iter().map(|stride| stride.div_ceil(SCORE_PART)));
+            pool.run(parts[blocks.len()], &|items| {
+                let mut part_scores = vec![0.0; QUERY_BLOCK * SCORE_PART];
+                for item in items {
+                    let index = parts.partition_point(|start| *start <= item) - 1;
+                    let first = (item - parts[index]) * SCORE_PART;
+                    let stride = strides[index];
+                    let length = SCORE_PART.min(stride - first);
+                    let block = &blocks[index];
+                    let head_dim = block.segment.cache.head_dim();
+                    let keys = block.segment.cache.key_tiles(block.kv_head, stride);
+                    let keys = &keys[first * head_dim..][..length * head_dim];
+                    let part_scores = &mut part_scores[..block.queries.len() * length];
+                    // SAFETY: the table belongs to an instruction set that this processor has.
+                    unsafe {
+                        (self.table.scores_f16_f32)(
+                            &gathered[index].queries,
+                            head_dim,
+                            keys,
+                            scale(head_dim),
+                            part_scores,
+                            length,
+                        );
+                    }
+                    for (query, row) in part_scores.chunks_exact(length).enumerate() {
+                        let start = starts[index] + query * stride + first;
+                        // SAFETY: a part of a query's row belongs to one item only.
+                        unsafe { scores.part(start..start + length) }.copy_from_slice(row);
+                    }
+                }
+            });
+
+            let rows = offsets(blocks.iter().map(|block| block.queries.len()));
+            pool.run(rows[blocks.len()], &|items| {
+                for item in items {
+                    let index = rows.partition_point(|start| *start <= item) - 1;
+                    let query = item - rows[index];
+                    let start = starts[index] + query * strides[index];
+                    let count = gathered[index].counts[query];
+                    // SAFETY: a query's row belongs to one item only; the table as above.
+                    unsafe { (self.table.softmax_f32_f32)(scores.part(start..start + count)) };
+                }
+            });
+
+            let parts = offsets(
+                blocks
+                    .iter()
+                    .map(|block| block.segment.cache.head_dim().div_ceil(SUM_PART)),
+            );
+            pool.run(parts[blocks.len()], &|items| {
+                let mut sums = vec![0.0; QUERY_BLOCK * SUM_PART];
+                for item in items {
+                    let index = parts.partition_point(|start| *start <= item) - 1;
+                    let block = &blocks[index];
+                    let (cache, sharing) = (block.segment.cache, self.sharing(block));
+                    let head_dim = cache.head_dim();
+                    let first = (item - parts[index]) * SUM_PART;
+                    let dimensions = first..(first + SUM_PART).min(head_dim);
+                    let length = dimensions.len();
+                    let sums = &mut sums[..block.queries.len() * length];
+                    // SAFETY: the rows are only read from here on; the table as above.
+                    unsafe {
+                        let weights = scores.read(starts[index]..starts[index + 1]);
+                        (self.table.values_f16_f32)(
+                            weights,
+                            strides[index],
+                            &gathered[index].counts,
+                            cache.value_rows(block.kv_head, block.longest(sharing)),
+                            head_dim,
+                            dimensions,
+                            sums,
+                        );
+                    }
+                    for (query, sums) in block.queries.clone().zip(sums.chunks_exact(length)) {
+                        let start = block.offset(query, self.heads, sharing) + first;
+                        // SAFETY: a part of a query's dimensions belongs to one item only.
+                        unsafe { output.part(start..start + length) }.copy_from_slice(sums);
+                    }
+                }
+            });
+        });
+    }
+}
+
+/// Both operations in f32, each rounded once.
+fn scale(head_dim: usize) -> f32 {
+    1.0 / (head_dim as f32).sqrt()
+}
+
+/// Running sums: where each begins, and at last where all end.
+fn offsets(lengths: impl Iterator<Item = usize>) -> Vec<usize> {
+    let mut offsets = vec![0];
+    let mut total = 0;
+    for length in lengths {
+        total += length;
+        offsets.push(total);
+    }
+    offsets
+}
+
+fn grow(values: &mut Vec<f32>, length: usize) {
+    if values.len() < length {
+        values.resize(length, 0.0);
     }
 }
 
@@ -233,4 +319,9 @@ struct Scratch {
     counts: Vec<usize>,
     scores: Vec<f32>,
     sums: Vec<f32>,
+}
+
+thread_local! {
+    /// Each thread's own; nothing in it outlives a block.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
 }

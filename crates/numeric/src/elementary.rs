@@ -17,6 +17,7 @@ mod double_double;
 pub(crate) mod exp;
 mod trigonometric;
 
+pub(crate) use exp::HARD_INPUTS as HARD_EXP;
 pub use exp::exp;
 pub use trigonometric::{cos, sin, sin_cos};
 

@@ -18,8 +18,16 @@ pub enum Isa {
     Portable,
     /// x86-64 with AVX2 and F16C.
     Avx2,
-    /// x86-64 with AVX-512 F, BW, DQ, VL and VNNI, and what [`Isa::Avx2`] needs.
+    /// x86-64 with AVX-512 F, BW, DQ and VL, and what [`Isa::Avx2`] needs.
     Avx512,
+    /// As [`Isa::Avx512`], with VNNI.
+    Avx512Vnni,
+    /// aarch64 with NEON, which is all of them.
+    Neon,
+    /// As [`Isa::Neon`], with the dot product instructions.
+    NeonDotprod,
+    /// wasm32 with 128-bit vectors.
+    Simd128,
 }
 
 /// Why an instruction set cannot be used.
@@ -27,7 +35,7 @@ pub enum Isa {
 #[non_exhaustive]
 pub enum IsaError {
     /// The name is none of ours.
-    #[error("unknown instruction set, expected portable, avx2 or avx512: {name}")]
+    #[error("unknown instruction set, expected {expected}: {name}", expected = Isa::names())]
     Unknown {
         /// The name given.
         name: String,
@@ -42,7 +50,15 @@ pub enum IsaError {
 
 impl Isa {
     /// Every instruction set this crate knows, slowest first.
-    pub const ALL: [Self; 3] = [Self::Portable, Self::Avx2, Self::Avx512];
+    pub const ALL: [Self; 7] = [
+        Self::Portable,
+        Self::Avx2,
+        Self::Avx512,
+        Self::Avx512Vnni,
+        Self::Neon,
+        Self::NeonDotprod,
+        Self::Simd128,
+    ];
 
     /// The instruction sets this processor has, slowest first; the first is always [`Isa::Portable`].
     #[must_use]
@@ -81,7 +97,18 @@ impl Isa {
             Self::Portable => "portable",
             Self::Avx2 => "avx2",
             Self::Avx512 => "avx512",
+            Self::Avx512Vnni => "avx512vnni",
+            Self::Neon => "neon",
+            Self::NeonDotprod => "neondotprod",
+            Self::Simd128 => "simd128",
         }
+    }
+
+    /// The names of all, as a sentence lists them.
+    fn names() -> String {
+        let names = Self::ALL.map(Self::name);
+        let (last, rest) = names.split_last().expect("there are some");
+        format!("{} or {last}", rest.join(", "))
     }
 
     fn is_available(self) -> bool {
@@ -95,9 +122,11 @@ impl Isa {
             #[cfg(target_arch = "x86_64")]
             Self::Avx2 => arch::x86_64::avx2::table(),
             #[cfg(target_arch = "x86_64")]
-            Self::Avx512 => arch::x86_64::avx512::table(),
-            #[cfg(not(target_arch = "x86_64"))]
-            Self::Avx2 | Self::Avx512 => None,
+            Self::Avx512 => arch::x86_64::avx512::plain::table(),
+            #[cfg(target_arch = "x86_64")]
+            Self::Avx512Vnni => arch::x86_64::avx512::vnni::table(),
+            #[allow(unreachable_patterns, reason = "those of other architectures")]
+            _ => None,
         }
     }
 }
@@ -145,7 +174,7 @@ mod tests {
         let error = Isa::choose(Some(OsStr::new("fast"))).unwrap_err();
         assert_eq!(
             error.to_string(),
-            "unknown instruction set, expected portable, avx2 or avx512: fast"
+            "unknown instruction set, expected portable, avx2, avx512, avx512vnni, neon, neondotprod or simd128: fast"
         );
         for isa in Isa::ALL {
             let chosen = Isa::choose(Some(OsStr::new(isa.name())));

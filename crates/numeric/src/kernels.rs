@@ -4,16 +4,16 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::arch::{KernelTable, MatmulKernel, QUERY_BLOCK, TileOutput};
-use crate::attention::{Attention, KvLayer};
-use crate::convert::canonical;
+use crate::arch::{FLOAT_COLUMNS, FloatMatmulKernel, KernelTable, MatmulKernel, TileOutput};
+use crate::attention::{Attention, AttentionSegment};
 use crate::isa::{Isa, IsaError};
+use crate::kv::KvLayer;
 use crate::pool::{Disjoint, Pool};
-use crate::quantized::{COLUMN_WORDS, PANEL_WIDTH, QuantizedRows};
+use crate::quantized::{PANEL_WIDTH, QuantizedRows};
 use crate::rope::RopeTable;
-use crate::weights::{BLOCK_LEN, PackedMatrix, TILE_ROWS, WeightFormat};
+use crate::weights::{ActivationFormat, PackedMatrix, TILE_ROWS, WeightFormat};
 
-/// Tiles that a product kernel takes together when there are several columns.
+/// Tiles that a product kernel takes together.
 const TILE_GROUP: usize = 2;
 /// Bytes of panels that stay in a core's second-level cache while all tiles pass by.
 const PANEL_GROUP_BYTES: usize = 256 << 10;
@@ -50,18 +50,32 @@ impl Kernels {
         &self.pool
     }
 
-    /// Quantises `batch` rows of `columns` elements in blocks of 32; `out` is reshaped.
+    /// Quantises `batch` rows of `columns` elements for products with weights that read `format`; `out` is reshaped.
     ///
     /// # Panics
-    /// `columns` is zero or no multiple of 32, or `input` has another length.
-    pub fn quantize(&self, input: &[f32], batch: usize, columns: usize, out: &mut QuantizedRows) {
+    /// The format is that of floats, `columns` is zero or no multiple of its block length, or `input` has another
+    /// length.
+    pub fn quantize(
+        &self,
+        format: ActivationFormat,
+        input: &[f32],
+        batch: usize,
+        columns: usize,
+        out: &mut QuantizedRows,
+    ) {
+        let kernel = match format {
+            ActivationFormat::F32 => panic!("floats are not quantised"),
+            ActivationFormat::Blocks32 => self.table.quantize_f32_i8_32,
+            ActivationFormat::Blocks256 => self.table.quantize_f32_i8_256,
+        };
         assert!(
-            columns > 0 && columns.is_multiple_of(BLOCK_LEN),
+            columns > 0 && columns.is_multiple_of(format.block_len()),
             "columns are not whole blocks: {columns}"
         );
         assert_eq!(input.len(), batch * columns, "input length");
-        out.reshape(batch, columns);
+        out.reshape(format, batch, columns);
         let panel_words = out.panel_words();
+        let column_words = panel_words / PANEL_WIDTH;
         let words = Disjoint::new(out.words_mut());
         self.run_rows(
             batch.div_ceil(PANEL_WIDTH),
@@ -70,18 +84,13 @@ impl Kernels {
                 for panel in panels {
                     let first = panel * PANEL_WIDTH;
                     let last = (first + PANEL_WIDTH).min(batch);
-                    let length = (last - first) * columns / BLOCK_LEN * COLUMN_WORDS;
+                    let length = (last - first) * column_words;
                     // SAFETY: panels do not overlap, and each is visited once.
                     let words =
                         unsafe { words.part(panel * panel_words..panel * panel_words + length) };
+                    let rows = &input[first * columns..last * columns];
                     // SAFETY: the table belongs to an instruction set that this processor has.
-                    unsafe {
-                        (self.table.quantize_f32_i8)(
-                            &input[first * columns..last * columns],
-                            columns,
-                            words,
-                        )
-                    };
+                    unsafe { kernel(rows, columns, words) };
                 }
             },
         );
@@ -90,13 +99,14 @@ impl Kernels {
     /// output[b * rows + r] = row r of `weights` times row b of `input`, by the block chain of the format.
     ///
     /// # Panics
-    /// The weights are not of a quantised format, or shapes disagree.
+    /// The weights are not of a quantised format, the activations not of the format that it reads, or shapes disagree.
     pub fn matmul(&self, weights: &PackedMatrix, input: &QuantizedRows, output: &mut [f32]) {
-        let kernel = match weights.format() {
-            WeightFormat::Q8_0 => self.table.matmul_q8_0_f32,
-            WeightFormat::Q4_1 => self.table.matmul_q4_1_f32,
-            WeightFormat::F32 => panic!("weights are not quantised: {weights:?}"),
-        };
+        let kernel = self.quantized_product(weights.format());
+        assert_eq!(
+            input.format(),
+            weights.format().activations(),
+            "format of the activations"
+        );
         assert_eq!(
             input.columns(),
             weights.columns(),
@@ -113,37 +123,59 @@ impl Kernels {
         });
     }
 
-    /// output[b * rows + r] = row r of F32 `weights` times row b of `input`, `sequential`.
+    fn quantized_product(&self, format: WeightFormat) -> MatmulKernel {
+        match format {
+            WeightFormat::Q8_0 => self.table.matmul_q8_0_f32,
+            WeightFormat::Q4_0 => self.table.matmul_q4_0_f32,
+            WeightFormat::Q4_1 => self.table.matmul_q4_1_f32,
+            WeightFormat::Q5_0 => self.table.matmul_q5_0_f32,
+            WeightFormat::Q5_1 => self.table.matmul_q5_1_f32,
+            WeightFormat::Q2_K => self.table.matmul_q2_k_f32,
+            WeightFormat::Q3_K => self.table.matmul_q3_k_f32,
+            WeightFormat::Q4_K => self.table.matmul_q4_k_f32,
+            WeightFormat::Q5_K => self.table.matmul_q5_k_f32,
+            WeightFormat::Q6_K => self.table.matmul_q6_k_f32,
+            WeightFormat::Int8 => self.table.matmul_int8_f32,
+            WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 => {
+                panic!("weights are not quantised: {format}")
+            }
+        }
+    }
+
+    fn float_product(&self, format: WeightFormat) -> FloatMatmulKernel {
+        match format {
+            WeightFormat::F32 => self.table.matmul_f32_f32,
+            WeightFormat::F16 => self.table.matmul_f16_f32,
+            WeightFormat::Bf16 => self.table.matmul_bf16_f32,
+            _ => panic!("weights are quantised: {format}"),
+        }
+    }
+
+    /// output[b * rows + r] = row r of F32, F16 or BF16 `weights` times row b of `input`, `sequential`.
     ///
     /// # Panics
-    /// The weights are not F32, or shapes disagree.
-    pub fn matmul_f32(
+    /// The weights are quantised, or shapes disagree.
+    pub fn matmul_float(
         &self,
         weights: &PackedMatrix,
         input: &[f32],
         batch: usize,
         output: &mut [f32],
     ) {
+        let kernel = self.float_product(weights.format());
         let (rows, columns) = (weights.rows(), weights.columns());
-        assert_eq!(weights.format(), WeightFormat::F32, "weights are not F32");
         assert_eq!(input.len(), batch * columns, "input length");
         assert_eq!(output.len(), batch * rows, "output length");
         let output = Disjoint::new(output);
         self.pool.run(weights.tile_count(), &|tiles| {
-            let mut sums = [[0.0; TILE_ROWS]; QUERY_BLOCK];
+            let mut sums = [[0.0; TILE_ROWS]; FLOAT_COLUMNS];
             for tile in tiles {
-                for (group, input) in input.chunks(QUERY_BLOCK * columns).enumerate() {
+                for (group, input) in input.chunks(FLOAT_COLUMNS * columns).enumerate() {
+                    let sums = &mut sums[..input.len() / columns];
                     // SAFETY: the table belongs to an instruction set that this processor has.
-                    unsafe {
-                        (self.table.matmul_f32_f32)(
-                            weights.tiles(tile, 1),
-                            columns,
-                            input,
-                            &mut sums,
-                        )
-                    };
-                    for (column, sums) in sums[..input.len() / columns].iter().enumerate() {
-                        store_tile(sums, rows, tile, group * QUERY_BLOCK + column, &output);
+                    unsafe { kernel(weights.tiles(tile, 1), columns, input, sums) };
+                    for (column, sums) in sums.iter().enumerate() {
+                        store_tile(sums, rows, tile, group * FLOAT_COLUMNS + column, &output);
                     }
                 }
             }
@@ -204,47 +236,77 @@ impl Kernels {
             for row in rows {
                 // SAFETY: rows do not overlap, and each is visited once.
                 let values = unsafe { values.part(row * width..(row + 1) * width) };
-                table.rotate_interleaved(first_position + row, values);
+                let rotations = table.at(first_position + row);
+                // SAFETY: the table belongs to an instruction set that this processor has.
+                unsafe { (self.table.rope_interleaved_f32_f32)(rotations, values) };
             }
         });
     }
 
-    /// Causal attention: the query of row b and head h, at position `first_position + b`, reads the stored positions
-    /// up to its own of key/value head h / (heads / kv_heads). Shapes of queries and output: batch x heads x head_dim.
+    /// Stores keys and values of consecutive positions from `first_position` on, narrowed to f16; shapes of both: batch
+    /// x kv_heads x head_dim.
     ///
     /// # Panics
-    /// Lengths disagree, `heads` is no multiple of the key/value heads, or a position exceeds the capacity.
+    /// Lengths disagree or a position exceeds the capacity.
+    pub fn store_kv(
+        &self,
+        cache: &mut KvLayer,
+        first_position: usize,
+        keys: &[f32],
+        values: &[f32],
+    ) {
+        let width = cache.kv_heads() * cache.head_dim();
+        assert!(
+            keys.len().is_multiple_of(width) && keys.len() == values.len(),
+            "keys and values are not whole rows of {width}"
+        );
+        let last = first_position + keys.len() / width;
+        assert!(
+            last <= cache.capacity(),
+            "position exceeds the cache: {last}"
+        );
+        crate::environment::assert_default();
+        let pool = (keys.len() >= ELEMENTS_PER_PART).then_some(self.pool());
+        cache.store(self.table, pool, first_position, keys, values);
+    }
+
+    /// Causal attention. The rows of a batch belong to the segments in order; the query of head h at a position reads
+    /// the stored positions of its segment up to its own, of key/value head h / (heads / kv_heads). Shapes of queries
+    /// and output: batch x heads x head_dim.
+    ///
+    /// # Panics
+    /// Lengths disagree, `heads` is no multiple of the key/value heads, or a position exceeds a cache's capacity.
     pub fn attention(
         &self,
         queries: &[f32],
         heads: usize,
-        cache: &KvLayer,
-        first_position: usize,
+        segments: &[AttentionSegment<'_>],
         output: &mut [f32],
     ) {
-        let width = heads * cache.head_dim();
-        assert!(
-            heads > 0 && heads.is_multiple_of(cache.kv_heads()),
-            "heads do not share evenly: {heads}"
-        );
-        assert!(
-            queries.len().is_multiple_of(width),
-            "queries are not whole rows of {width}"
-        );
-        assert_eq!(output.len(), queries.len(), "output length");
-        let batch = queries.len() / width;
-        assert!(
-            first_position + batch <= cache.capacity(),
-            "position exceeds the cache: {}",
-            first_position + batch
-        );
+        let mut elements = 0;
+        for segment in segments {
+            let cache = segment.cache;
+            assert!(
+                heads > 0 && heads.is_multiple_of(cache.kv_heads()),
+                "heads do not share evenly: {heads}"
+            );
+            let last = segment.first_position + segment.rows;
+            assert!(
+                last <= cache.capacity(),
+                "position exceeds the cache: {last}"
+            );
+            elements += segment.rows * heads * cache.head_dim();
+        }
+        assert_eq!(queries.len(), elements, "queries of all segments");
+        assert_eq!(output.len(), elements, "output length");
+        if elements == 0 {
+            return;
+        }
         Attention {
             table: self.table,
             queries,
             heads,
-            cache,
-            first_position,
-            batch,
+            segments,
         }
         .run(&self.pool, output);
     }
@@ -254,6 +316,13 @@ impl Kernels {
         crate::environment::assert_default();
         // SAFETY: the table belongs to an instruction set that this processor has.
         unsafe { (self.table.softmax_f32_f32)(values) };
+    }
+
+    /// Replaces each value by its exponential.
+    pub fn exp(&self, values: &mut [f32]) {
+        crate::environment::assert_default();
+        // SAFETY: the table belongs to an instruction set that this processor has.
+        unsafe { (self.table.exp_f32_f32)(values) };
     }
 
     /// gate = (gate / (1 + exp(-gate))) * up.
@@ -289,10 +358,13 @@ impl Kernels {
             let elements = chunks.start * TILE_ROWS..(chunks.end * TILE_ROWS).min(count);
             // SAFETY: the ranges do not overlap, and each is visited once.
             let accumulator = unsafe { accumulator.part(elements.clone()) };
-            for (sum, addend) in accumulator.iter_mut().zip(&addend[elements]) {
-                *sum = canonical(*sum + addend);
-            }
+            // SAFETY: the table belongs to an instruction set that this processor has.
+            unsafe { (self.table.add_f32_f32)(accumulator, &addend[elements]) };
         });
+    }
+
+    pub(crate) fn table(&self) -> &'static KernelTable {
+        self.table
     }
 
     /// Runs over rows on the pool, or in place when there is too little work to share.
@@ -321,13 +393,11 @@ fn matmul_tiles(
     output: &Disjoint<'_, f32>,
 ) {
     let mut sums = [[0.0; TILE_ROWS]; TILE_GROUP * PANEL_WIDTH];
-    // One column cannot reuse a loaded weight, so it only wants the memory read in order.
-    let tile_group = if input.batch() == 1 { 1 } else { TILE_GROUP };
     let group = (PANEL_GROUP_BYTES / (input.panel_words() * 4)).max(1);
     for first_panel in (0..input.panel_count()).step_by(group) {
         let panels = first_panel..(first_panel + group).min(input.panel_count());
-        for first in tiles.clone().step_by(tile_group) {
-            let count = (tiles.end - first).min(tile_group);
+        for first in tiles.clone().step_by(TILE_GROUP) {
+            let count = (tiles.end - first).min(TILE_GROUP);
             let tile_data = weights.tiles(first, count);
             for panel in panels.clone() {
                 let width = input.panel_width(panel);

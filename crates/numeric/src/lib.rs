@@ -42,6 +42,7 @@ pub mod elementary;
 mod environment;
 mod isa;
 mod kernels;
+mod kv;
 mod pool;
 mod quantized;
 mod rope;
@@ -49,15 +50,16 @@ pub mod selftest;
 mod softmax;
 mod weights;
 
-pub use attention::KvLayer;
+pub use attention::AttentionSegment;
 pub use isa::{Isa, IsaError};
 pub use kernels::Kernels;
+pub use kv::KvLayer;
 pub use pool::Pool;
 pub use quantized::QuantizedRows;
 pub use rope::RopeTable;
 pub use selftest::{SelfTestError, selftest};
 pub use softmax::{NonFinite, argmax, softmax};
-pub use weights::{PackError, PackedMatrix, WeightFormat};
+pub use weights::{ActivationFormat, PackError, PackedMatrix, WeightFormat};
 
 /// Version of the arithmetic; any change of any bit is a new version.
 pub const ARITHMETIC_VERSION: u32 = 1;

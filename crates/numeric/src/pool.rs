@@ -300,6 +300,19 @@ impl<'a, T> Disjoint<'a, T> {
         // SAFETY: in bounds of the exclusively borrowed slice; not aliased by the caller's promise.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(range.start), range.len()) }
     }
+
+    /// The elements in `range`, to read.
+    ///
+    /// # Safety
+    /// No element of `range` is part of a live slice from [`Self::part`].
+    pub(crate) unsafe fn read(&self, range: Range<usize>) -> &[T] {
+        assert!(
+            range.start <= range.end && range.end <= self.length,
+            "part out of range: {range:?}"
+        );
+        // SAFETY: in bounds of the exclusively borrowed slice; not written by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.start.add(range.start), range.len()) }
+    }
 }
 
 #[cfg(test)]

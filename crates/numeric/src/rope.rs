@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use crate::convert::canonical;
 use crate::elementary::{power_of_positive_base, sin_cos};
 use crate::environment;
 
@@ -71,18 +70,10 @@ impl RopeTable {
             .unwrap_or(0)
     }
 
-    /// Rotates the interleaved pairs (2i, 2i + 1) of every head at one position: (a, b) becomes
-    /// (a * cos - b * sin, a * sin + b * cos), every operation rounded.
-    pub(crate) fn rotate_interleaved(&self, position: usize, heads: &mut [f32]) {
+    /// Cosine and sine per pair at a position.
+    pub(crate) fn at(&self, position: usize) -> &[[f32; 2]] {
         let pairs = self.dimension / 2;
-        let rotations = &self.rotations[position * pairs..][..pairs];
-        for head in heads.chunks_exact_mut(self.dimension) {
-            for (pair, [cosine, sine]) in head.chunks_exact_mut(2).zip(rotations) {
-                let (a, b) = (pair[0], pair[1]);
-                pair[0] = canonical(a * cosine - b * sine);
-                pair[1] = canonical(a * sine + b * cosine);
-            }
-        }
+        &self.rotations[position * pairs..][..pairs]
     }
 }
 
@@ -121,9 +112,7 @@ mod tests {
     #[test]
     fn position_zero_does_not_rotate() {
         let table = RopeTable::new(6, 10_000.0, 2);
-        let mut heads = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0];
-        table.rotate_interleaved(0, &mut heads);
-        assert_eq!(heads, [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]);
+        assert_eq!(table.at(0), [[1.0, 0.0]; 3]);
         assert_eq!((table.positions(), table.dimension()), (2, 6));
     }
 }

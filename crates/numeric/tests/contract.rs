@@ -6,7 +6,8 @@ use std::sync::Arc;
 use lockstep_numeric::convert::{f16_to_f32, f32_to_f16};
 use lockstep_numeric::selftest::Generator;
 use lockstep_numeric::{
-    Isa, Kernels, KvLayer, PackError, PackedMatrix, Pool, QuantizedRows, WeightFormat, elementary,
+    AttentionSegment, Isa, Kernels, KvLayer, PackError, PackedMatrix, Pool, QuantizedRows,
+    WeightFormat, elementary,
 };
 
 fn kernels() -> Kernels {
@@ -28,71 +29,197 @@ fn assert_bits(actual: &[f32], expected: &[f32]) {
     }
 }
 
-/// Random blocks with ordinary scales.
-fn blocks(generator: &mut Generator, format: WeightFormat, rows: usize, columns: usize) -> Vec<u8> {
-    let mut bytes = generator.bytes(rows * format.row_bytes(columns).unwrap());
-    let (block, scales) = if format == WeightFormat::Q8_0 {
-        (34, 1)
+/// A stored block, unpacked from the formats' definitions.
+struct Stored {
+    scale: f32,
+    minimum: f32,
+    /// Quants, offsets and zero-points subtracted, with the integer scale of their sub-block.
+    quants: Vec<(i32, i32)>,
+    /// Integer minima, one per quant.
+    minima: Vec<i32>,
+}
+
+fn half(bytes: &[u8], offset: usize) -> f32 {
+    f16_to_f32(u16::from_le_bytes([bytes[offset], bytes[offset + 1]]))
+}
+
+/// Six-bit scale and minimum j of Q4_K and Q5_K: twelve bytes hold the low six, four and four bits of each.
+fn six_bits(packed: &[u8], j: usize) -> (i32, i32) {
+    let byte = |index: usize| i32::from(packed[index]);
+    if j < 4 {
+        (byte(j) % 64, byte(j + 4) % 64)
     } else {
-        (20, 2)
+        (
+            byte(j + 4) % 16 + byte(j - 4) / 64 * 16,
+            byte(j + 4) / 16 + byte(j) / 64 * 16,
+        )
+    }
+}
+
+fn unpack(format: WeightFormat, row: &[u8], block: usize) -> Stored {
+    let (length, bytes) = match format {
+        WeightFormat::Int8 => (32, &row[8 + block * 32..][..32]),
+        _ => {
+            let length = format.row_bytes(format.block_len()).unwrap();
+            (format.block_len(), &row[block * length..][..length])
+        }
     };
-    for block in bytes.chunks_exact_mut(block) {
-        for scale in block.chunks_exact_mut(2).take(scales) {
-            scale.copy_from_slice(&f32_to_f16(generator.ordinary(0.1)).to_le_bytes());
+    // A place in packed integers of 4, 2 or 1 bits.
+    let bits =
+        |offset: usize, shift: usize, width: u32| i32::from(bytes[offset] >> shift) % (1 << width);
+    let element = |k: usize| -> (i32, i32, i32) {
+        let nibble = |first: usize| bits(first + k % 16, k / 16 * 4, 4);
+        // Superblocks: 128 elements share 32 bytes of two-bit places, 64 share 32 bytes of nibbles.
+        let two = |first: usize| bits(first + k / 128 * 32 + k % 32, k / 32 % 4 * 2, 2);
+        let four = |first: usize| bits(first + k / 64 * 32 + k % 32, k / 32 % 2 * 4, 4);
+        match format {
+            WeightFormat::Q8_0 => (i32::from(bytes[2 + k] as i8), 1, 0),
+            WeightFormat::Int8 => {
+                let zero_point = i32::from_le_bytes([row[4], row[5], row[6], row[7]]);
+                (i32::from(bytes[k] as i8) - zero_point, 1, 0)
+            }
+            WeightFormat::Q4_0 => (nibble(2) - 8, 1, 0),
+            WeightFormat::Q4_1 => (nibble(4), 1, 0),
+            WeightFormat::Q5_0 => (nibble(6) + 16 * bits(2 + k / 8, k % 8, 1) - 16, 1, 0),
+            WeightFormat::Q5_1 => (nibble(8) + 16 * bits(4 + k / 8, k % 8, 1), 1, 0),
+            WeightFormat::Q2_K => (two(16), bits(k / 16, 0, 4), bits(k / 16, 4, 4)),
+            WeightFormat::Q3_K => {
+                let j = k / 16;
+                let low = bits(96 + j % 8, j / 8 * 4, 4);
+                let scale = low + 16 * bits(104 + j % 4, j / 4 * 2, 2) - 32;
+                (two(32) + 4 * bits(k % 32, k / 32, 1) - 4, scale, 0)
+            }
+            WeightFormat::Q4_K => {
+                let (scale, minimum) = six_bits(&bytes[4..16], k / 32);
+                (four(16), scale, minimum)
+            }
+            WeightFormat::Q5_K => {
+                let (scale, minimum) = six_bits(&bytes[4..16], k / 32);
+                (four(48) + 16 * bits(16 + k % 32, k / 32, 1), scale, minimum)
+            }
+            WeightFormat::Q6_K => {
+                let low = bits(k / 128 * 64 + k % 64, k / 64 % 2 * 4, 4);
+                let scale = i32::from(bytes[192 + k / 16] as i8);
+                (low + 16 * two(128) - 32, scale, 0)
+            }
+            _ => unreachable!(),
+        }
+    };
+    let (scale, minimum) = match format {
+        WeightFormat::Int8 => (f32::from_le_bytes([row[0], row[1], row[2], row[3]]), 0.0),
+        WeightFormat::Q2_K => (half(bytes, 80), half(bytes, 82)),
+        WeightFormat::Q3_K => (half(bytes, 108), 0.0),
+        WeightFormat::Q6_K => (half(bytes, 208), 0.0),
+        _ => (half(bytes, 0), half(bytes, 2)),
+    };
+    Stored {
+        scale,
+        minimum,
+        quants: (0..length).map(|k| (element(k).0, element(k).1)).collect(),
+        minima: (0..length).map(|k| element(k).2).collect(),
+    }
+}
+
+/// Random rows with ordinary scales.
+fn stored_rows(
+    generator: &mut Generator,
+    format: WeightFormat,
+    rows: usize,
+    columns: usize,
+) -> Vec<u8> {
+    let mut bytes = generator.bytes(rows * format.row_bytes(columns).unwrap());
+    let halves: &[usize] = match format {
+        WeightFormat::Q2_K => &[80, 82],
+        WeightFormat::Q3_K => &[108],
+        WeightFormat::Q6_K => &[208],
+        WeightFormat::Q8_0 | WeightFormat::Q4_0 | WeightFormat::Q5_0 => &[0],
+        WeightFormat::Int8 => &[],
+        _ => &[0, 2],
+    };
+    if format == WeightFormat::Int8 {
+        for row in bytes.chunks_exact_mut(8 + columns) {
+            row[..4].copy_from_slice(&generator.ordinary(0.1).to_le_bytes());
+            let zero_point = generator.between(0, 255) as i32 - 128;
+            row[4..8].copy_from_slice(&zero_point.to_le_bytes());
+        }
+        return bytes;
+    }
+    for block in bytes.chunks_exact_mut(format.row_bytes(format.block_len()).unwrap()) {
+        for &offset in halves {
+            let scale = f32_to_f16(generator.ordinary(0.1));
+            block[offset..offset + 2].copy_from_slice(&scale.to_le_bytes());
         }
     }
     bytes
 }
 
-/// Scale, minimum and quants of a stored block.
-fn unpack(format: WeightFormat, block: &[u8]) -> (f32, f32, [i32; 32]) {
-    let f16 = |offset: usize| f16_to_f32(u16::from_le_bytes([block[offset], block[offset + 1]]));
-    match format {
-        WeightFormat::Q8_0 => (
-            f16(0),
-            0.0,
-            std::array::from_fn(|k| i32::from(block[2 + k] as i8)),
-        ),
-        _ => {
-            let nibble = |k: usize| {
-                if k < 16 {
-                    block[4 + k] & 15
-                } else {
-                    block[4 + k - 16] >> 4
-                }
-            };
-            (
-                f16(0),
-                f16(2),
-                std::array::from_fn(|k| i32::from(nibble(k))),
-            )
-        }
-    }
-}
-
 /// Scale and quants of a block of activations.
-fn quantize(values: &[f32]) -> (f32, [i32; 32]) {
+fn quantize(values: &[f32]) -> (f32, Vec<i32>) {
     let largest = values
         .iter()
         .fold(0.0, |largest: f32, x| largest.max(x.abs()));
     let scale = largest / 127.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    (
-        scale,
-        std::array::from_fn(|k| (values[k] * inverse).round_ties_even() as i32),
-    )
+    let quants = values
+        .iter()
+        .map(|x| (x * inverse).round_ties_even() as i32)
+        .collect();
+    (scale, quants)
+}
+
+/// One block's step of the chain.
+fn chain_step(format: WeightFormat, mut sum: f32, stored: &Stored, values: &[f32]) -> f32 {
+    let (x_scale, x) = quantize(values);
+    let dot: i64 = stored
+        .quants
+        .iter()
+        .zip(&x)
+        .map(|((q, s), x)| i64::from(q * s * x))
+        .sum();
+    sum += dot as f32 * (stored.scale * x_scale);
+    match format {
+        WeightFormat::Q4_1 | WeightFormat::Q5_1 => {
+            sum += stored.minimum * (x_scale * x.iter().sum::<i32>() as f32);
+        }
+        WeightFormat::Q2_K | WeightFormat::Q4_K | WeightFormat::Q5_K => {
+            let minima: i32 = stored.minima.iter().zip(&x).map(|(m, x)| m * x).sum();
+            sum += (-minima) as f32 * (stored.minimum * x_scale);
+        }
+        _ => {}
+    }
+    sum
+}
+
+/// The value of each element of a block.
+fn values_of(format: WeightFormat, stored: &Stored) -> Vec<f32> {
+    let pairs = stored.quants.iter().zip(&stored.minima);
+    pairs
+        .map(|((q, s), m)| match format {
+            WeightFormat::Q4_1 | WeightFormat::Q5_1 => stored.scale * *q as f32 + stored.minimum,
+            WeightFormat::Q3_K | WeightFormat::Q6_K => (stored.scale * *s as f32) * *q as f32,
+            WeightFormat::Q2_K | WeightFormat::Q4_K | WeightFormat::Q5_K => {
+                (stored.scale * *s as f32) * *q as f32 - stored.minimum * *m as f32
+            }
+            _ => stored.scale * *q as f32,
+        })
+        .collect()
 }
 
 #[test]
 fn quantised_products_follow_the_block_chain() {
     let (mut generator, kernels) = (Generator::new(1), kernels());
-    for format in [WeightFormat::Q8_0, WeightFormat::Q4_1] {
-        for (rows, columns, batch) in [(1, 32, 1), (16, 64, 2), (35, 96, 7), (48, 160, 13)] {
-            let bytes = blocks(&mut generator, format, rows, columns);
+    for format in WeightFormat::ALL {
+        if format.block_len() == 1 {
+            continue;
+        }
+        let block_len = format.block_len();
+        for (rows, blocks, batch) in [(1, 1, 1), (16, 2, 2), (35, 3, 7), (48, 5, 13)] {
+            let columns = blocks * block_len;
+            let bytes = stored_rows(&mut generator, format, rows, columns);
             let input = values(&mut generator, batch * columns);
             let weights = PackedMatrix::pack(format, rows, columns, &bytes).unwrap();
             let mut quantized = QuantizedRows::default();
-            kernels.quantize(&input, batch, columns, &mut quantized);
+            kernels.quantize(format.activations(), &input, batch, columns, &mut quantized);
             let mut output = vec![0.0; batch * rows];
             kernels.matmul(&weights, &quantized, &mut output);
 
@@ -100,36 +227,36 @@ fn quantised_products_follow_the_block_chain() {
             let mut expected = Vec::new();
             for input in input.chunks(columns) {
                 for row in bytes.chunks(row_bytes) {
-                    let mut sum = 0.0f32;
-                    for (block, values) in
-                        row.chunks(row_bytes / (columns / 32)).zip(input.chunks(32))
-                    {
-                        let (scale, minimum, quants) = unpack(format, block);
-                        let (activation_scale, activations) = quantize(values);
-                        let dot: i32 = quants.iter().zip(&activations).map(|(w, x)| w * x).sum();
-                        sum += dot as f32 * (scale * activation_scale);
-                        if format == WeightFormat::Q4_1 {
-                            sum += minimum
-                                * (activation_scale * activations.iter().sum::<i32>() as f32);
-                        }
-                    }
-                    expected.push(sum);
+                    let blocks = input.chunks(block_len).enumerate();
+                    expected.push(blocks.fold(0.0f32, |sum, (block, values)| {
+                        chain_step(format, sum, &unpack(format, row, block), values)
+                    }));
                 }
             }
             assert_bits(&output, &expected);
 
             let mut row = vec![0.0; columns];
             weights.read_row(rows - 1, &mut row);
-            let last = bytes[bytes.len() - row_bytes..].chunks(row_bytes / (columns / 32));
-            let expected: Vec<f32> = last
-                .flat_map(|block| {
-                    let (scale, minimum, quants) = unpack(format, block);
-                    quants.map(|quant| scale * quant as f32 + minimum)
-                })
+            let last = &bytes[bytes.len() - row_bytes..];
+            let expected: Vec<f32> = (0..blocks)
+                .flat_map(|block| values_of(format, &unpack(format, last, block)))
                 .collect();
-            assert_eq!(row, expected);
+            assert_bits(&row, &expected);
         }
     }
+}
+
+#[test]
+fn a_zero_point_out_of_range_is_refused() {
+    let mut bytes = vec![0; 2 * 40];
+    bytes[40 + 4..40 + 8].copy_from_slice(&(-129i32).to_le_bytes());
+    assert_eq!(
+        PackedMatrix::pack(WeightFormat::Int8, 2, 32, &bytes).unwrap_err(),
+        PackError::ZeroPoint {
+            row: 1,
+            zero_point: -129
+        }
+    );
 }
 
 #[test]
@@ -146,7 +273,7 @@ fn f32_products_are_sequential() {
         .collect();
     let weights = PackedMatrix::pack(WeightFormat::F32, rows, columns, &bytes).unwrap();
     let mut output = vec![0.0; batch * rows];
-    kernels.matmul_f32(&weights, &input, batch, &mut output);
+    kernels.matmul_float(&weights, &input, batch, &mut output);
     let mut expected = Vec::new();
     for input in input.chunks(columns) {
         for row in matrix.chunks(columns) {
@@ -201,19 +328,18 @@ fn attention_reads_stored_positions_in_order() {
     );
     let contents = values(&mut generator, keys.len());
     let mut cache = KvLayer::new(kv_heads, head_dim, positions);
-    for p in 0..positions {
-        cache.store(
-            p,
-            &keys[p * stored..][..stored],
-            &contents[p * stored..][..stored],
-        );
-    }
+    kernels.store_kv(&mut cache, 0, &keys, &contents);
     let narrow = |x: f32| f16_to_f32(f32_to_f16(x));
     let (heads, batch) = (kv_heads * sharing, 9);
     let first = positions - batch;
     let queries = values(&mut generator, batch * heads * head_dim);
     let mut output = vec![0.0; queries.len()];
-    kernels.attention(&queries, heads, &cache, first, &mut output);
+    let segment = AttentionSegment {
+        cache: &cache,
+        first_position: first,
+        rows: batch,
+    };
+    kernels.attention(&queries, heads, &[segment], &mut output);
 
     let mut expected = Vec::new();
     for (index, query) in queries.chunks(head_dim).enumerate() {

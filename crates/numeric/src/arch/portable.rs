@@ -5,23 +5,38 @@ mod matmul;
 mod row;
 
 use attention::{scores_f16_f32, values_f16_f32};
-use matmul::{matmul_f32_f32, matmul_q4_1_f32, matmul_q8_0_f32};
 pub(crate) use row::softmax_f32_f32;
-use row::{quantize_f32_i8, rms_norm_f32_f32, silu_mul_f32_f32};
-
-use crate::arch::KernelTable;
-
-pub(crate) static TABLE: KernelTable = KernelTable {
-    quantize_f32_i8,
-    matmul_q8_0_f32,
-    matmul_q4_1_f32,
-    matmul_f32_f32,
-    rms_norm_f32_f32,
-    scores_f16_f32,
-    softmax_f32_f32,
-    values_f16_f32,
-    silu_mul_f32_f32,
+use row::{
+    add_f32_f32, exp_f32_f32, narrow_f32_f16, quantize_f32_i8_32, quantize_f32_i8_256,
+    rms_norm_f32_f32, rope_interleaved_f32_f32, silu_mul_f32_f32,
 };
+
+use crate::arch::{KernelTable, TileOutput, kernel_table};
+use crate::weights::WeightFormat;
+
+pub(crate) static TABLE: KernelTable = kernel_table!();
+
+macro_rules! quantized_products {
+    ($($name:ident: $format:ident),*) => {
+        $(fn $name(tiles: &[u8], blocks: usize, panel: &[u32], width: usize, output: &mut [TileOutput]) {
+            matmul::matmul_quantized(WeightFormat::$format, tiles, blocks, panel, width, output);
+        })*
+    };
+}
+quantized_products!(
+    matmul_q8_0_f32: Q8_0, matmul_q4_0_f32: Q4_0, matmul_q4_1_f32: Q4_1, matmul_q5_0_f32: Q5_0,
+    matmul_q5_1_f32: Q5_1, matmul_q2_k_f32: Q2_K, matmul_q3_k_f32: Q3_K, matmul_q4_k_f32: Q4_K,
+    matmul_q5_k_f32: Q5_K, matmul_q6_k_f32: Q6_K, matmul_int8_f32: Int8
+);
+
+macro_rules! float_products {
+    ($($name:ident: $format:ident),*) => {
+        $(fn $name(tiles: &[u8], columns: usize, rows: &[f32], output: &mut [TileOutput]) {
+            matmul::matmul_float(WeightFormat::$format, tiles, columns, rows, output);
+        })*
+    };
+}
+float_products!(matmul_f32_f32: F32, matmul_f16_f32: F16, matmul_bf16_f32: Bf16);
 
 /// Folds 16 lanes by 8, 4, 2, 1.
 pub(crate) fn fold_lanes(mut lanes: [f32; 16]) -> f32 {
@@ -31,4 +46,14 @@ pub(crate) fn fold_lanes(mut lanes: [f32; 16]) -> f32 {
         }
     }
     lanes[0]
+}
+
+/// The f32 stored at `offset`.
+pub(crate) fn float_at(bytes: &[u8], offset: usize) -> f32 {
+    f32::from_le_bytes([
+        bytes[offset],
+        bytes[offset + 1],
+        bytes[offset + 2],
+        bytes[offset + 3],
+    ])
 }

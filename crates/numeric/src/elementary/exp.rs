@@ -78,48 +78,21 @@ pub(crate) fn exp_slow(x: f32) -> f32 {
     double_double::exp(DoubleDouble::new(f64::from(x))).to_f32()
 }
 
+/// The inputs whose exponential lies within 2^-50, relative, of the midpoint between two f32.
+pub(crate) const HARD_INPUTS: [u32; 8] = [
+    0x377e_ff81,
+    0x39c6_be5b,
+    0x4001_b249,
+    0x4031_5b33,
+    0xb300_0000,
+    0xbae0_e25c,
+    0xbbf0_edf1,
+    0xc169_12cd,
+];
+
 #[cfg(test)]
-pub(crate) mod tests {
+mod tests {
     use super::*;
-
-    /// The inputs whose exponential lies within 2^-50, relative, of the midpoint between two f32.
-    pub(crate) const HARD_INPUTS: [u32; 8] = [
-        0x377e_ff81,
-        0x39c6_be5b,
-        0x4001_b249,
-        0x4031_5b33,
-        0xb300_0000,
-        0xbae0_e25c,
-        0xbbf0_edf1,
-        0xc169_12cd,
-    ];
-
-    /// Compares a vector form with the scalar one on inputs of every sign and exponent and on the hard ones, which are
-    /// placed in every lane in turn.
-    pub(crate) fn assert_equals_scalar<const LANES: usize>(
-        vector: impl Fn([f32; LANES]) -> [f32; LANES],
-    ) {
-        let check = |inputs: [f32; LANES]| {
-            for (input, output) in inputs.iter().zip(vector(inputs)) {
-                assert_eq!(output.to_bits(), exp(*input).to_bits(), "{input:e}");
-            }
-        };
-        for lane in 0..LANES {
-            for bits in HARD_INPUTS {
-                let mut inputs = [1.0; LANES];
-                inputs[lane] = f32::from_bits(bits);
-                check(inputs);
-            }
-        }
-        for step in 0..1u32 << 16 {
-            check(std::array::from_fn(|lane| {
-                f32::from_bits(step << 16 | (step ^ lane as u32).wrapping_mul(40_503) & 0xffff)
-            }));
-            check(std::array::from_fn(|lane| {
-                (step as f32 + lane as f32 / LANES as f32) / 340.0 - 104.0
-            }));
-        }
-    }
 
     #[test]
     fn special_values() {

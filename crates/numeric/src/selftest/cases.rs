@@ -1,62 +1,44 @@
-//! The kernels, one function each from a generator to output bits.
+//! The kernels and what is built of them, one function each from a generator to output bits.
 
 use super::{Case, Generator};
+use crate::arch::kernel_cases;
 use crate::convert::{f16_to_f32, f32_to_f16};
 use crate::elementary;
-use crate::{Kernels, KvLayer, PackedMatrix, QuantizedRows, RopeTable, WeightFormat};
+use crate::{
+    ActivationFormat, AttentionSegment, Kernels, KvLayer, PackedMatrix, QuantizedRows, RopeTable,
+    WeightFormat,
+};
 
-/// Every kernel of [`Kernels`] and every elementary function.
-pub const CASES: &[Case] = &[
-    Case {
-        name: "quantize_f32_i8",
-        run: quantize,
-    },
-    Case {
-        name: "matmul_q8_0_f32",
-        run: |kernels, generator| matmul(kernels, generator, WeightFormat::Q8_0),
-    },
-    Case {
-        name: "matmul_q4_1_f32",
-        run: |kernels, generator| matmul(kernels, generator, WeightFormat::Q4_1),
-    },
-    Case {
-        name: "matmul_f32_f32",
-        run: matmul_f32,
-    },
+/// A case per kernel, of the same name, and one for each thing that is built of several or of none.
+pub fn cases() -> impl Iterator<Item = &'static Case> {
+    KERNELS.iter().chain(OTHERS)
+}
+
+const KERNELS: &[Case] = &kernel_cases!();
+
+const OTHERS: &[Case] = &[
     Case {
         name: "read_row",
         run: read_row,
     },
     Case {
-        name: "rms_norm_f32_f32",
-        run: rms_norm,
-    },
-    Case {
-        name: "rope_interleaved_f32_f32",
-        run: rope,
+        name: "read_row_all",
+        run: read_row_all,
     },
     Case {
         name: "attention_f16_f32",
         run: attention,
     },
     Case {
-        name: "softmax_f32_f32",
-        run: softmax,
-    },
-    Case {
-        name: "silu_mul_f32_f32",
-        run: silu_mul,
-    },
-    Case {
-        name: "add_f32_f32",
-        run: add,
+        name: "attention_segments_f16_f32",
+        run: attention_segments,
     },
     Case {
         name: "convert_f16_f32",
         run: convert,
     },
     Case {
-        name: "exp_f32_f32",
+        name: "exp_scalar_f32_f32",
         run: |_, generator| unary(generator, elementary::exp),
     },
     Case {
@@ -69,11 +51,41 @@ pub const CASES: &[Case] = &[
     },
 ];
 
+macro_rules! products {
+    ($($name:ident: $format:ident),* $(,)?) => {
+        $(fn $name(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+            matmul(kernels, generator, WeightFormat::$format)
+        })*
+    };
+}
+products!(
+    matmul_q8_0_f32: Q8_0,
+    matmul_q4_0_f32: Q4_0,
+    matmul_q4_1_f32: Q4_1,
+    matmul_q5_0_f32: Q5_0,
+    matmul_q5_1_f32: Q5_1,
+    matmul_q2_k_f32: Q2_K,
+    matmul_q3_k_f32: Q3_K,
+    matmul_q4_k_f32: Q4_K,
+    matmul_q5_k_f32: Q5_K,
+    matmul_q6_k_f32: Q6_K,
+    matmul_int8_f32: Int8,
+);
+
+macro_rules! float_products {
+    ($($name:ident: $format:ident),*) => {
+        $(fn $name(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+            matmul_float(kernels, generator, WeightFormat::$format)
+        })*
+    };
+}
+float_products!(matmul_f32_f32: F32, matmul_f16_f32: F16, matmul_bf16_f32: Bf16);
+
 fn bits(values: &[f32]) -> Vec<u32> {
     values.iter().map(|value| value.to_bits()).collect()
 }
 
-/// Random GGUF blocks: scales ordinary, or any f16 at all; quants of all values.
+/// Random stored blocks: scales ordinary, or any f16 at all; quants of all values.
 fn weights(
     generator: &mut Generator,
     format: WeightFormat,
@@ -81,25 +93,55 @@ fn weights(
     columns: usize,
 ) -> PackedMatrix {
     let row_bytes = format.row_bytes(columns).expect("whole blocks");
+    let layout = format.layout();
     let bytes = match format {
         WeightFormat::F32 => generator
             .values(rows * columns, 2.0)
             .iter()
             .flat_map(|value| value.to_le_bytes())
             .collect(),
-        WeightFormat::Q8_0 | WeightFormat::Q4_1 => {
+        WeightFormat::F16 => generator
+            .values(rows * columns, 2.0)
+            .iter()
+            .flat_map(|value| f32_to_f16(*value).to_le_bytes())
+            .collect(),
+        WeightFormat::Bf16 => generator
+            .values(rows * columns, 2.0)
+            .iter()
+            .flat_map(|value| (value.to_bits().to_le_bytes()).into_iter().skip(2))
+            .collect(),
+        WeightFormat::Int8 => {
+            let mut bytes = generator.bytes(rows * row_bytes);
+            for row in bytes.chunks_exact_mut(row_bytes) {
+                let zero_point = generator.between(0, 255) as i32 - 128;
+                let scale = generator.values(1, 0.1)[0];
+                row[..4].copy_from_slice(&scale.to_le_bytes());
+                row[4..8].copy_from_slice(&zero_point.to_le_bytes());
+                if generator.between(0, 7) == 0 {
+                    let extreme = [0x00, 0x7f, 0x80, 0xff][generator.between(0, 3)];
+                    row[8..].fill(extreme);
+                }
+            }
+            bytes
+        }
+        _ => {
             let mut bytes = generator.bytes(rows * row_bytes);
             let wild = generator.between(0, 7) == 0;
-            let scales = if format == WeightFormat::Q8_0 { 1 } else { 2 };
-            for block in bytes.chunks_exact_mut(row_bytes / (columns / format.block_len())) {
-                for scale in block.chunks_exact_mut(2).take(scales) {
+            for block in bytes.chunks_exact_mut(layout.block_bytes) {
+                for &offset in layout.halves {
                     if !(wild && generator.between(0, 3) == 0) {
-                        scale.copy_from_slice(&f32_to_f16(generator.ordinary(0.1)).to_le_bytes());
+                        let scale = f32_to_f16(generator.ordinary(0.1));
+                        block[offset..offset + 2].copy_from_slice(&scale.to_le_bytes());
                     }
                 }
                 if generator.between(0, 15) == 0 {
                     let extreme = [0x00, 0x7f, 0x80, 0xff][generator.between(0, 3)];
-                    block[2 * scales..].fill(extreme);
+                    for (offset, byte) in block.iter_mut().enumerate() {
+                        let of_half = |half: &usize| (*half..half + 2).contains(&offset);
+                        if !layout.halves.iter().any(of_half) {
+                            *byte = extreme;
+                        }
+                    }
                 }
             }
             bytes
@@ -111,6 +153,7 @@ fn weights(
 fn quantized(
     kernels: &Kernels,
     generator: &mut Generator,
+    format: ActivationFormat,
     batch: usize,
     columns: usize,
 ) -> QuantizedRows {
@@ -128,56 +171,89 @@ fn quantized(
         _ => {}
     }
     let mut rows = QuantizedRows::default();
-    kernels.quantize(&values, batch, columns, &mut rows);
+    kernels.quantize(format, &values, batch, columns, &mut rows);
     rows
 }
 
-fn quantize(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
-    let (batch, columns) = (generator.between(1, 15), 32 * generator.between(1, 40));
-    quantized(kernels, generator, batch, columns)
-        .words()
-        .to_vec()
+/// Scales and quants, whatever the layout.
+fn quantize(kernels: &Kernels, generator: &mut Generator, format: ActivationFormat) -> Vec<u32> {
+    let block_len = format.block_len();
+    let (batch, blocks) = (generator.between(1, 15), generator.between(1, 40));
+    let rows = quantized(kernels, generator, format, batch, block_len * blocks);
+    let mut output = Vec::new();
+    for row in 0..batch {
+        for block in 0..blocks {
+            let (scale, quants) = rows.block(row, block);
+            output.push(scale.to_bits());
+            output.extend(quants.iter().map(|quant| i32::from(*quant) as u32));
+        }
+    }
+    output
+}
+
+fn quantize_f32_i8_32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    quantize(kernels, generator, ActivationFormat::Blocks32)
+}
+
+fn quantize_f32_i8_256(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    quantize(kernels, generator, ActivationFormat::Blocks256)
 }
 
 fn matmul(kernels: &Kernels, generator: &mut Generator, format: WeightFormat) -> Vec<u32> {
+    let blocks = if format.block_len() == 32 { 9 } else { 3 };
     let (rows, columns, batch) = (
         generator.between(1, 90),
-        32 * generator.between(1, 9),
+        format.block_len() * generator.between(1, blocks),
         generator.between(1, 15),
     );
     let weights = weights(generator, format, rows, columns);
-    let input = quantized(kernels, generator, batch, columns);
+    let input = quantized(kernels, generator, format.activations(), batch, columns);
     let mut output = vec![0.0; batch * rows];
     kernels.matmul(&weights, &input, &mut output);
     bits(&output)
 }
 
-fn matmul_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+fn matmul_float(kernels: &Kernels, generator: &mut Generator, format: WeightFormat) -> Vec<u32> {
     let (rows, columns, batch) = (
         generator.between(1, 70),
         generator.between(1, 100),
         generator.between(1, 15),
     );
-    let weights = weights(generator, WeightFormat::F32, rows, columns);
+    let weights = weights(generator, format, rows, columns);
     let input = generator.values(batch * columns, 8.0);
     let mut output = vec![0.0; batch * rows];
-    kernels.matmul_f32(&weights, &input, batch, &mut output);
+    kernels.matmul_float(&weights, &input, batch, &mut output);
     bits(&output)
 }
 
 fn read_row(_: &Kernels, generator: &mut Generator) -> Vec<u32> {
     let (rows, columns) = (generator.between(1, 40), 32 * generator.between(1, 4));
+    let formats = [WeightFormat::F32, WeightFormat::Q8_0, WeightFormat::Q4_1];
+    read_rows(generator, rows, columns, &formats)
+}
+
+fn read_row_all(_: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let (rows, columns) = (generator.between(1, 40), 256 * generator.between(1, 2));
+    read_rows(generator, rows, columns, &WeightFormat::ALL)
+}
+
+fn read_rows(
+    generator: &mut Generator,
+    rows: usize,
+    columns: usize,
+    formats: &[WeightFormat],
+) -> Vec<u32> {
     let mut output = vec![0.0; columns];
     let mut all = Vec::new();
-    for format in [WeightFormat::F32, WeightFormat::Q8_0, WeightFormat::Q4_1] {
-        let weights = weights(generator, format, rows, columns);
+    for format in formats {
+        let weights = weights(generator, *format, rows, columns);
         weights.read_row(generator.between(0, rows - 1), &mut output);
         all.extend(bits(&output));
     }
     all
 }
 
-fn rms_norm(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+fn rms_norm_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     let (batch, columns) = (generator.between(1, 12), generator.between(1, 1200));
     let weight = generator.values(columns, 2.0);
     let input = generator.values(batch * columns, 8.0);
@@ -186,7 +262,7 @@ fn rms_norm(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     bits(&output)
 }
 
-fn rope(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+fn rope_interleaved_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     let (dimension, heads, batch) = (
         2 * generator.between(1, 40),
         generator.between(1, 9),
@@ -200,24 +276,147 @@ fn rope(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     bits(&values)
 }
 
+/// A cache with `positions` stored.
+fn cache(
+    kernels: &Kernels,
+    generator: &mut Generator,
+    kv_heads: usize,
+    head_dim: usize,
+    positions: usize,
+    capacity: usize,
+) -> KvLayer {
+    let mut cache = KvLayer::new(kv_heads, head_dim, capacity);
+    for position in 0..positions {
+        let key = generator.values(kv_heads * head_dim, 2.0);
+        let value = generator.values(kv_heads * head_dim, 2.0);
+        kernels.store_kv(&mut cache, position, &key, &value);
+    }
+    cache
+}
+
 fn attention(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     let head_dim = [16, 32, 64, 64, 80, generator.between(1, 100)][generator.between(0, 5)];
     let (kv_heads, sharing) = (generator.between(1, 3), generator.between(1, 4));
-    let (first, batch) = (generator.between(0, 90), generator.between(1, 15));
-    let mut cache = KvLayer::new(kv_heads, head_dim, first + batch + generator.between(0, 20));
-    for position in 0..first + batch {
-        let key = generator.values(kv_heads * head_dim, 2.0);
-        let value = generator.values(kv_heads * head_dim, 2.0);
-        cache.store(position, &key, &value);
-    }
+    let (first_position, rows) = (generator.between(0, 90), generator.between(1, 15));
+    let positions = first_position + rows;
+    let capacity = positions + generator.between(0, 20);
+    let cache = cache(kernels, generator, kv_heads, head_dim, positions, capacity);
     let heads = kv_heads * sharing;
-    let queries = generator.values(batch * heads * head_dim, 2.0);
+    let queries = generator.values(rows * heads * head_dim, 2.0);
     let mut output = vec![0.0; queries.len()];
-    kernels.attention(&queries, heads, &cache, first, &mut output);
+    let segment = AttentionSegment {
+        cache: &cache,
+        first_position,
+        rows,
+    };
+    kernels.attention(&queries, heads, &[segment], &mut output);
     bits(&output)
 }
 
-fn softmax(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+/// Several texts in a batch, long ones among them, with rows from none to a few.
+fn attention_segments(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let head_dim = [16, 24, 64][generator.between(0, 2)];
+    let (kv_heads, sharing) = (generator.between(1, 2), generator.between(1, 4));
+    let texts: Vec<(KvLayer, usize, usize)> = (0..generator.between(1, 3))
+        .map(|_| {
+            let first_position = [3, 70, 450][generator.between(0, 2)];
+            let rows = generator.between(0, 3);
+            let positions = first_position + rows;
+            let cache = cache(kernels, generator, kv_heads, head_dim, positions, positions);
+            (cache, first_position, rows)
+        })
+        .collect();
+    let segments: Vec<AttentionSegment<'_>> = texts
+        .iter()
+        .map(|(cache, first_position, rows)| AttentionSegment {
+            cache,
+            first_position: *first_position,
+            rows: *rows,
+        })
+        .collect();
+    let rows: usize = segments.iter().map(|segment| segment.rows).sum();
+    let heads = kv_heads * sharing;
+    let queries = generator.values(rows * heads * head_dim, 2.0);
+    let mut output = vec![0.0; queries.len()];
+    kernels.attention(&queries, heads, &segments, &mut output);
+    bits(&output)
+}
+
+/// The kernel alone, with up to two blocks of queries.
+fn scores_f16_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let (queries, head_dim) = (generator.between(0, 8), generator.between(1, 40));
+    let stride = 16 * generator.between(1, 7);
+    let keys: Vec<u16> = halves(generator, stride * head_dim);
+    let queries = generator.values(queries * head_dim, 2.0);
+    let mut scores = vec![0.0; queries.len() / head_dim * stride];
+    crate::environment::assert_default();
+    // SAFETY: the table of available kernels.
+    unsafe {
+        (kernels.table().scores_f16_f32)(&queries, head_dim, &keys, 0.3, &mut scores, stride);
+    }
+    // Scores are only an intermediate result: their NaNs are not canonical.
+    scores
+        .iter()
+        .map(|score| crate::convert::canonical(*score).to_bits())
+        .collect()
+}
+
+/// The kernel alone, on a part of the dimensions.
+fn values_f16_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let (queries, head_dim) = (generator.between(0, 8), generator.between(1, 90));
+    let mut counts: Vec<usize> = (0..queries).map(|_| generator.between(0, 60)).collect();
+    counts.sort_unstable();
+    let stride = counts.last().copied().unwrap_or(0) + generator.between(0, 3);
+    let values = halves(generator, stride * head_dim);
+    let weights = generator.values(queries * stride, 1.0);
+    let first = generator.between(0, head_dim - 1);
+    let dimensions = first..generator.between(first + 1, head_dim);
+    let mut output = vec![0.0; queries * dimensions.len()];
+    crate::environment::assert_default();
+    // SAFETY: the table of available kernels.
+    unsafe {
+        (kernels.table().values_f16_f32)(
+            &weights,
+            stride,
+            &counts,
+            &values,
+            head_dim,
+            dimensions,
+            &mut output,
+        );
+    }
+    bits(&output)
+}
+
+fn halves(generator: &mut Generator, count: usize) -> Vec<u16> {
+    let values = generator.values(count, 2.0);
+    values.iter().map(|value| f32_to_f16(*value)).collect()
+}
+
+fn exp_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let count = generator.between(0, 4000);
+    let mut values: Vec<f32> = (0..count)
+        .map(|index| match index % 3 {
+            0 => generator.any(),
+            1 => generator.ordinary(100.0),
+            _ => f32::from_bits(elementary::HARD_EXP[generator.between(0, 7)]),
+        })
+        .collect();
+    kernels.exp(&mut values);
+    bits(&values)
+}
+
+fn narrow_f32_f16(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let count = generator.between(0, 300);
+    let limit = [1.0, 1e-7, 70_000.0][generator.between(0, 2)];
+    let values = generator.values(count, limit);
+    let mut output = vec![0; count];
+    // SAFETY: the table of available kernels.
+    unsafe { (kernels.table().narrow_f32_f16)(&values, &mut output) };
+    output.into_iter().map(u32::from).collect()
+}
+
+fn softmax_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     let count = generator.between(1, 300);
     let limit = [1.0, 20.0, 200.0][generator.between(0, 2)];
     let mut values = generator.values(count, limit);
@@ -225,7 +424,7 @@ fn softmax(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     bits(&values)
 }
 
-fn silu_mul(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+fn silu_mul_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     let count = generator.between(1, 20_000);
     let limit = [1.0, 20.0, 200.0][generator.between(0, 2)];
     let mut gate = generator.values(count, limit);
@@ -234,7 +433,7 @@ fn silu_mul(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     bits(&gate)
 }
 
-fn add(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+fn add_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     let count = generator.between(1, 300);
     let mut sums = generator.values(count, 8.0);
     kernels.add(&mut sums, &generator.values(count, 8.0));

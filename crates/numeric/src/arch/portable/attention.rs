@@ -38,20 +38,13 @@ pub(crate) fn values_f16_f32(
     counts: &[usize],
     values: &[u16],
     head_dim: usize,
+    dimensions: std::ops::Range<usize>,
     output: &mut [f32],
 ) {
-    for (query, (count, output)) in counts
-        .iter()
-        .zip(output.chunks_exact_mut(head_dim))
-        .enumerate()
-    {
-        weighted_sum(
-            &weights[query * stride..][..*count],
-            values,
-            head_dim,
-            0,
-            output,
-        );
+    let outputs = output.chunks_exact_mut(dimensions.len().max(1));
+    for (query, (count, output)) in counts.iter().zip(outputs).enumerate() {
+        let weights = &weights[query * stride..][..*count];
+        weighted_sum(weights, values, head_dim, dimensions.start, output);
     }
 }
 

@@ -1,107 +1,119 @@
-//! Matrix products.
+//! Matrix products, written for reading: every weight by its definition, every chain step by step.
 
 use crate::arch::TileOutput;
 use crate::convert::canonical;
-use crate::quantized::{COLUMN_WORDS, QUANT_WORDS};
-use crate::weights::{
-    BLOCK_LEN, Q4_1_TILE_BLOCK_BYTES, Q8_0_TILE_QUANT_BYTES, Q8_0_TILE_SCALE_BYTES, TILE_ROWS,
-    f16_at, f32_at, q4_1_quant, q8_0_quant, q8_0_scale_bytes,
-};
+use crate::quantized::{LONG_QUANT_WORDS, LONG_WORDS, SHORT_BLOCK, SHORT_QUANT_WORDS, SHORT_WORDS};
+use crate::weights::{Block, TILE_ROWS, WeightFormat};
 
 /// One column of one block of a panel.
-struct ActivationBlock {
-    quants: [i32; BLOCK_LEN],
+struct Activations {
+    quants: Vec<i32>,
     scale: f32,
-    minimum_term: f32,
 }
 
-impl ActivationBlock {
-    fn read(panel: &[u32], width: usize, block: usize, column: usize) -> Self {
-        let words = &panel[block * width * COLUMN_WORDS..][..width * COLUMN_WORDS];
-        let quants = std::array::from_fn(|k| {
-            let bytes = words[column * QUANT_WORDS + k / 4].to_le_bytes();
-            i32::from(bytes[k % 4] as i8)
-        });
+impl Activations {
+    fn read(panel: &[u32], width: usize, block_len: usize, block: usize, column: usize) -> Self {
+        let (quant_words, words) = match block_len {
+            SHORT_BLOCK => (SHORT_QUANT_WORDS, SHORT_WORDS),
+            _ => (LONG_QUANT_WORDS, LONG_WORDS),
+        };
+        let panel = &panel[block * width * words..][..width * words];
+        let quants = panel[column * quant_words..][..quant_words]
+            .iter()
+            .flat_map(|word| word.to_le_bytes())
+            .map(|byte| i32::from(byte as i8))
+            .collect();
         Self {
             quants,
-            scale: f32::from_bits(words[width * QUANT_WORDS + column]),
-            minimum_term: f32::from_bits(words[width * (QUANT_WORDS + 2) + column]),
+            scale: f32::from_bits(panel[width * quant_words + column]),
         }
+    }
+
+    fn sum(&self) -> i32 {
+        self.quants.iter().sum()
     }
 }
 
-/// Q8_0: acc = acc + f32(idot) * (d * d_a) per block; |idot| <= 32 * 128 * 127 = 520,192.
-pub(crate) fn matmul_q8_0_f32(
+/// The block chain of every quantised format.
+///
+/// Bounds: |idot| is at most 32 * 255 * 127 < 2^20 in blocks of 32 (INT8), and 256 * 128 * 32 * 127 < 2^27 in
+/// superblocks (Q6_K); the sum with the minima at most 256 * 63 * 127 < 2^21.
+pub(crate) fn matmul_quantized(
+    format: WeightFormat,
     tiles: &[u8],
     blocks: usize,
     panel: &[u32],
     width: usize,
     output: &mut [TileOutput],
 ) {
-    let tile_bytes = q8_0_scale_bytes(blocks) + blocks * Q8_0_TILE_QUANT_BYTES;
+    let layout = format.layout();
+    let tile_bytes = layout
+        .tile_bytes(blocks)
+        .expect("a packed matrix fits the address space");
     for (tile, outputs) in tiles
         .chunks_exact(tile_bytes)
         .zip(output.chunks_exact_mut(width))
     {
-        let (scales, quants) = tile.split_at(q8_0_scale_bytes(blocks));
         for (column, output) in outputs.iter_mut().enumerate() {
-            let mut accumulators = [0.0f32; TILE_ROWS];
-            for block in 0..blocks {
-                let activation = ActivationBlock::read(panel, width, block, column);
-                let quants = &quants[block * Q8_0_TILE_QUANT_BYTES..][..Q8_0_TILE_QUANT_BYTES];
-                for (lane, accumulator) in accumulators.iter_mut().enumerate() {
-                    let dot: i32 = (0..BLOCK_LEN)
-                        .map(|k| i32::from(q8_0_quant(quants, lane, k)) * activation.quants[k])
-                        .sum();
-                    let scale = f16_at(scales, block * Q8_0_TILE_SCALE_BYTES + lane * 2);
-                    *accumulator += dot as f32 * (scale * activation.scale);
+            let mut sums = [0.0f32; TILE_ROWS];
+            for index in 0..blocks {
+                let x = Activations::read(panel, width, layout.block_len, index, column);
+                for (lane, sum) in sums.iter_mut().enumerate() {
+                    let weights = Block::new(format, tile, blocks, index, lane);
+                    chain_step(format, &weights, &x, sum);
                 }
             }
-            *output = accumulators.map(canonical);
+            *output = sums.map(canonical);
         }
     }
 }
 
-/// Q4_1: as Q8_0, then acc = acc + m * (d_a * f32(sum)) per block; |idot| <= 32 * 15 * 127 = 60,960.
-pub(crate) fn matmul_q4_1_f32(
+/// One block's step of the chain.
+fn chain_step(format: WeightFormat, weights: &Block<'_>, x: &Activations, sum: &mut f32) {
+    let sub_block_len = Block::sub_block_len(format);
+    let mut dot = 0i32;
+    let mut minima = 0i32;
+    for (j, quants) in x.quants.chunks_exact(sub_block_len).enumerate() {
+        let products = quants
+            .iter()
+            .enumerate()
+            .map(|(k, x)| weights.quant(j * sub_block_len + k) * x);
+        dot += weights.sub_scale(j) * products.sum::<i32>();
+        minima -= weights.sub_minimum(j).unwrap_or(0) * quants.iter().sum::<i32>();
+    }
+    *sum += dot as f32 * (weights.scale() * x.scale);
+    if Block::has_minimum(format) {
+        *sum += weights.minimum() * (x.scale * x.sum() as f32);
+    } else if weights.sub_minimum(0).is_some() {
+        *sum += minima as f32 * (weights.minimum() * x.scale);
+    }
+}
+
+/// F32, F16 and BF16: `sequential` over k.
+pub(crate) fn matmul_float(
+    format: WeightFormat,
     tiles: &[u8],
-    blocks: usize,
-    panel: &[u32],
-    width: usize,
+    columns: usize,
+    rows: &[f32],
     output: &mut [TileOutput],
 ) {
-    let tile_bytes = blocks * Q4_1_TILE_BLOCK_BYTES;
+    let tile_bytes = format
+        .layout()
+        .tile_bytes(columns)
+        .expect("a packed matrix fits the address space");
+    let width = rows.len() / columns;
     for (tile, outputs) in tiles
         .chunks_exact(tile_bytes)
         .zip(output.chunks_exact_mut(width))
     {
-        for (column, output) in outputs.iter_mut().enumerate() {
-            let mut accumulators = [0.0f32; TILE_ROWS];
-            for (block, data) in tile.chunks_exact(Q4_1_TILE_BLOCK_BYTES).enumerate() {
-                let activation = ActivationBlock::read(panel, width, block, column);
-                for (lane, accumulator) in accumulators.iter_mut().enumerate() {
-                    let dot: i32 = (0..BLOCK_LEN)
-                        .map(|k| i32::from(q4_1_quant(&data[64..], lane, k)) * activation.quants[k])
-                        .sum();
-                    let (scale, minimum) = (f16_at(data, lane * 2), f16_at(data, 32 + lane * 2));
-                    *accumulator += dot as f32 * (scale * activation.scale);
-                    *accumulator += minimum * activation.minimum_term;
+        for (row, output) in rows.chunks_exact(columns).zip(outputs) {
+            let mut sums = [0.0f32; TILE_ROWS];
+            for (k, x) in row.iter().enumerate() {
+                for (lane, sum) in sums.iter_mut().enumerate() {
+                    *sum += Block::new(format, tile, columns, k, lane).float() * x;
                 }
             }
-            *output = accumulators.map(canonical);
+            *output = sums.map(canonical);
         }
-    }
-}
-
-/// F32: `sequential` over k.
-pub(crate) fn matmul_f32_f32(tile: &[u8], columns: usize, rows: &[f32], output: &mut [TileOutput]) {
-    for (row, output) in rows.chunks_exact(columns).zip(output) {
-        let mut accumulators = [0.0f32; TILE_ROWS];
-        for (k, x) in row.iter().enumerate() {
-            for (lane, accumulator) in accumulators.iter_mut().enumerate() {
-                *accumulator += f32_at(tile, (k * TILE_ROWS + lane) * 4) * x;
-            }
-        }
-        *output = accumulators.map(canonical);
     }
 }

@@ -1,36 +1,63 @@
-//! Kernels on single rows: quantisation, normalisation, softmax, gating.
+//! Kernels on rows: quantisation, normalisation, softmax, gating, rotation.
 
 use super::fold_lanes;
-use crate::convert::{canonical, canonical_nan};
+use crate::convert::{canonical, canonical_nan, f32_to_f16};
 use crate::elementary::exp;
-use crate::quantized::{COLUMN_WORDS, QUANT_WORDS};
-use crate::weights::BLOCK_LEN;
+use crate::quantized::{
+    LONG_BLOCK, LONG_QUANT_WORDS, LONG_SUMS, LONG_WORDS, SHORT_BLOCK, SHORT_QUANT_WORDS,
+    SHORT_WORDS, SUM_LEN,
+};
 
-/// Quantises one panel; see the crate's documentation.
-pub(crate) fn quantize_f32_i8(rows: &[f32], columns: usize, panel: &mut [u32]) {
+/// Blocks of 32 into a panel; see [`crate::quantized`].
+pub(crate) fn quantize_f32_i8_32(rows: &[f32], columns: usize, panel: &mut [u32]) {
     let width = rows.len() / columns;
     for (column, row) in rows.chunks_exact(columns).enumerate() {
         for (values, words) in row
-            .chunks_exact(BLOCK_LEN)
-            .zip(panel.chunks_exact_mut(width * COLUMN_WORDS))
+            .chunks_exact(SHORT_BLOCK)
+            .zip(panel.chunks_exact_mut(width * SHORT_WORDS))
         {
             let (scale, quants) = quantize_block(values);
-            for (word, bytes) in quants.chunks_exact(4).enumerate() {
-                words[column * QUANT_WORDS + word] =
-                    u32::from_le_bytes(std::array::from_fn(|k| bytes[k] as u8));
-            }
+            store_quants(&quants, &mut words[column * SHORT_QUANT_WORDS..]);
             let sum: i32 = quants.iter().map(|quant| i32::from(*quant)).sum();
-            words[width * QUANT_WORDS + column] = scale.to_bits();
-            words[width * (QUANT_WORDS + 1) + column] = (-128 * sum) as u32;
-            words[width * (QUANT_WORDS + 2) + column] = canonical(scale * sum as f32).to_bits();
+            let rest = &mut words[width * SHORT_QUANT_WORDS..];
+            rest[column] = scale.to_bits();
+            rest[width + column] = (-8 * sum) as u32;
+            rest[2 * width + column] = canonical(scale * sum as f32).to_bits();
         }
     }
 }
 
-fn quantize_block(values: &[f32]) -> (f32, [i8; BLOCK_LEN]) {
-    let mut quants = [0; BLOCK_LEN];
+/// Blocks of 256 into a panel; see [`crate::quantized`].
+pub(crate) fn quantize_f32_i8_256(rows: &[f32], columns: usize, panel: &mut [u32]) {
+    let width = rows.len() / columns;
+    for (column, row) in rows.chunks_exact(columns).enumerate() {
+        for (values, words) in row
+            .chunks_exact(LONG_BLOCK)
+            .zip(panel.chunks_exact_mut(width * LONG_WORDS))
+        {
+            let (scale, quants) = quantize_block(values);
+            store_quants(&quants, &mut words[column * LONG_QUANT_WORDS..]);
+            let rest = &mut words[width * LONG_QUANT_WORDS..];
+            rest[column] = scale.to_bits();
+            let sums = &mut rest[width + column * LONG_SUMS..];
+            for (sum, quants) in sums.iter_mut().zip(quants.chunks_exact(SUM_LEN)) {
+                let exact: i32 = quants.iter().map(|quant| i32::from(*quant)).sum();
+                *sum = (-exact) as u32;
+            }
+        }
+    }
+}
+
+fn store_quants(quants: &[i8], words: &mut [u32]) {
+    for (word, bytes) in words.iter_mut().zip(quants.as_chunks::<4>().0) {
+        *word = u32::from_le_bytes(bytes.map(|byte| byte as u8));
+    }
+}
+
+/// The scale and the quants of a block of any length.
+fn quantize_block(values: &[f32]) -> (f32, Vec<i8>) {
     if values.iter().any(|value| !value.is_finite()) {
-        return (canonical_nan(), quants);
+        return (canonical_nan(), vec![0; values.len()]);
     }
     let largest = values.iter().fold(0.0f32, |largest, value| {
         if value.abs() > largest {
@@ -41,11 +68,9 @@ fn quantize_block(values: &[f32]) -> (f32, [i8; BLOCK_LEN]) {
     });
     let scale = largest / 127.0;
     let inverse = if scale == 0.0 { 0.0 } else { 1.0 / scale };
-    for (quant, value) in quants.iter_mut().zip(values) {
-        // The cast saturates below i8's range and maps NaN (0 times an infinite inverse) to 0.
-        *quant = (value * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
-    }
-    (scale, quants)
+    // The cast maps NaN (0 times an infinite inverse) to 0.
+    let quant = |value: &f32| (value * inverse).round_ties_even().clamp(-127.0, 127.0) as i8;
+    (scale, values.iter().map(quant).collect())
 }
 
 /// s = lanes16(x * x); r = 1 / sqrt(s / n + epsilon); y = (x * r) * w.
@@ -92,12 +117,45 @@ pub(crate) fn silu_mul_f32_f32(gate: &mut [f32], up: &[f32]) {
     }
 }
 
+/// accumulator = accumulator + addend.
+pub(crate) fn add_f32_f32(accumulator: &mut [f32], addend: &[f32]) {
+    for (sum, addend) in accumulator.iter_mut().zip(addend) {
+        *sum = canonical(*sum + addend);
+    }
+}
+
+/// Each value's exponential.
+pub(crate) fn exp_f32_f32(values: &mut [f32]) {
+    for value in values {
+        *value = exp(*value);
+    }
+}
+
+/// Narrows to f16.
+pub(crate) fn narrow_f32_f16(values: &[f32], output: &mut [u16]) {
+    for (value, output) in values.iter().zip(output) {
+        *output = f32_to_f16(*value);
+    }
+}
+
+/// Rotates the interleaved pairs (2i, 2i + 1) of every head by the same (cosine, sine) each: (a, b) becomes
+/// (a * cos - b * sin, a * sin + b * cos), every operation rounded.
+pub(crate) fn rope_interleaved_f32_f32(rotations: &[[f32; 2]], values: &mut [f32]) {
+    for head in values.chunks_exact_mut(2 * rotations.len()) {
+        for (pair, [cosine, sine]) in head.chunks_exact_mut(2).zip(rotations) {
+            let (a, b) = (pair[0], pair[1]);
+            pair[0] = canonical(a * cosine - b * sine);
+            pair[1] = canonical(a * sine + b * cosine);
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn block(values: &[f32]) -> [f32; BLOCK_LEN] {
-        let mut block = [0.0; BLOCK_LEN];
+    fn block(values: &[f32]) -> [f32; SHORT_BLOCK] {
+        let mut block = [0.0; SHORT_BLOCK];
         block[..values.len()].copy_from_slice(values);
         block
     }
@@ -112,14 +170,17 @@ mod tests {
     #[test]
     fn a_zero_block_has_scale_zero() {
         let (scale, quants) = quantize_block(&block(&[-0.0]));
-        assert_eq!((scale.to_bits(), quants), (0, [0; BLOCK_LEN]));
+        assert_eq!((scale.to_bits(), quants), (0, vec![0; SHORT_BLOCK]));
     }
 
     #[test]
     fn a_non_finite_value_voids_the_block() {
         for bad in [f32::NAN, f32::INFINITY, f32::NEG_INFINITY] {
             let (scale, quants) = quantize_block(&block(&[1.0, bad]));
-            assert_eq!((scale.to_bits(), quants), (0x7fc0_0000, [0; BLOCK_LEN]));
+            assert_eq!(
+                (scale.to_bits(), quants),
+                (0x7fc0_0000, vec![0; SHORT_BLOCK])
+            );
         }
     }
 
@@ -134,7 +195,7 @@ mod tests {
         // A largest value below half of 127 units rounds to scale 0.
         assert_eq!(
             quantize_block(&block(&[63.0 * tiny])),
-            (0.0, [0; BLOCK_LEN])
+            (0.0, vec![0; SHORT_BLOCK])
         );
     }
 }

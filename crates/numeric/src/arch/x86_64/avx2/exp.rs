@@ -2,7 +2,7 @@
 
 use std::arch::x86_64::*;
 
-use super::canonical;
+use crate::convert::CANONICAL_NAN_BITS;
 use crate::elementary::RELATIVE_ERROR;
 use crate::elementary::exp::{
     EXP2_16_HIGH, HIGHEST, INVERSE_LN2_16, LN2_16_HIGH, LN2_16_LOW, LOWEST, TAYLOR, exp_slow,
@@ -26,7 +26,8 @@ pub(super) fn exp(x: __m256) -> __m256 {
     } else {
         repair(x, below, unsure)
     };
-    canonical(_mm256_blendv_ps(x, value, number))
+    let nan = _mm256_castsi256_ps(_mm256_set1_epi32(CANONICAL_NAN_BITS as i32));
+    _mm256_blendv_ps(nan, value, number)
 }
 
 /// e^x for 4 lanes, rounded from both ends of the error interval.
@@ -75,33 +76,14 @@ fn half(x: __m128) -> (__m128, __m128) {
 #[target_feature(enable = "avx2")]
 fn repair(x: __m256, value: __m256, unsure: i32) -> __m256 {
     let (mut inputs, mut outputs) = ([0.0f32; 8], [0.0f32; 8]);
-    super::store(&mut inputs, x);
-    super::store(&mut outputs, value);
+    // SAFETY: arrays of 8.
+    unsafe {
+        _mm256_storeu_ps(inputs.as_mut_ptr(), x);
+        _mm256_storeu_ps(outputs.as_mut_ptr(), value);
+    }
     for lane in (0..8).filter(|lane| unsure >> lane & 1 == 1) {
         outputs[lane] = exp_slow(inputs[lane]);
     }
-    super::load(&outputs)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::elementary::exp::tests::assert_equals_scalar;
-
-    #[target_feature(enable = "avx2")]
-    fn exp_array(inputs: [f32; 8]) -> [f32; 8] {
-        let mut outputs = [0.0; 8];
-        super::super::store(&mut outputs, exp(super::super::load(&inputs)));
-        outputs
-    }
-
-    #[test]
-    fn equals_the_scalar_function() {
-        if super::super::table().is_none() {
-            eprintln!("SKIPPED: avx2 is missing on this processor");
-            return;
-        }
-        // SAFETY: the table exists only where the instruction set does.
-        assert_equals_scalar(|inputs| unsafe { exp_array(inputs) });
-    }
+    // SAFETY: an array of 8.
+    unsafe { _mm256_loadu_ps(outputs.as_ptr()) }
 }

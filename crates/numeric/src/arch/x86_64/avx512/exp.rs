@@ -77,33 +77,14 @@ fn half(x: __m256) -> (__m256, __mmask8) {
 #[target_feature(enable = "avx512f")]
 fn repair(x: __m512, value: __m512, unsure: __mmask16) -> __m512 {
     let (mut inputs, mut outputs) = ([0.0f32; 16], [0.0f32; 16]);
-    super::store(&mut inputs, x);
-    super::store(&mut outputs, value);
+    // SAFETY: arrays of 16.
+    unsafe {
+        _mm512_storeu_ps(inputs.as_mut_ptr(), x);
+        _mm512_storeu_ps(outputs.as_mut_ptr(), value);
+    }
     for lane in (0..16).filter(|lane| unsure >> lane & 1 == 1) {
         outputs[lane] = exp_slow(inputs[lane]);
     }
-    super::load(&outputs)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::elementary::exp::tests::assert_equals_scalar;
-
-    #[target_feature(enable = "avx512f,avx512dq,avx512vl")]
-    fn exp_array(inputs: [f32; 16]) -> [f32; 16] {
-        let mut outputs = [0.0; 16];
-        super::super::store(&mut outputs, exp(super::super::load(&inputs)));
-        outputs
-    }
-
-    #[test]
-    fn equals_the_scalar_function() {
-        if super::super::table().is_none() {
-            eprintln!("SKIPPED: avx512 is missing on this processor");
-            return;
-        }
-        // SAFETY: the table exists only where the instruction set does.
-        assert_equals_scalar(|inputs| unsafe { exp_array(inputs) });
-    }
+    // SAFETY: an array of 16.
+    unsafe { _mm512_loadu_ps(outputs.as_ptr()) }
 }

@@ -1,0 +1,229 @@
+//! A weight matrix in the layout the kernels read.
+
+use std::fmt;
+
+use thiserror::Error;
+
+use super::pack::pack_block;
+use super::{TILE_ROWS, WeightFormat, element};
+use crate::aligned::{AlignedBytes, LINE_BYTES};
+use crate::convert::canonical;
+
+/// Why a matrix cannot be packed.
+#[derive(Clone, Debug, PartialEq, Eq, Error)]
+#[non_exhaustive]
+pub enum PackError {
+    /// Rows do not consist of whole blocks.
+    #[error("columns are not a multiple of the block length {block_len} of {format}: {columns}")]
+    PartialBlock {
+        /// The format.
+        format: WeightFormat,
+        /// Its block length.
+        block_len: usize,
+        /// The columns given.
+        columns: usize,
+    },
+    /// A dimension is zero, or the size exceeds the address space.
+    #[error("matrix cannot be represented: {rows} rows by {columns} columns")]
+    Shape {
+        /// The rows given.
+        rows: usize,
+        /// The columns given.
+        columns: usize,
+    },
+    /// The bytes do not have the length the shape asks for.
+    #[error("matrix of {format} needs {expected} bytes: {actual}")]
+    Length {
+        /// The format.
+        format: WeightFormat,
+        /// Bytes needed.
+        expected: usize,
+        /// Bytes given.
+        actual: usize,
+    },
+    /// The zero-point of an INT8 row is out of range.
+    #[error("zero-point of row {row} is not between -128 and 127: {zero_point}")]
+    ZeroPoint {
+        /// The row.
+        row: usize,
+        /// The value stored.
+        zero_point: i32,
+    },
+}
+
+/// A weight matrix in the layout the kernels read.
+#[derive(Clone)]
+pub struct PackedMatrix {
+    format: WeightFormat,
+    rows: usize,
+    columns: usize,
+    tile_bytes: usize,
+    bytes: AlignedBytes,
+}
+
+impl PackedMatrix {
+    /// Packs `rows` x `columns` elements stored row by row in little-endian blocks.
+    ///
+    /// # Errors
+    /// Columns that are no multiple of the block length, an empty or too large matrix, a wrong number of bytes, an INT8
+    /// zero-point out of range.
+    pub fn pack(
+        format: WeightFormat,
+        rows: usize,
+        columns: usize,
+        bytes: &[u8],
+    ) -> Result<Self, PackError> {
+        let layout = format.layout();
+        let block_len = layout.block_len;
+        let shape_error = PackError::Shape { rows, columns };
+        if rows == 0 || columns == 0 {
+            return Err(shape_error);
+        }
+        if !columns.is_multiple_of(block_len) {
+            return Err(PackError::PartialBlock {
+                format,
+                block_len,
+                columns,
+            });
+        }
+        let blocks = columns / block_len;
+        let tiles = rows.div_ceil(TILE_ROWS);
+        let sizes = || {
+            let row_bytes = layout.row_bytes(blocks)?;
+            let tile_bytes = layout.tile_bytes(blocks)?;
+            let packed = tile_bytes.checked_mul(tiles)?;
+            let fits = packed <= isize::MAX as usize - LINE_BYTES;
+            fits.then_some((row_bytes, row_bytes.checked_mul(rows)?, tile_bytes, packed))
+        };
+        let (row_bytes, expected, tile_bytes, packed_bytes) = sizes().ok_or(shape_error)?;
+        if bytes.len() != expected {
+            return Err(PackError::Length {
+                format,
+                expected,
+                actual: bytes.len(),
+            });
+        }
+
+        let mut packed = AlignedBytes::zeroed(packed_bytes);
+        for (tile, rows) in packed
+            .as_mut_slice()
+            .chunks_exact_mut(tile_bytes)
+            .zip(bytes.chunks(row_bytes * TILE_ROWS))
+        {
+            for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
+                pack_row(format, row, lane, blocks, tile);
+            }
+        }
+        let matrix = Self {
+            format,
+            rows,
+            columns,
+            tile_bytes,
+            bytes: packed,
+        };
+        matrix.check_zero_points(bytes, row_bytes)?;
+        Ok(matrix)
+    }
+
+    fn check_zero_points(&self, bytes: &[u8], row_bytes: usize) -> Result<(), PackError> {
+        if self.format != WeightFormat::Int8 {
+            return Ok(());
+        }
+        for (row, stored) in bytes.chunks_exact(row_bytes).enumerate() {
+            let zero_point = i32::from_le_bytes([stored[4], stored[5], stored[6], stored[7]]);
+            if i8::try_from(zero_point).is_err() {
+                return Err(PackError::ZeroPoint { row, zero_point });
+            }
+        }
+        Ok(())
+    }
+
+    /// Number of rows, i.e. of outputs.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rows
+    }
+
+    /// Number of columns, i.e. of inputs.
+    #[must_use]
+    pub fn columns(&self) -> usize {
+        self.columns
+    }
+
+    /// The format.
+    #[must_use]
+    pub fn format(&self) -> WeightFormat {
+        self.format
+    }
+
+    /// Bytes this matrix occupies in memory.
+    #[must_use]
+    pub fn resident_bytes(&self) -> usize {
+        self.bytes.as_slice().len()
+    }
+
+    /// Writes the row's elements as f32, each operation rounded: d * q, then + m; superblocks (d * s) * q, then
+    /// - dmin * m.
+    ///
+    /// # Panics
+    /// `row` is out of range or `out` is not one row long.
+    pub fn read_row(&self, row: usize, out: &mut [f32]) {
+        assert!(row < self.rows, "row out of range: {row}");
+        assert_eq!(out.len(), self.columns, "output is not one row long");
+        element::read_row(self, row, |k, value| out[k] = canonical(value));
+    }
+
+    /// The bytes of `count` tiles from tile `first`; the slice starts on a 64-byte boundary.
+    pub(crate) fn tiles(&self, first: usize, count: usize) -> &[u8] {
+        &self.bytes.as_slice()[first * self.tile_bytes..(first + count) * self.tile_bytes]
+    }
+
+    /// Number of tiles.
+    pub(crate) fn tile_count(&self) -> usize {
+        self.rows.div_ceil(TILE_ROWS)
+    }
+}
+
+impl fmt::Debug for PackedMatrix {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            formatter,
+            "PackedMatrix({} {}x{})",
+            self.format, self.rows, self.columns
+        )
+    }
+}
+
+/// Scatters one stored row into its lane of a tile.
+fn pack_row(format: WeightFormat, row: &[u8], lane: usize, blocks: usize, tile: &mut [u8]) {
+    /// Words of the largest packed block.
+    const WORDS_MAX: usize = 52;
+    let layout = format.layout();
+    let head_bytes = layout
+        .head_bytes(blocks)
+        .expect("the tile's size was computed");
+    let (head, body) = tile.split_at_mut(head_bytes);
+    let (row_head, row) = row.split_at(layout.row_words * 4);
+    let (row_lines, halves) = head.split_at_mut(layout.row_words * LINE_BYTES);
+    for (word, line) in row_head
+        .as_chunks::<4>()
+        .0
+        .iter()
+        .zip(row_lines.chunks_exact_mut(LINE_BYTES))
+    {
+        line[lane * 4..][..4].copy_from_slice(word);
+    }
+    let mut words = [0; WORDS_MAX];
+    let words = &mut words[..layout.words];
+    for (index, block) in row.chunks_exact(layout.block_bytes).enumerate() {
+        for (half, offset) in layout.halves.iter().enumerate() {
+            let place = (index * layout.halves.len() + half) * 32 + lane * 2;
+            halves[place..][..2].copy_from_slice(&block[*offset..][..2]);
+        }
+        pack_block(format, block, words);
+        for (word, line) in words.iter().zip(0..) {
+            let place = (index * layout.words + line) * LINE_BYTES + lane * 4;
+            body[place..][..4].copy_from_slice(&word.to_le_bytes());
+        }
+    }
+}
