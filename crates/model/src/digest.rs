@@ -17,14 +17,19 @@ impl Digest {
     #[must_use]
     pub fn of_floats(values: &[f32]) -> Self {
         let mut hasher = blake3::Hasher::new();
-        let mut bytes = [0; 4096];
-        for chunk in values.chunks(bytes.len() / 4) {
-            for (place, value) in bytes.chunks_exact_mut(4).zip(chunk) {
-                place.copy_from_slice(&value.to_le_bytes());
-            }
-            hasher.update(&bytes[..chunk.len() * 4]);
-        }
+        update_floats(&mut hasher, values);
         Self(*hasher.finalize().as_bytes())
+    }
+}
+
+/// Adds the little-endian bytes of `values`.
+pub(crate) fn update_floats(hasher: &mut blake3::Hasher, values: &[f32]) {
+    let mut bytes = [0; 4096];
+    for chunk in values.chunks(bytes.len() / 4) {
+        for (place, value) in bytes.chunks_exact_mut(4).zip(chunk) {
+            place.copy_from_slice(&value.to_le_bytes());
+        }
+        hasher.update(&bytes[..chunk.len() * 4]);
     }
 }
 

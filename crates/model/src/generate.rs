@@ -279,23 +279,17 @@ impl Generation {
         Ok(work)
     }
 
-    /// The tokens of the next pass, and whether its logits are needed.
-    fn next_pass(&self) -> (&[u32], bool) {
-        let prefilled = self.progress.prefilled as usize;
-        match self.progress.tokens.last() {
+    /// Begins the pass over the next tokens, with logits if a token follows from it.
+    fn begin_pass(&mut self) -> Result<(), SequenceError> {
+        let (tokens, logits) = match self.progress.tokens.last() {
             Some(token) => (std::slice::from_ref(token), true),
             None => {
-                let rest = &self.prompt[prefilled..];
+                let rest = &self.prompt[self.progress.prefilled as usize..];
                 let chunk = &rest[..rest.len().min(self.params.prefill_chunk.get())];
                 (chunk, chunk.len() == rest.len())
             }
-        }
-    }
-
-    fn begin_pass(&mut self) -> Result<(), SequenceError> {
-        let (tokens, logits) = self.next_pass();
-        let tokens = tokens.to_vec();
-        self.sequence.begin(&tokens, logits)
+        };
+        self.sequence.begin(tokens, logits)
     }
 
     fn end_pass(&mut self) -> Result<(), GenerationError> {

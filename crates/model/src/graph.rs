@@ -1,10 +1,11 @@
 //! The op graph: an architecture as an ordered list of named operations over named buffers.
 //!
 //! # Design
-//! A pass takes a batch of consecutive tokens through the list. Every buffer has `width` values per
-//! token of the batch, except behind [`Graph::head`], where only the batch's last token is left.
-//! A pass whose logits nobody needs (all but the last of a prompt's chunks) stops before the head.
-//! An operation's number is its index in the list.
+//! A pass takes a batch of tokens through the list: consecutive ones of one text, or of several texts
+//! at a time. Every buffer has `width` values per token of the batch, except behind [`Graph::head`],
+//! where only the last token of each text that wants logits is left. A pass whose logits nobody needs
+//! (all but the last of a prompt's chunks) stops before the head. An operation's number is its index
+//! in the list.
 //!
 //! # Units and bounds
 //! [`Work`] is in multiply-accumulates. [`Graph::price`] is a pure function of the operation, the
@@ -14,6 +15,8 @@ mod build;
 mod price;
 
 pub use build::{Builder, GraphError, weight_format};
+
+use lockstep_numeric::ActivationFormat;
 
 /// Multiply-accumulates, the unit in which operations are priced.
 pub type Work = u64;
@@ -74,13 +77,17 @@ pub enum Action {
         epsilon: f32,
         output: BufferId,
     },
-    /// The pass's quantised activations = input in 8-bit blocks; following products read them.
-    Quantize { input: BufferId },
-    /// output = weight · input; `quantized` when it reads what the last [`Self::Quantize`] wrote.
+    /// The pass's quantised activations of that format = input in 8-bit blocks; following products read them.
+    Quantize {
+        input: BufferId,
+        format: ActivationFormat,
+    },
+    /// output = weight · input; unless they are F32, it reads the activations that the last
+    /// [`Self::Quantize`] of the same format wrote.
     MatMul {
         weight: TensorId,
         input: BufferId,
-        quantized: bool,
+        activations: ActivationFormat,
         output: BufferId,
     },
     /// Rotates each head of `values` by its position, pairs (2i, 2i + 1).
@@ -105,8 +112,26 @@ pub enum Action {
         accumulator: BufferId,
         addend: BufferId,
     },
-    /// output = input of the batch's last token.
+    /// output = input of each text's last token, of those that want logits.
     SelectLast { input: BufferId, output: BufferId },
+}
+
+impl Action {
+    /// The buffer written; none by the two that write the quantised activations or the cache.
+    #[must_use]
+    pub fn output(&self) -> Option<BufferId> {
+        match *self {
+            Self::Embed { output, .. }
+            | Self::RmsNorm { output, .. }
+            | Self::MatMul { output, .. }
+            | Self::Attention { output, .. }
+            | Self::SelectLast { output, .. } => Some(output),
+            Self::Rope { values, .. } => Some(values),
+            Self::SiluMul { gate, .. } => Some(gate),
+            Self::Add { accumulator, .. } => Some(accumulator),
+            Self::Quantize { .. } | Self::StoreKv { .. } => None,
+        }
+    }
 }
 
 /// A named operation.

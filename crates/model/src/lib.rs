@@ -5,7 +5,8 @@
 //! list of named operations by the one file that knows its architecture ([`arch`], [`graph`]).
 //! [`model::Model`] holds the packed weights, the tokenizer and the chat template, shared by any
 //! number of [`execute::Sequence`]s that walk the list. [`generate::Generation`] adds sampling and
-//! the bookkeeping that a replicated run needs; [`transcript`] writes a run down and checks it.
+//! the bookkeeping that a replicated run needs; [`transcript`] writes a run down and checks it, and
+//! [`selfcheck`] compares runs that may not differ.
 //!
 //! # Determinism
 //! Every number comes from `lockstep-numeric`; this crate only decides which operations run in
@@ -25,12 +26,13 @@ pub mod graph;
 pub mod model;
 pub mod perplexity;
 pub mod sample;
+pub mod selfcheck;
 pub mod template;
 pub mod tokenizer;
 pub mod transcript;
 
 pub use digest::Digest;
-pub use execute::Sequence;
+pub use execute::{Batch, Sequence};
 pub use generate::{Ended, Generation, GenerationError, Params, Progress, Prompt};
 pub use graph::{Graph, Work};
 pub use model::{Model, ModelError};

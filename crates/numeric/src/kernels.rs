@@ -209,7 +209,7 @@ impl Kernels {
         });
     }
 
-    /// Rotates batch x heads x dimension values, row b at position `first_position + b`, pairs (2i, 2i + 1).
+    /// Rotates batch x heads x dimension values, row b at position `positions[b]`, pairs (2i, 2i + 1).
     ///
     /// # Panics
     /// Lengths disagree or a position exceeds the table.
@@ -218,25 +218,16 @@ impl Kernels {
         table: &RopeTable,
         values: &mut [f32],
         heads: usize,
-        first_position: usize,
+        positions: &[usize],
     ) {
         let width = heads * table.dimension();
-        assert!(
-            width > 0 && values.len().is_multiple_of(width),
-            "values are not whole rows of {width}"
-        );
-        let batch = values.len() / width;
-        assert!(
-            first_position + batch <= table.positions(),
-            "position exceeds the table: {}",
-            first_position + batch
-        );
+        assert_eq!(values.len(), positions.len() * width, "length of values");
         let values = Disjoint::new(values);
-        self.run_rows(batch, width, &|rows| {
+        self.run_rows(positions.len(), width, &|rows| {
             for row in rows {
+                let rotations = table.at(positions[row]);
                 // SAFETY: rows do not overlap, and each is visited once.
                 let values = unsafe { values.part(row * width..(row + 1) * width) };
-                let rotations = table.at(first_position + row);
                 // SAFETY: the table belongs to an instruction set that this processor has.
                 unsafe { (self.table.rope_interleaved_f32_f32)(rotations, values) };
             }

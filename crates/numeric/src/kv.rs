@@ -3,6 +3,7 @@
 use std::fmt;
 
 use crate::arch::{KEY_LANES, KernelTable};
+use crate::convert::f16_to_f32;
 use crate::pool::{Disjoint, Pool};
 
 /// Keys and values of one layer as f16, rounded half to even.
@@ -40,6 +41,28 @@ impl KvLayer {
             capacity,
             keys: vec![0; elements],
             values: vec![0; elements],
+        }
+    }
+
+    /// Appends key and value of one position to `row`, as stored. For diagnosis.
+    ///
+    /// # Panics
+    /// The position exceeds the capacity.
+    pub fn read(&self, position: usize, row: &mut Vec<f32>) {
+        assert!(
+            position < self.capacity,
+            "position exceeds the capacity: {position}"
+        );
+        let tile = position / KEY_LANES * KEY_LANES * self.head_dim + position % KEY_LANES;
+        for head in 0..self.kv_heads {
+            let keys = self.keys[head * self.head_elements() + tile..].iter();
+            let keys = keys.step_by(KEY_LANES).take(self.head_dim);
+            row.extend(keys.map(|&key| f16_to_f32(key)));
+        }
+        for head in 0..self.kv_heads {
+            let start = head * self.head_elements() + position * self.head_dim;
+            let values = self.values[start..][..self.head_dim].iter();
+            row.extend(values.map(|&value| f16_to_f32(value)));
         }
     }
 

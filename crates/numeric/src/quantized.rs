@@ -126,6 +126,18 @@ impl QuantizedRows {
         &mut self.words
     }
 
+    /// Appends row `row` to `values`: per block its quants, exactly, and then its scale. For diagnosis.
+    ///
+    /// # Panics
+    /// There is no such row.
+    pub fn read_row(&self, row: usize, values: &mut Vec<f32>) {
+        for block in 0..self.blocks() {
+            let (scale, quants) = self.block(row, block);
+            values.extend(quants.into_iter().map(f32::from));
+            values.push(scale);
+        }
+    }
+
     /// The scale and the quants of a block of a row, independent of the layout.
     ///
     /// # Panics

@@ -72,6 +72,10 @@ impl RopeTable {
 
     /// Cosine and sine per pair at a position.
     pub(crate) fn at(&self, position: usize) -> &[[f32; 2]] {
+        assert!(
+            position < self.positions(),
+            "position exceeds the table: {position}"
+        );
         let pairs = self.dimension / 2;
         &self.rotations[position * pairs..][..pairs]
     }

@@ -52,6 +52,12 @@ impl TensorType {
         }
     }
 
+    /// The name that the format's specification gives it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        self.name
+    }
+
     /// The number that stands for it in a file.
     #[must_use]
     pub const fn id(self) -> u32 {

@@ -1,7 +1,7 @@
 //! Builds a graph against a model file, checking every tensor it names.
 use super::{Action, AttentionShape, Buffer, BufferId, Graph, Operation, Shape, Tensor, TensorId};
 use crate::gguf::{Gguf, GgufError, TensorType};
-use lockstep_numeric::WeightFormat;
+use lockstep_numeric::{ActivationFormat, WeightFormat};
 use std::collections::BTreeSet;
 
 /// Why a file does not make a graph.
@@ -36,16 +36,17 @@ pub enum GraphError {
     UnusedTensor { tensor: String },
 }
 
-/// The weight format of a tensor type, where the kernels have one.
+/// The weight format of a tensor type, where the kernels have one: that of the same name.
 #[must_use]
 pub fn weight_format(tensor_type: TensorType) -> Option<WeightFormat> {
-    match tensor_type {
-        TensorType::F32 => Some(WeightFormat::F32),
-        TensorType::Q8_0 => Some(WeightFormat::Q8_0),
-        TensorType::Q4_1 => Some(WeightFormat::Q4_1),
-        _ => None,
-    }
+    WeightFormat::ALL
+        .into_iter()
+        .find(|format| format.name() == tensor_type.name())
 }
+
+/// The names of the formats that a matrix may have.
+const MATRIX_TYPES: &str =
+    "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K";
 
 /// Collects operations.
 ///
@@ -57,7 +58,8 @@ pub struct Builder<'f> {
     operations: Vec<Operation>,
     tensors: Vec<Tensor>,
     buffers: Vec<Buffer>,
-    quantized: Option<BufferId>,
+    /// Buffers whose quantised values are at hand, one per format at most.
+    quantized: Vec<(BufferId, ActivationFormat)>,
 }
 
 impl<'f> Builder<'f> {
@@ -69,7 +71,7 @@ impl<'f> Builder<'f> {
             operations: Vec::new(),
             tensors: Vec::new(),
             buffers: Vec::new(),
-            quantized: None,
+            quantized: Vec::new(),
         }
     }
 
@@ -121,20 +123,9 @@ impl<'f> Builder<'f> {
 
     /// Adds an operation that is not a product.
     pub fn push(&mut self, name: impl Into<String>, action: Action) {
-        let written = match action {
-            Action::Embed { output, .. }
-            | Action::RmsNorm { output, .. }
-            | Action::MatMul { output, .. }
-            | Action::Attention { output, .. }
-            | Action::SelectLast { output, .. } => Some(output),
-            Action::Rope { values, .. } => Some(values),
-            Action::SiluMul { gate, .. } => Some(gate),
-            Action::Add { accumulator, .. } => Some(accumulator),
-            Action::Quantize { .. } | Action::StoreKv { .. } => None,
-        };
-        if written == self.quantized {
-            self.quantized = None;
-        }
+        let written = action.output();
+        self.quantized
+            .retain(|(buffer, _)| Some(*buffer) != written);
         self.operations.push(Operation {
             name: name.into(),
             action,
@@ -150,18 +141,27 @@ impl<'f> Builder<'f> {
         output: BufferId,
     ) {
         let stored = self.file.tensors()[&self.tensors[weight.0].name].tensor_type;
-        let quantized = stored != TensorType::F32;
+        let format = weight_format(stored).map_or(ActivationFormat::F32, WeightFormat::activations);
         let name = name.into();
-        if quantized && self.quantized != Some(input) {
-            self.push(format!("{name}.input"), Action::Quantize { input });
-            self.quantized = Some(input);
+        if format != ActivationFormat::F32 && !self.quantized.contains(&(input, format)) {
+            // The suffix tells the formats of one input apart.
+            let suffix = match format {
+                ActivationFormat::Blocks256 => "input_256",
+                _ => "input",
+            };
+            self.push(
+                format!("{name}.{suffix}"),
+                Action::Quantize { input, format },
+            );
+            self.quantized.retain(|(_, other)| *other != format);
+            self.quantized.push((input, format));
         }
         self.push(
             name,
             Action::MatMul {
                 weight,
                 input,
-                quantized,
+                activations: format,
                 output,
             },
         );
@@ -192,9 +192,7 @@ impl<'f> Builder<'f> {
         let info = self.file.tensor(name)?;
         let (wanted, supported) = match shape {
             Shape::Vector { length } => (vec![length as u64], "F32"),
-            Shape::Matrix { rows, columns } => {
-                (vec![columns as u64, rows as u64], "F32, Q4_1, Q8_0")
-            }
+            Shape::Matrix { rows, columns } => (vec![columns as u64, rows as u64], MATRIX_TYPES),
         };
         if info.dimensions != wanted {
             return Err(GraphError::WrongShape {

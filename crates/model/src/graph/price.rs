@@ -14,7 +14,7 @@ impl Graph {
         let batch = if index >= self.head { 1 } else { batch as Work };
         match self.operations[index].action {
             Action::Embed { output: buffer, .. }
-            | Action::Quantize { input: buffer }
+            | Action::Quantize { input: buffer, .. }
             | Action::Add {
                 accumulator: buffer,
                 ..

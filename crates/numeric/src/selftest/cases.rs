@@ -272,7 +272,8 @@ fn rope_interleaved_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec
     let base = [10_000.0, 100_000.0, 500_000.0, 1_000_000.0][generator.between(0, 3)];
     let table = RopeTable::new(dimension, base, first + batch);
     let mut values = generator.values(batch * heads * dimension, 8.0);
-    kernels.rope_interleaved(&table, &mut values, heads, first);
+    let positions: Vec<usize> = (first..first + batch).collect();
+    kernels.rope_interleaved(&table, &mut values, heads, &positions);
     bits(&values)
 }
 

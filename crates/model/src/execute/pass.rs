@@ -1,0 +1,358 @@
+//! A pass: the rows of one text or several, their activations, and the walk over the op graph.
+//!
+//! # Design
+//! The rows of all texts lie one after another in every buffer. Operations on single rows and products
+//! see one batch; those that know positions or a cache see the text's segment of rows.
+//!
+//! # Determinism
+//! Every kernel gives a row the bits it has alone, so a row's neighbours cannot appear in it.
+use super::{
+    observe::{Observer, Output},
+    text::Text,
+};
+use crate::{
+    graph::{Action, BufferId, Graph, Work},
+    model::Model,
+};
+use lockstep_numeric::{ActivationFormat, AttentionSegment, Kernels, QuantizedRows};
+use std::{fmt, mem, ops::Range};
+
+/// The rows of one text.
+#[derive(Debug)]
+struct Segment {
+    rows: Range<usize>,
+    first_position: usize,
+    logits: bool,
+}
+
+/// A pass, under way or over. Its memory is used again by the next.
+#[derive(Default)]
+pub(super) struct Pass {
+    next: usize,
+    end: usize,
+    segments: Vec<Segment>,
+    /// Per row.
+    tokens: Vec<u32>,
+    /// Per row.
+    positions: Vec<usize>,
+    /// The rows that go on behind the head: the last of each segment that wants logits.
+    last_rows: Vec<usize>,
+    /// In the order of the graph's buffers; longer than a pass needs after a larger one.
+    buffers: Vec<Vec<f32>>,
+    /// In blocks of 32 and of 256.
+    quantized: [QuantizedRows; 2],
+}
+
+impl fmt::Debug for Pass {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Pass")
+            .field("next", &self.next)
+            .field("end", &self.end)
+            .field("segments", &self.segments)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Pass {
+    /// Starts a pass over segments of (tokens, first position, whether logits are wanted), dropping
+    /// the one under way. Without segments it is over at once.
+    pub(super) fn begin<'a>(
+        &mut self,
+        graph: &Graph,
+        segments: impl Iterator<Item = (&'a [u32], usize, bool)>,
+    ) {
+        self.segments.clear();
+        self.tokens.clear();
+        self.positions.clear();
+        self.last_rows.clear();
+        for (tokens, first_position, logits) in segments {
+            let first_row = self.tokens.len();
+            self.tokens.extend_from_slice(tokens);
+            self.positions
+                .extend(first_position..first_position + tokens.len());
+            if logits {
+                self.last_rows.push(self.tokens.len() - 1);
+            }
+            self.segments.push(Segment {
+                rows: first_row..self.tokens.len(),
+                first_position,
+                logits,
+            });
+        }
+        self.buffers.resize_with(graph.buffers.len(), Vec::new);
+        self.next = 0;
+        self.end = match self.segments.is_empty() {
+            true => 0,
+            false => graph.pass_length(!self.last_rows.is_empty()),
+        };
+    }
+
+    /// Drops the pass under way.
+    pub(super) fn abandon(&mut self) {
+        self.next = 0;
+        self.end = 0;
+    }
+
+    pub(super) fn under_way(&self) -> bool {
+        self.next < self.end
+    }
+
+    /// Number of the next operation of the pass under way.
+    pub(super) fn next(&self) -> Option<usize> {
+        self.under_way().then_some(self.next)
+    }
+
+    /// Runs the next operation and returns its price; nothing when no pass is under way. `texts`
+    /// are those of the segments, in order; the last operation moves them on.
+    pub(super) fn step(
+        &mut self,
+        model: &Model,
+        kernels: &Kernels,
+        texts: &mut [&mut Text],
+    ) -> Option<Work> {
+        let operation = self.next()?;
+        assert_eq!(texts.len(), self.segments.len(), "a text per segment");
+        self.execute(model, kernels, operation, texts);
+        self.next += 1;
+        if !self.under_way() {
+            for (text, segment) in texts.iter_mut().zip(&self.segments) {
+                text.position += segment.rows.len();
+            }
+        }
+        Some(self.price(model.graph(), operation))
+    }
+
+    /// The rows of logits of a pass that is over, in the order of the segments that want them.
+    pub(super) fn logits(&self, graph: &Graph) -> impl Iterator<Item = &[f32]> {
+        self.read(graph, graph.logits, self.last_rows.len())
+            .chunks_exact(graph.vocabulary)
+    }
+
+    /// The logits of the last pass that had any; for a pass over one text.
+    pub(super) fn last_logits(&self, graph: &Graph) -> &[f32] {
+        self.buffers
+            .get(graph.logits.0)
+            .map_or(&[], |logits| logits.as_slice())
+    }
+
+    /// Puts logits from another pass in the place of [`Self::last_logits`].
+    pub(super) fn set_last_logits(&mut self, graph: &Graph, logits: &[f32]) {
+        self.buffers.resize_with(graph.buffers.len(), Vec::new);
+        let buffer = &mut self.buffers[graph.logits.0];
+        buffer.clear();
+        buffer.extend_from_slice(logits);
+    }
+
+    /// Tells `observer` what `operation`, the last that ran, has written.
+    pub(super) fn report(
+        &self,
+        graph: &Graph,
+        operation: usize,
+        texts: &[&mut Text],
+        observer: &mut dyn Observer,
+    ) {
+        let rows = self.rows(graph, operation);
+        let mut copied = Vec::new();
+        let values = match graph.operations[operation].action {
+            Action::Quantize { format, .. } => {
+                let quantized = &self.quantized[slot(format)];
+                (0..rows).for_each(|row| quantized.read_row(row, &mut copied));
+                &copied
+            }
+            Action::StoreKv { layer, .. } => {
+                for (segment, text) in self.segments.iter().zip(texts) {
+                    for position in &self.positions[segment.rows.clone()] {
+                        text.cache[layer].read(*position, &mut copied);
+                    }
+                }
+                &copied
+            }
+            ref action => match action.output() {
+                Some(buffer) => self.read(graph, buffer, rows),
+                None => return,
+            },
+        };
+        let width = values.len() / rows;
+        let mut last_rows = 0..;
+        for (index, segment) in self.segments.iter().enumerate() {
+            let (rows, first_position) = match (operation < graph.head, segment.logits) {
+                (true, _) => (segment.rows.clone(), segment.first_position),
+                (false, true) => {
+                    let row = last_rows.next().unwrap_or_default();
+                    let position = segment.first_position + segment.rows.len() - 1;
+                    (row..row + 1, position)
+                }
+                (false, false) => continue,
+            };
+            observer.observe(Output {
+                operation,
+                segment: index,
+                first_position,
+                width,
+                values: &values[rows.start * width..rows.end * width],
+            });
+        }
+    }
+
+    /// The sum of what the segments cost alone.
+    fn price(&self, graph: &Graph, operation: usize) -> Work {
+        self.segments
+            .iter()
+            .filter(|segment| operation < graph.head || segment.logits)
+            .map(|segment| graph.price(operation, segment.rows.len(), segment.first_position))
+            .sum()
+    }
+
+    /// How many rows an operation works on.
+    fn rows(&self, graph: &Graph, operation: usize) -> usize {
+        match operation < graph.head {
+            true => self.tokens.len(),
+            false => self.last_rows.len(),
+        }
+    }
+
+    fn execute(
+        &mut self,
+        model: &Model,
+        kernels: &Kernels,
+        operation: usize,
+        texts: &mut [&mut Text],
+    ) {
+        let graph = model.graph();
+        let rows = self.rows(graph, operation);
+        match graph.operations[operation].action {
+            Action::Embed { table, output } => {
+                let table = model.matrix(table);
+                self.write(graph, output, rows, |pass, values| {
+                    let values = values.chunks_exact_mut(table.columns());
+                    for (row, &token) in values.zip(&pass.tokens) {
+                        table.read_row(token as usize, row);
+                    }
+                });
+            }
+            Action::RmsNorm {
+                input,
+                weight,
+                epsilon,
+                output,
+            } => self.write(graph, output, rows, |pass, values| {
+                let input = pass.read(graph, input, rows);
+                kernels.rms_norm(input, model.vector(weight), epsilon, rows, values);
+            }),
+            Action::Quantize { input, format } => {
+                let columns = graph.buffers[input.0].width;
+                let input = &self.buffers[input.0][..rows * columns];
+                let output = &mut self.quantized[slot(format)];
+                kernels.quantize(format, input, rows, columns, output);
+            }
+            Action::MatMul {
+                weight,
+                input,
+                activations,
+                output,
+            } => self.write(graph, output, rows, |pass, values| {
+                let weight = model.matrix(weight);
+                match activations {
+                    ActivationFormat::F32 => {
+                        let input = pass.read(graph, input, rows);
+                        kernels.matmul_float(weight, input, rows, values);
+                    }
+                    format => kernels.matmul(weight, &pass.quantized[slot(format)], values),
+                }
+            }),
+            Action::Rope { values, heads } => self.change(graph, values, rows, |pass, values| {
+                kernels.rope_interleaved(model.rope(), values, heads, &pass.positions);
+            }),
+            Action::StoreKv { layer, key, value } => {
+                let width = graph.buffers[key.0].width;
+                let keys = self.read(graph, key, rows);
+                let values = self.read(graph, value, rows);
+                for (segment, text) in self.segments.iter().zip(texts) {
+                    let rows = segment.rows.start * width..segment.rows.end * width;
+                    kernels.store_kv(
+                        &mut text.cache[layer],
+                        segment.first_position,
+                        &keys[rows.clone()],
+                        &values[rows],
+                    );
+                }
+            }
+            Action::Attention {
+                layer,
+                queries,
+                heads,
+                output,
+            } => self.write(graph, output, rows, |pass, values| {
+                let segments: Vec<_> = pass
+                    .segments
+                    .iter()
+                    .zip(texts)
+                    .map(|(segment, text)| AttentionSegment {
+                        cache: &text.cache[layer],
+                        first_position: segment.first_position,
+                        rows: segment.rows.len(),
+                    })
+                    .collect();
+                let queries = pass.read(graph, queries, rows);
+                kernels.attention(queries, heads, &segments, values);
+            }),
+            Action::SiluMul { gate, up } => self.change(graph, gate, rows, |pass, values| {
+                kernels.silu_mul(values, pass.read(graph, up, rows));
+            }),
+            Action::Add {
+                accumulator,
+                addend,
+            } => self.change(graph, accumulator, rows, |pass, values| {
+                kernels.add(values, pass.read(graph, addend, rows));
+            }),
+            Action::SelectLast { input, output } => {
+                self.write(graph, output, rows, |pass, values| {
+                    let width = graph.buffers[output.0].width;
+                    let input = pass.read(graph, input, pass.tokens.len());
+                    let values = values.chunks_exact_mut(width);
+                    for (values, row) in values.zip(&pass.last_rows) {
+                        values.copy_from_slice(&input[row * width..(row + 1) * width]);
+                    }
+                });
+            }
+        }
+    }
+
+    fn read(&self, graph: &Graph, buffer: BufferId, rows: usize) -> &[f32] {
+        &self.buffers[buffer.0][..rows * graph.buffers[buffer.0].width]
+    }
+
+    /// Lets `fill` write the first rows of `buffer`, lengthened where needed, while it reads others.
+    fn write(
+        &mut self,
+        graph: &Graph,
+        buffer: BufferId,
+        rows: usize,
+        fill: impl FnOnce(&Self, &mut [f32]),
+    ) {
+        let length = rows * graph.buffers[buffer.0].width;
+        if self.buffers[buffer.0].len() < length {
+            self.buffers[buffer.0].resize(length, 0.0);
+        }
+        self.change(graph, buffer, rows, fill);
+    }
+
+    /// Lets `change` change the first rows of `buffer` while it reads others.
+    fn change(
+        &mut self,
+        graph: &Graph,
+        buffer: BufferId,
+        rows: usize,
+        change: impl FnOnce(&Self, &mut [f32]),
+    ) {
+        let mut values = mem::take(&mut self.buffers[buffer.0]);
+        change(self, &mut values[..rows * graph.buffers[buffer.0].width]);
+        self.buffers[buffer.0] = values;
+    }
+}
+
+/// Where the quantised activations of a format are.
+fn slot(format: ActivationFormat) -> usize {
+    usize::from(format == ActivationFormat::Blocks256)
+}
