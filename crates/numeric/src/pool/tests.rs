@@ -100,7 +100,7 @@ fn callers_on_several_threads_take_turns() {
 }
 
 #[test]
-#[cfg(target_arch = "x86_64")]
+#[cfg(all(target_arch = "x86_64", not(miri)))]
 fn a_changed_floating_point_environment_stops_the_work() {
     let set = |state: u32| {
         // SAFETY: loads MXCSR from four readable bytes; the value only changes rounding modes, and is put back below
