@@ -4,7 +4,9 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 
 use lockstep_numeric::selftest::Generator;
-use lockstep_numeric::{Isa, Kernels, KvLayer, PackedMatrix, Pool, QuantizedRows, WeightFormat};
+use lockstep_numeric::{
+    AttentionSegment, Isa, Kernels, KvLayer, PackedMatrix, Pool, QuantizedRows, WeightFormat,
+};
 
 /// Runs `compute` with one thread and with three and compares the bits.
 fn assert_same(compute: impl Fn(&Kernels, &mut Generator) -> Vec<f32>) {
@@ -35,7 +37,7 @@ fn quantised_products() {
             let weights = PackedMatrix::pack(format, rows, columns, &bytes).unwrap();
             let mut input = QuantizedRows::default();
             let values = generator.values(batch * columns, 2.0);
-            kernels.quantize(&values, batch, columns, &mut input);
+            kernels.quantize(format.activations(), &values, batch, columns, &mut input);
             let mut output = vec![0.0; batch * rows];
             kernels.matmul(&weights, &input, &mut output);
             output
@@ -52,7 +54,7 @@ fn float_products() {
         let weights = PackedMatrix::pack(WeightFormat::F32, rows, columns, &bytes).unwrap();
         let mut output = vec![0.0; batch * rows];
         let input = generator.values(batch * columns, 2.0);
-        kernels.matmul_f32(&weights, &input, batch, &mut output);
+        kernels.matmul_float(&weights, &input, batch, &mut output);
         output
     });
 }
@@ -62,13 +64,19 @@ fn attention() {
     let (kv_heads, heads, head_dim, batch) = (2, 4, 6, 5);
     assert_same(|kernels, generator| {
         let mut cache = KvLayer::new(kv_heads, head_dim, batch);
-        for position in 0..batch {
-            let key = generator.values(kv_heads * head_dim, 2.0);
-            cache.store(position, &key, &generator.values(kv_heads * head_dim, 2.0));
-        }
+        let (keys, values) = (
+            generator.values(batch * kv_heads * head_dim, 2.0),
+            generator.values(batch * kv_heads * head_dim, 2.0),
+        );
+        kernels.store_kv(&mut cache, 0, &keys, &values);
         let queries = generator.values(batch * heads * head_dim, 2.0);
         let mut output = vec![0.0; queries.len()];
-        kernels.attention(&queries, heads, &cache, 0, &mut output);
+        let segment = AttentionSegment {
+            cache: &cache,
+            first_position: 0,
+            rows: batch,
+        };
+        kernels.attention(&queries, heads, &[segment], &mut output);
         output
     });
 }

@@ -8,7 +8,7 @@ use std::process::ExitCode;
 
 use lockstep_conformance::{Inputs, digest, kernels};
 use lockstep_numeric::Isa;
-use lockstep_numeric::selftest::CASES;
+use lockstep_numeric::selftest::cases;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -33,7 +33,7 @@ fn run(arguments: &[String]) -> Result<(), Box<dyn Error>> {
     for isa in Isa::available() {
         for threads in threads {
             let kernels = kernels(isa, threads.parse::<NonZeroUsize>()?)?;
-            for case in CASES {
+            for case in cases() {
                 let digest = digest(case, &kernels, inputs);
                 println!("{isa} {threads} {} {digest}", case.name());
             }

@@ -5,9 +5,9 @@ use std::num::NonZeroUsize;
 
 use crate::Inputs;
 use lockstep_numeric::Isa;
-use lockstep_numeric::selftest::CASES;
+use lockstep_numeric::selftest::cases;
 
-/// Address of the 32 bytes of a digest: case `case` of `CASES`, instruction set `isa` of `Isa::ALL`, the fields of
+/// Address of the 32 bytes of a digest: case `case` of `cases()`, instruction set `isa` of `Isa::ALL`, the fields of
 /// [`Inputs`]. 0 when the instruction set is missing.
 // SAFETY: no other symbol of the module has this name.
 #[unsafe(no_mangle)]
@@ -20,7 +20,11 @@ extern "C" fn digest(isa: u32, case: u32, first: u64, end: u64, words_max: u64) 
         end,
         words_max,
     };
-    let digest = crate::digest(&CASES[case as usize], &kernels, inputs);
+    let digest = crate::digest(
+        cases().nth(case as usize).expect("a case"),
+        &kernels,
+        inputs,
+    );
     // Never freed: the engine reads it, and an instance lives for one test.
     Box::leak(Box::new(*digest.as_bytes())).as_ptr()
 }
