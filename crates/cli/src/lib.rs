@@ -6,6 +6,7 @@
 // Nothing here is replicated: people want to see how long things take.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod bench;
 mod client;
 mod demo;
 mod embedded;
@@ -16,6 +17,7 @@ mod network;
 mod progress;
 mod pull;
 mod run;
+mod selftest;
 mod store;
 mod up;
 mod verify;
@@ -39,6 +41,10 @@ enum Command {
     Run(run::Arguments),
     /// Recompute a transcript and say whether it is equal, or where it first differs.
     Verify(verify::Arguments),
+    /// Measure how fast a model runs on this machine.
+    Bench(bench::Arguments),
+    /// Check that this processor computes the frozen bits, on every instruction set it has.
+    Selftest(selftest::Arguments),
     /// Start a subnet in this process and serve it until interrupted.
     Up(up::Arguments),
     /// Fetch the model, start four replicas, install a canister, ask it, verify the answer.
@@ -53,6 +59,8 @@ pub fn main() -> ExitCode {
         Command::Pull(arguments) => pull::run(arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
+        Command::Bench(arguments) => bench::run(arguments),
+        Command::Selftest(arguments) => selftest::run(arguments),
         Command::Up(arguments) => up::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
     };

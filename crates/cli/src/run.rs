@@ -7,7 +7,7 @@ use std::{
     fs,
     io::{self, Write},
     num::NonZeroUsize,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::Arc,
     time::Instant,
 };
@@ -124,9 +124,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// Opens a model by path, alias or digest.
 pub(crate) fn open(name: &str) -> Result<Arc<Model>> {
-    let path = Store::open()?.resolve(name)?;
+    open_file(&Store::open()?.resolve(name)?)
+}
+
+/// Opens a model file.
+pub(crate) fn open_file(path: &Path) -> Result<Arc<Model>> {
     let spinner = progress::spinner(format!("loading {}", path.display()));
-    let model = Model::open(&path).map_err(|error| {
+    let model = Model::open(path).map_err(|error| {
         let chain = anyhow::Error::new(error);
         Failure::user(format!("cannot open the model: {chain:#}")).into()
     });

@@ -50,6 +50,15 @@ enum Weight {
     Matrix(PackedMatrix),
 }
 
+impl Weight {
+    fn bytes(&self) -> usize {
+        match self {
+            Self::Vector(values) => size_of_val(values.as_slice()),
+            Self::Matrix(matrix) => matrix.resident_bytes(),
+        }
+    }
+}
+
 /// A model.
 #[derive(Debug)]
 pub struct Model {
@@ -156,13 +165,16 @@ impl Model {
     /// Bytes of packed weights.
     #[must_use]
     pub fn resident_bytes(&self) -> usize {
-        self.weights
-            .iter()
-            .map(|weight| match weight {
-                Weight::Vector(values) => size_of_val(values.as_slice()),
-                Weight::Matrix(matrix) => matrix.resident_bytes(),
-            })
-            .sum()
+        self.weights.iter().map(Weight::bytes).sum()
+    }
+
+    /// Bytes of a tensor as it is packed.
+    ///
+    /// # Panics
+    /// When the graph has no such tensor.
+    #[must_use]
+    pub fn tensor_bytes(&self, id: TensorId) -> usize {
+        self.weights[id.0].bytes()
     }
 
     pub(crate) fn rope(&self) -> &RopeTable {
@@ -225,6 +237,9 @@ mod tests {
         assert_eq!(model.digest(), Digest::of(&bytes));
         assert_eq!(model.name(), "tiny");
         assert_eq!(model.context_length(), fixture::CONTEXT_LENGTH);
+        let tensors = 0..model.graph().tensors.len();
+        let bytes: usize = tensors.map(|id| model.tensor_bytes(TensorId(id))).sum();
+        assert_eq!(bytes, model.resident_bytes());
     }
 
     #[test]
