@@ -268,8 +268,9 @@ def table(report):
     ]
     for result in report["results"]:
         lines += ["| " + " | ".join(row) + " |" for row in rows(result, report["variant"])]
+    for result in report["results"]:
         if result.get("error"):
-            lines.append(f"\n{result['model']}, {result['threads']} threads: {result['error']}\n")
+            lines.append(f"\n{pathlib.Path(result['model']).name}, {result['threads']} threads: {result['error']}")
     return "\n".join(lines)
 
 
