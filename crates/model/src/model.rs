@@ -13,7 +13,7 @@ use crate::{
     template::{Template, TemplateError},
     tokenizer::{Tokenizer, TokenizerError},
 };
-use lockstep_numeric::{PackError, PackedMatrix, RopeTable, WeightFormat};
+use lockstep_numeric::{PackError, PackedMatrix, Packer, RopeTable, WeightFormat};
 use std::{io, path::Path, path::PathBuf, sync::Arc};
 
 /// Why a model cannot be opened.
@@ -105,11 +105,7 @@ impl Model {
             )?),
             false => None,
         };
-        let weights = graph
-            .tensors
-            .iter()
-            .map(|tensor| load(&gguf, tensor))
-            .collect::<Result<_, _>>()?;
+        let weights = load(&gguf, &graph.tensors)?;
         let name = gguf.metadata().get("general.name").and_then(Value::as_str);
         Ok(Arc::new(Self {
             digest: Digest::of(bytes),
@@ -196,27 +192,48 @@ impl Model {
     }
 }
 
-fn load(gguf: &Gguf<'_>, tensor: &Tensor) -> Result<Weight, ModelError> {
-    let bytes = gguf.tensor_bytes(&tensor.name)?;
-    match tensor.shape {
-        Shape::Vector { .. } => {
-            let (values, _) = bytes.as_chunks::<4>();
-            Ok(Weight::Vector(
-                values.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-            ))
-        }
-        Shape::Matrix { rows, columns } => {
-            let stored = gguf.tensor(&tensor.name)?.tensor_type;
-            let format: WeightFormat =
-                weight_format(stored).expect("the graph accepts only types the kernels have");
-            PackedMatrix::pack(format, rows, columns, bytes)
-                .map(Weight::Matrix)
-                .map_err(|source| ModelError::Pack {
-                    tensor: tensor.name.clone(),
-                    source,
-                })
+/// Loads the weights: matrices packed side by side, in the order of the graph.
+fn load(gguf: &Gguf<'_>, tensors: &[Tensor]) -> Result<Vec<Weight>, ModelError> {
+    let format = |tensor: &Tensor| -> Result<WeightFormat, ModelError> {
+        let stored = gguf.tensor(&tensor.name)?.tensor_type;
+        Ok(weight_format(stored).expect("the graph accepts only types the kernels have"))
+    };
+    let pack_error = |tensor: &Tensor| {
+        let tensor = tensor.name.clone();
+        move |source| ModelError::Pack { tensor, source }
+    };
+    let mut total = 0usize;
+    for tensor in tensors {
+        if let Shape::Matrix { rows, columns } = tensor.shape {
+            let bytes = PackedMatrix::packed_bytes(format(tensor)?, rows, columns)
+                .map_err(pack_error(tensor))?;
+            total = total.saturating_add(bytes);
         }
     }
+    let mut packer = Packer::with_capacity(total);
+    for tensor in tensors {
+        if let Shape::Matrix { rows, columns } = tensor.shape {
+            let bytes = gguf.tensor_bytes(&tensor.name)?;
+            packer
+                .pack(format(tensor)?, rows, columns, bytes)
+                .map_err(pack_error(tensor))?;
+        }
+    }
+    let mut matrices = packer.finish().into_iter();
+    tensors
+        .iter()
+        .map(|tensor| match tensor.shape {
+            Shape::Matrix { .. } => Ok(Weight::Matrix(
+                matrices.next().expect("one was packed for each"),
+            )),
+            Shape::Vector { .. } => {
+                let (values, _) = gguf.tensor_bytes(&tensor.name)?.as_chunks::<4>();
+                Ok(Weight::Vector(
+                    values.iter().map(|&b| f32::from_le_bytes(b)).collect(),
+                ))
+            }
+        })
+        .collect()
 }
 
 #[cfg(test)]

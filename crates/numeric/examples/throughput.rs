@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use lockstep_numeric::selftest::Generator;
 use lockstep_numeric::{
-    ActivationFormat, AttentionSegment, Isa, Kernels, KvLayer, PackedMatrix, Pool, QuantizedRows,
-    WeightFormat,
+    ActivationFormat, AttentionSegment, Isa, Kernels, KvLayer, PackedMatrix, Packer, Pool,
+    QuantizedRows, WeightFormat,
 };
 
 const LAYERS: usize = 30;
@@ -64,9 +64,18 @@ fn best(mut run: impl FnMut()) -> f64 {
     best
 }
 
-fn matrix(format: WeightFormat, (rows, columns): (usize, usize)) -> PackedMatrix {
-    let bytes = vec![0x11; rows * format.row_bytes(columns).expect("whole blocks")];
-    PackedMatrix::pack(format, rows, columns, &bytes).expect("a valid shape")
+/// The matrices of `layers` layers, side by side in memory.
+fn matrices(format: WeightFormat, layers: usize) -> Vec<PackedMatrix> {
+    let bytes =
+        |(rows, columns)| PackedMatrix::packed_bytes(format, rows, columns).expect("a valid shape");
+    let mut packer = Packer::with_capacity(layers * SHAPES.map(bytes).iter().sum::<usize>());
+    for (rows, columns) in (0..layers).flat_map(|_| SHAPES) {
+        let stored = vec![0x11; rows * format.row_bytes(columns).expect("whole blocks")];
+        packer
+            .pack(format, rows, columns, &stored)
+            .expect("a valid shape");
+    }
+    packer.finish()
 }
 
 fn quantized(kernels: &Kernels, batch: usize, columns: usize) -> QuantizedRows {
@@ -89,9 +98,7 @@ fn products(kernels: &Kernels) {
     let slow = kernels.isa() == Isa::Portable;
     let (layers, prompt) = if slow { (2, 24) } else { (LAYERS, PROMPT) };
     for format in [WeightFormat::Q8_0, WeightFormat::Q4_0, WeightFormat::Q4_1] {
-        let model: Vec<PackedMatrix> = (0..layers)
-            .flat_map(|_| SHAPES.map(|shape| matrix(format, shape)))
-            .collect();
+        let model = matrices(format, layers);
         let bytes: usize = model.iter().map(PackedMatrix::resident_bytes).sum();
         let macs: usize = SHAPES.iter().map(|(rows, columns)| rows * columns).sum();
         let mut output = vec![0.0; prompt * FEED_FORWARD];

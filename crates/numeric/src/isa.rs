@@ -16,7 +16,7 @@ const OVERRIDE_VARIABLE: &str = "LOCKSTEP_ISA";
 pub enum Isa {
     /// Plain Rust: the specification.
     Portable,
-    /// x86-64 with AVX2 and F16C.
+    /// x86-64 with AVX2, F16C and FMA; the last for the exponential function alone.
     Avx2,
     /// x86-64 with AVX-512 F, BW, DQ and VL, and what [`Isa::Avx2`] needs.
     Avx512,

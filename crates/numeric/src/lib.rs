@@ -59,7 +59,7 @@ pub use quantized::QuantizedRows;
 pub use rope::RopeTable;
 pub use selftest::{SelfTestError, selftest};
 pub use softmax::{NonFinite, argmax, softmax};
-pub use weights::{ActivationFormat, PackError, PackedMatrix, WeightFormat};
+pub use weights::{ActivationFormat, PackError, PackedMatrix, Packer, WeightFormat};
 
 /// Version of the arithmetic; any change of any bit is a new version.
 pub const ARITHMETIC_VERSION: u32 = 1;

@@ -12,7 +12,7 @@ mod packed;
 
 pub(crate) use element::Block;
 pub use format::{ActivationFormat, WeightFormat};
-pub use packed::{PackError, PackedMatrix};
+pub use packed::{PackError, PackedMatrix, Packer};
 
 /// Rows in a tile.
 pub(crate) const TILE_ROWS: usize = 16;

@@ -113,7 +113,7 @@ pub(crate) trait Simd: Copy {
     /// The exact sum of products with the signed weights.
     fn flipped_finish(self, sum: Self::ByteSum) -> Self::I32;
 
-    /// Asks for the cache line at `address`, which may be any.
+    /// Asks for the cache line at `address`, which may be any, in the second-level cache.
     fn prefetch(self, address: *const u8);
 }
 

@@ -8,6 +8,8 @@ use crate::convert::canonical_nan;
 pub(crate) const LOWEST: f64 = -104.0;
 /// Above this, e^x overflows; the interval's end itself rounds to infinity.
 pub(crate) const HIGHEST: f64 = 89.0;
+/// From here on, e^x is a normal f32; a little more than ln 2^-126.
+pub(crate) const LOWEST_NORMAL: f32 = -87.3;
 /// 16 / ln 2, rounded.
 pub(crate) const INVERSE_LN2_16: f64 = 23.083_120_654_223_414;
 /// Leading part of ln 2 / 16, 32 bits.

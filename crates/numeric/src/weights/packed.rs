@@ -1,6 +1,8 @@
 //! A weight matrix in the layout the kernels read.
 
 use std::fmt;
+use std::ops::Range;
+use std::sync::Arc;
 
 use thiserror::Error;
 
@@ -54,24 +56,28 @@ pub enum PackError {
 /// A weight matrix in the layout the kernels read.
 #[derive(Clone)]
 pub struct PackedMatrix {
+    shape: Packing,
+    /// Shared with the other matrices of a model.
+    storage: Arc<AlignedBytes>,
+}
+
+/// A matrix's shape, and where its tiles are.
+#[derive(Clone, Debug)]
+struct Packing {
     format: WeightFormat,
     rows: usize,
     columns: usize,
+    row_bytes: usize,
     tile_bytes: usize,
-    bytes: AlignedBytes,
+    range: Range<usize>,
 }
 
-impl PackedMatrix {
-    /// Packs `rows` x `columns` elements stored row by row in little-endian blocks.
-    ///
-    /// # Errors
-    /// Columns that are no multiple of the block length, an empty or too large matrix, a wrong number of bytes, an INT8
-    /// zero-point out of range.
-    pub fn pack(
+impl Packing {
+    fn new(
         format: WeightFormat,
         rows: usize,
         columns: usize,
-        bytes: &[u8],
+        start: usize,
     ) -> Result<Self, PackError> {
         let layout = format.layout();
         let block_len = layout.block_len;
@@ -87,15 +93,143 @@ impl PackedMatrix {
             });
         }
         let blocks = columns / block_len;
-        let tiles = rows.div_ceil(TILE_ROWS);
         let sizes = || {
             let row_bytes = layout.row_bytes(blocks)?;
+            row_bytes.checked_mul(rows)?;
             let tile_bytes = layout.tile_bytes(blocks)?;
-            let packed = tile_bytes.checked_mul(tiles)?;
-            let fits = packed <= isize::MAX as usize - LINE_BYTES;
-            fits.then_some((row_bytes, row_bytes.checked_mul(rows)?, tile_bytes, packed))
+            let packed = tile_bytes.checked_mul(rows.div_ceil(TILE_ROWS))?;
+            let end = start.checked_add(packed)?;
+            (end <= isize::MAX as usize - LINE_BYTES).then_some((row_bytes, tile_bytes, end))
         };
-        let (row_bytes, expected, tile_bytes, packed_bytes) = sizes().ok_or(shape_error)?;
+        let (row_bytes, tile_bytes, end) = sizes().ok_or(shape_error)?;
+        Ok(Self {
+            format,
+            rows,
+            columns,
+            row_bytes,
+            tile_bytes,
+            range: start..end,
+        })
+    }
+
+    /// Checks stored bytes and writes the tiles.
+    fn pack(&self, bytes: &[u8], tiles: &mut [u8]) -> Result<(), PackError> {
+        let expected = self.row_bytes * self.rows;
+        if bytes.len() != expected {
+            return Err(PackError::Length {
+                format: self.format,
+                expected,
+                actual: bytes.len(),
+            });
+        }
+        if self.format == WeightFormat::Int8 {
+            for (row, stored) in bytes.chunks_exact(self.row_bytes).enumerate() {
+                let zero_point = i32::from_le_bytes([stored[4], stored[5], stored[6], stored[7]]);
+                if i8::try_from(zero_point).is_err() {
+                    return Err(PackError::ZeroPoint { row, zero_point });
+                }
+            }
+        }
+        let blocks = self.columns / self.format.block_len();
+        for (tile, rows) in tiles
+            .chunks_exact_mut(self.tile_bytes)
+            .zip(bytes.chunks(self.row_bytes * TILE_ROWS))
+        {
+            for (lane, row) in rows.chunks_exact(self.row_bytes).enumerate() {
+                pack_row(self.format, row, lane, blocks, tile);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Packs the matrices of a model into one piece of memory, in the order in which they are read.
+pub struct Packer {
+    storage: AlignedBytes,
+    packed: Vec<Packing>,
+}
+
+impl Packer {
+    /// Room for `bytes`, the sum of [`PackedMatrix::packed_bytes`] of what will be packed.
+    #[must_use]
+    pub fn with_capacity(bytes: usize) -> Self {
+        Self {
+            storage: AlignedBytes::zeroed(bytes),
+            packed: Vec::new(),
+        }
+    }
+
+    /// Packs the next matrix.
+    ///
+    /// # Errors
+    /// As [`PackedMatrix::pack`].
+    ///
+    /// # Panics
+    /// There is no room.
+    pub fn pack(
+        &mut self,
+        format: WeightFormat,
+        rows: usize,
+        columns: usize,
+        bytes: &[u8],
+    ) -> Result<(), PackError> {
+        let start = self.packed.last().map_or(0, |packed| packed.range.end);
+        let packing = Packing::new(format, rows, columns, start)?;
+        packing.pack(
+            bytes,
+            &mut self.storage.as_mut_slice()[packing.range.clone()],
+        )?;
+        self.packed.push(packing);
+        Ok(())
+    }
+
+    /// The matrices, in order.
+    #[must_use]
+    pub fn finish(self) -> Vec<PackedMatrix> {
+        let storage = Arc::new(self.storage);
+        self.packed
+            .into_iter()
+            .map(|shape| PackedMatrix {
+                shape,
+                storage: Arc::clone(&storage),
+            })
+            .collect()
+    }
+}
+
+impl fmt::Debug for Packer {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Packer({} matrices)", self.packed.len())
+    }
+}
+
+impl PackedMatrix {
+    /// Bytes that such a matrix takes when packed.
+    ///
+    /// # Errors
+    /// As [`Self::pack`], but for the bytes.
+    pub fn packed_bytes(
+        format: WeightFormat,
+        rows: usize,
+        columns: usize,
+    ) -> Result<usize, PackError> {
+        Ok(Packing::new(format, rows, columns, 0)?.range.end)
+    }
+
+    /// Packs `rows` x `columns` elements stored row by row in little-endian blocks.
+    ///
+    /// # Errors
+    /// Columns that are no multiple of the block length, an empty or too large matrix, a wrong number of bytes, an INT8
+    /// zero-point out of range.
+    pub fn pack(
+        format: WeightFormat,
+        rows: usize,
+        columns: usize,
+        bytes: &[u8],
+    ) -> Result<Self, PackError> {
+        let shape = Packing::new(format, rows, columns, 0)?;
+        // Before memory is taken for it.
+        let expected = shape.row_bytes * rows;
         if bytes.len() != expected {
             return Err(PackError::Length {
                 format,
@@ -103,63 +237,36 @@ impl PackedMatrix {
                 actual: bytes.len(),
             });
         }
-
-        let mut packed = AlignedBytes::zeroed(packed_bytes);
-        for (tile, rows) in packed
-            .as_mut_slice()
-            .chunks_exact_mut(tile_bytes)
-            .zip(bytes.chunks(row_bytes * TILE_ROWS))
-        {
-            for (lane, row) in rows.chunks_exact(row_bytes).enumerate() {
-                pack_row(format, row, lane, blocks, tile);
-            }
-        }
-        let matrix = Self {
-            format,
-            rows,
-            columns,
-            tile_bytes,
-            bytes: packed,
-        };
-        matrix.check_zero_points(bytes, row_bytes)?;
-        Ok(matrix)
-    }
-
-    fn check_zero_points(&self, bytes: &[u8], row_bytes: usize) -> Result<(), PackError> {
-        if self.format != WeightFormat::Int8 {
-            return Ok(());
-        }
-        for (row, stored) in bytes.chunks_exact(row_bytes).enumerate() {
-            let zero_point = i32::from_le_bytes([stored[4], stored[5], stored[6], stored[7]]);
-            if i8::try_from(zero_point).is_err() {
-                return Err(PackError::ZeroPoint { row, zero_point });
-            }
-        }
-        Ok(())
+        let mut storage = AlignedBytes::zeroed(shape.range.end);
+        shape.pack(bytes, storage.as_mut_slice())?;
+        Ok(Self {
+            shape,
+            storage: Arc::new(storage),
+        })
     }
 
     /// Number of rows, i.e. of outputs.
     #[must_use]
     pub fn rows(&self) -> usize {
-        self.rows
+        self.shape.rows
     }
 
     /// Number of columns, i.e. of inputs.
     #[must_use]
     pub fn columns(&self) -> usize {
-        self.columns
+        self.shape.columns
     }
 
     /// The format.
     #[must_use]
     pub fn format(&self) -> WeightFormat {
-        self.format
+        self.shape.format
     }
 
     /// Bytes this matrix occupies in memory.
     #[must_use]
     pub fn resident_bytes(&self) -> usize {
-        self.bytes.as_slice().len()
+        self.shape.range.len()
     }
 
     /// Writes the row's elements as f32, each operation rounded: d * q, then + m; superblocks (d * s) * q, then
@@ -168,19 +275,22 @@ impl PackedMatrix {
     /// # Panics
     /// `row` is out of range or `out` is not one row long.
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
-        assert!(row < self.rows, "row out of range: {row}");
-        assert_eq!(out.len(), self.columns, "output is not one row long");
+        assert!(row < self.rows(), "row out of range: {row}");
+        assert_eq!(out.len(), self.columns(), "output is not one row long");
         element::read_row(self, row, |k, value| out[k] = canonical(value));
     }
 
     /// The bytes of `count` tiles from tile `first`; the slice starts on a 64-byte boundary.
     pub(crate) fn tiles(&self, first: usize, count: usize) -> &[u8] {
-        &self.bytes.as_slice()[first * self.tile_bytes..(first + count) * self.tile_bytes]
+        let Packing {
+            tile_bytes, range, ..
+        } = &self.shape;
+        &self.storage.as_slice()[range.clone()][first * tile_bytes..(first + count) * tile_bytes]
     }
 
     /// Number of tiles.
     pub(crate) fn tile_count(&self) -> usize {
-        self.rows.div_ceil(TILE_ROWS)
+        self.rows().div_ceil(TILE_ROWS)
     }
 }
 
@@ -189,7 +299,9 @@ impl fmt::Debug for PackedMatrix {
         write!(
             formatter,
             "PackedMatrix({} {}x{})",
-            self.format, self.rows, self.columns
+            self.format(),
+            self.rows(),
+            self.columns()
         )
     }
 }

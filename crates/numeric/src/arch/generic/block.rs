@@ -10,8 +10,6 @@ use crate::weights::{TILE_ROWS, WeightFormat};
 
 /// Lines of nibbles in a block.
 const NIBBLE_LINES: usize = 4;
-/// Bytes ahead of the reading position that a product with one column, which is bound by memory, asks for.
-const PREFETCH_BYTES: usize = 1024;
 
 /// A format: how its weights come out of the lines, and how their dot starts and ends.
 pub(crate) trait BlockFormat {
@@ -220,6 +218,14 @@ struct Panel {
     width: usize,
 }
 
+/// Asks for cache lines, for a product with one column, which is bound by memory.
+#[inline(always)]
+fn prefetch<S: Simd>(simd: S, start: *const u8, lines: usize) {
+    for line in 0..lines {
+        simd.prefetch(start.wrapping_add(line * 64));
+    }
+}
+
 /// Products of some tiles with a panel: `output[tile * width + column]`, NaNs canonical.
 #[inline(always)]
 pub(crate) fn product<S: Simd, W: BlockFormat, const DECODE: usize, const PREFILL: usize>(
@@ -339,6 +345,8 @@ unsafe fn columns<S: Simd, W: BlockFormat, const V: usize, const C: usize>(
             }
         }
     }
+    // Where the vectors taken next are at this block.
+    let ahead = (V * S::LANES / TILE_ROWS).max(1) * tiles.tile_bytes;
     let mut sums = [[simd.splat_f32(0.0); V]; C];
     // SAFETY: within the panel.
     let mut quants = unsafe { panel.start.add(column * SHORT_QUANT_WORDS) };
@@ -368,13 +376,13 @@ unsafe fn columns<S: Simd, W: BlockFormat, const V: usize, const C: usize>(
                 }
             }
             for v in 0..V {
-                if C == 1 && lines[v].addr() % 64 == 0 {
-                    for line in 0..layout.words {
-                        simd.prefetch(lines[v].wrapping_add(line * 64 + PREFETCH_BYTES));
-                    }
-                    if block % 2 == 0 {
-                        simd.prefetch(heads[v].wrapping_add(PREFETCH_BYTES / 4));
-                    }
+                if C == 1 {
+                    prefetch(simd, lines[v].wrapping_add(ahead), layout.words);
+                    prefetch(
+                        simd,
+                        heads[v].wrapping_add(ahead),
+                        usize::from(halves == 2 || block % 2 == 0),
+                    );
                 }
                 let scale = if halves == 0 {
                     row_scales[v]

@@ -14,13 +14,13 @@ use crate::arch::KernelTable;
 use crate::arch::generic::{Simd, instantiate, operations};
 use crate::convert::CANONICAL_NAN_BITS;
 
-/// Proves AVX2 and F16C.
+/// Proves AVX2, F16C and FMA, which only the exponential function uses.
 #[derive(Clone, Copy)]
 pub(super) struct Avx2(());
 
 impl Avx2 {
     /// # Safety
-    /// The processor has AVX2 and F16C.
+    /// The processor has AVX2, F16C and FMA.
     #[inline(always)]
     unsafe fn new() -> Self {
         Self(())
@@ -29,10 +29,13 @@ impl Avx2 {
 
 /// The kernels, if this processor can run them.
 pub(crate) fn table() -> Option<&'static KernelTable> {
-    (is_x86_feature_detected!("avx2") && is_x86_feature_detected!("f16c")).then_some(&TABLE)
+    let available = is_x86_feature_detected!("avx2")
+        && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("fma");
+    available.then_some(&TABLE)
 }
 
-instantiate!(Avx2, "avx2,f16c", rows: 2 / 1, sixteen: 2, attention: 3 x 2);
+instantiate!(Avx2, "avx2,f16c,fma", rows: 2 / 1, sixteen: 2, attention: 3 x 2);
 
 impl Simd for Avx2 {
     const LANES: usize = 8;
@@ -151,6 +154,6 @@ impl Simd for Avx2 {
         }
         fn flipped_finish(sum: __m256i) -> __m256i { sum }
 
-        fn prefetch(address: *const u8) { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+        fn prefetch(address: *const u8) { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }
 }

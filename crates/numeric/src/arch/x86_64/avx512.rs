@@ -128,7 +128,7 @@ macro_rules! instance {
 
                     $($dots)*
 
-                    fn prefetch(address: *const u8) { _mm_prefetch::<_MM_HINT_T0>(address.cast()) }
+                    fn prefetch(address: *const u8) { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
                 }
             }
         }
@@ -138,7 +138,7 @@ macro_rules! instance {
 instance!(
     vnni,
     Avx512Vnni,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c",
+    "avx512f,avx512bw,avx512dq,avx512vl,avx512vnni,avx2,f16c,fma",
     is_x86_feature_detected!("avx512vnni"),
     "Proves AVX-512 F, BW, DQ, VL and VNNI.",
     {
@@ -175,7 +175,7 @@ instance!(
 instance!(
     plain,
     Avx512,
-    "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c",
+    "avx512f,avx512bw,avx512dq,avx512vl,avx2,f16c,fma",
     true,
     "Proves AVX-512 F, BW, DQ and VL.",
     {
@@ -222,6 +222,7 @@ fn base_detected() -> bool {
         && is_x86_feature_detected!("avx512vl")
         && is_x86_feature_detected!("avx2")
         && is_x86_feature_detected!("f16c")
+        && is_x86_feature_detected!("fma")
 }
 
 /// `values` with every NaN replaced by the canonical one.
