@@ -46,6 +46,7 @@ mod kv;
 mod pool;
 mod quantized;
 mod rope;
+pub mod scalar;
 pub mod selftest;
 mod softmax;
 mod weights;
