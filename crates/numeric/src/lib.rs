@@ -40,6 +40,7 @@ mod attention;
 pub mod convert;
 pub mod elementary;
 mod environment;
+pub mod exact;
 pub mod fixed;
 mod isa;
 mod kernels;
@@ -55,6 +56,7 @@ mod weights;
 
 pub use attention::AttentionSegment;
 pub use attention::KvLayer;
+pub use exact::{ExactSum32, ExactSum64};
 pub use fixed::{Fixed, Fixed16, Fixed32, Rounding};
 pub use isa::{Isa, IsaError};
 pub use kernels::Kernels;
