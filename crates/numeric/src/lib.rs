@@ -55,7 +55,6 @@ pub mod stochastic;
 mod weights;
 
 pub use attention::AttentionSegment;
-pub use attention::KvLayer;
 pub use exact::{ExactSum32, ExactSum64};
 pub use fixed::{Fixed, Fixed16, Fixed32, Rounding};
 pub use isa::{Isa, IsaError};

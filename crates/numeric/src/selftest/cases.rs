@@ -1,5 +1,7 @@
 //! The kernels and what is built of them, one function each from a generator to output bits.
 
+mod scalars;
+
 use super::{Case, Generator};
 use crate::arch::kernel_cases;
 use crate::convert::{f16_to_f32, f32_to_f16};
@@ -48,6 +50,38 @@ const OTHERS: &[Case] = &[
     Case {
         name: "cos_f32_f32",
         run: |_, generator| unary(generator, elementary::cos),
+    },
+    Case {
+        name: "convert_bf16_f32",
+        run: scalars::convert_bf16,
+    },
+    Case {
+        name: "minimum_maximum_f32_f32",
+        run: scalars::minimum_maximum,
+    },
+    Case {
+        name: "float_to_integer",
+        run: scalars::float_to_integer,
+    },
+    Case {
+        name: "fixed_16",
+        run: scalars::fixed_16,
+    },
+    Case {
+        name: "fixed_32",
+        run: scalars::fixed_32,
+    },
+    Case {
+        name: "stochastic_rounding",
+        run: scalars::stochastic,
+    },
+    Case {
+        name: "exact_f32",
+        run: scalars::exact_f32,
+    },
+    Case {
+        name: "exact_f64",
+        run: scalars::exact_f64,
     },
 ];
 
