@@ -50,13 +50,6 @@ pub fn f16_to_f32(bits: u16) -> f32 {
     f32::from_bits(sign | value.to_bits())
 }
 
-/// Widens the bf16 with these bits, exactly.
-#[inline]
-#[must_use]
-pub fn bf16_to_f32(bits: u16) -> f32 {
-    f32::from_bits(u32::from(bits) << 16)
-}
-
 /// Narrows to f16, rounding half to even; every NaN gives 0x7e00.
 #[inline]
 #[must_use]
