@@ -14,11 +14,18 @@
 //! Angles in radians. A NaN result is the canonical one.
 
 mod double_double;
+mod erf;
 pub(crate) mod exp;
+mod log;
+mod piecewise;
+mod tanh;
 mod trigonometric;
 
 pub(crate) use exp::HARD_INPUTS as HARD_EXP;
+pub use erf::erf;
 pub use exp::exp;
+pub use log::log;
+pub use tanh::tanh;
 pub use trigonometric::{cos, sin, sin_cos};
 
 pub(crate) use double_double::power_of_positive_base;

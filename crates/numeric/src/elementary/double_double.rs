@@ -1,11 +1,12 @@
 //! Double-double arithmetic: an unevaluated sum of two f64 with about 106 significant bits.
 //!
 //! # Determinism
-//! Dekker's and Knuth's error-free transformations without FMA; a fixed sequence of f64 operations.
+//! Dekker's and Knuth's error-free transformations without FMA; a fixed sequence of f64 operations. The functions are
+//! `const`: tables are computed from their definitions when the crate is compiled.
 //!
 //! # Units and bounds
-//! Relative error of [`DoubleDouble::add`] and [`DoubleDouble::mul`] below 2^-100 for operands of like size and no
-//! overflow or underflow in the splitting, i.e. magnitudes between 2^-400 and 2^400.
+//! Relative error of [`DoubleDouble::add`], [`DoubleDouble::mul`] and [`DoubleDouble::quotient`] below 2^-100 for
+//! operands of like size and no overflow or underflow in the splitting, i.e. magnitudes between 2^-400 and 2^400.
 
 /// `high + low` with |low| at most half a unit in the last place of `high`.
 #[derive(Clone, Copy, Debug)]
@@ -31,12 +32,12 @@ impl DoubleDouble {
         }
     }
 
-    pub(super) fn new(high: f64) -> Self {
+    pub(super) const fn new(high: f64) -> Self {
         Self { high, low: 0.0 }
     }
 
     /// Knuth's two-sum of two f64: exact.
-    pub(super) fn sum(a: f64, b: f64) -> Self {
+    pub(super) const fn sum(a: f64, b: f64) -> Self {
         let high = a + b;
         let b_part = high - a;
         let low = (a - (high - b_part)) + (b - b_part);
@@ -44,7 +45,7 @@ impl DoubleDouble {
     }
 
     /// Dekker's product of two f64: exact.
-    pub(super) fn product(a: f64, b: f64) -> Self {
+    pub(super) const fn product(a: f64, b: f64) -> Self {
         let high = a * b;
         let (a_high, a_low) = split(a);
         let (b_high, b_low) = split(b);
@@ -52,7 +53,7 @@ impl DoubleDouble {
         Self { high, low }
     }
 
-    fn renormalise(high: f64, low: f64) -> Self {
+    const fn renormalise(high: f64, low: f64) -> Self {
         let sum = high + low;
         Self {
             high: sum,
@@ -60,14 +61,14 @@ impl DoubleDouble {
         }
     }
 
-    pub(super) fn add(self, other: Self) -> Self {
+    pub(super) const fn add(self, other: Self) -> Self {
         let high = Self::sum(self.high, other.high);
         let low = Self::sum(self.low, other.low);
         let partial = Self::renormalise(high.high, high.low + low.high);
         Self::renormalise(partial.high, partial.low + low.low)
     }
 
-    pub(super) fn mul(self, other: Self) -> Self {
+    pub(super) const fn mul(self, other: Self) -> Self {
         let product = Self::product(self.high, other.high);
         Self::renormalise(
             product.high,
@@ -75,7 +76,7 @@ impl DoubleDouble {
         )
     }
 
-    pub(super) fn negate(self) -> Self {
+    pub(super) const fn negate(self) -> Self {
         Self {
             high: -self.high,
             low: -self.low,
@@ -83,15 +84,24 @@ impl DoubleDouble {
     }
 
     /// Division by a small integer, exact in f64.
-    pub(super) fn divide(self, divisor: f64) -> Self {
+    pub(super) const fn divide(self, divisor: f64) -> Self {
         let quotient = self.high / divisor;
         let back = Self::product(quotient, divisor);
         let remainder = ((self.high - back.high) - back.low) + self.low;
         Self::renormalise(quotient, remainder / divisor)
     }
 
+    /// Long division: three digits of 53 bits.
+    pub(super) const fn quotient(self, divisor: Self) -> Self {
+        let first = self.high / divisor.high;
+        let rest = self.add(divisor.mul(Self::new(-first)));
+        let second = rest.high / divisor.high;
+        let rest = rest.add(divisor.mul(Self::new(-second)));
+        Self::sum(first, second).add(Self::new(rest.high / divisor.high))
+    }
+
     /// Multiplication by a power of two within f64's normal range: exact.
-    pub(super) fn scale(self, factor: f64) -> Self {
+    pub(super) const fn scale(self, factor: f64) -> Self {
         Self {
             high: self.high * factor,
             low: self.low * factor,
@@ -114,7 +124,7 @@ impl DoubleDouble {
 }
 
 /// Veltkamp's split into two halves of 26 bits.
-fn split(value: f64) -> (f64, f64) {
+const fn split(value: f64) -> (f64, f64) {
     const FACTOR: f64 = ((1u64 << 27) + 1) as f64;
     let scaled = FACTOR * value;
     let high = scaled - (scaled - value);
@@ -149,7 +159,7 @@ pub(super) const EXP2_16: [DoubleDouble; 16] = [
 ];
 
 /// exp of a double-double whose magnitude is below 600, with a relative error below 2^-95.
-pub(super) fn exp(x: DoubleDouble) -> DoubleDouble {
+pub(super) const fn exp(x: DoubleDouble) -> DoubleDouble {
     let n = (x.high * 23.083_120_654_223_414).round_ties_even();
     let r = x
         .add(DoubleDouble::product(-n, LN2_16[0]))
@@ -157,16 +167,18 @@ pub(super) fn exp(x: DoubleDouble) -> DoubleDouble {
         .add(DoubleDouble::product(-n, LN2_16[2]));
     // |r| <= 0.0218, so the term left out is below 2^-88 * 2^-40.
     let mut sum = DoubleDouble::ONE;
-    for k in (1..=16).rev() {
-        sum = sum.mul(r).divide(f64::from(k)).add(DoubleDouble::ONE);
+    let mut k = 16;
+    while k > 0 {
+        sum = sum.mul(r).divide(k as f64).add(DoubleDouble::ONE);
+        k -= 1;
     }
     let n = n as i64;
     let factor = f64::from_bits(((1023 + (n >> 4)) as u64) << 52);
     sum.mul(EXP2_16[(n & 15) as usize]).scale(factor)
 }
 
-/// ln of a positive normal f64, by Newton's iteration on [`exp`] from a start good to 2^-30 or better.
-fn ln(x: f64) -> DoubleDouble {
+/// ln of a positive normal f64 within 2^-90 (absolute, or relative where that is more), by Newton's iteration on [`exp`] from a start good to 2^-30 or better.
+pub(super) const fn ln(x: f64) -> DoubleDouble {
     const LN2: DoubleDouble = DoubleDouble {
         high: std::f64::consts::LN_2,
         low: 2.319_046_813_846_299_6e-17,
@@ -177,8 +189,10 @@ fn ln(x: f64) -> DoubleDouble {
     // ln m = 2 artanh((m - 1) / (m + 1)), |t| <= 1/3; 24 terms leave an error below 2^-76.
     let t = (mantissa - 1.0) / (mantissa + 1.0);
     let mut series = 0.0;
-    for k in (0..24).rev() {
-        series = series * (t * t) + 1.0 / f64::from(2 * k + 1);
+    let mut k = 24;
+    while k > 0 {
+        k -= 1;
+        series = series * (t * t) + 1.0 / (2 * k + 1) as f64;
     }
     let start = LN2
         .mul(DoubleDouble::new(exponent as f64))
