@@ -14,9 +14,9 @@ demo *ARGUMENTS:
 vectors-approve:
     LOCKSTEP_APPROVE_VECTORS=1 cargo test --release --package lockstep-numeric --test vectors
 
-# All 2^32 inputs of the elementary functions against an independent oracle (minutes to hours).
-exhaustive *FUNCTIONS:
-    cargo run --release --package lockstep-numeric --example exhaustive -- {{FUNCTIONS}}
+# All 2^32 inputs of every elementary function, or of those named, against an independent oracle (hours).
+exhaustive *ARGUMENTS:
+    cargo run --release --package lockstep-numeric --example exhaustive -- {{ARGUMENTS}}
 
 # Products' speed for the default model's shapes.
 throughput:

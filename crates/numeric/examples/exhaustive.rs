@@ -1,83 +1,307 @@
-//! Compares an elementary function with an independent correctly rounded one on all 2^32 inputs.
+//! Compares elementary functions with independent correctly rounded ones on all 2^32 inputs.
 //!
-//! `cargo run --release -p lockstep-numeric --example exhaustive -- exp [first byte] [last byte]`
+//! `cargo run --release -p lockstep-numeric --example exhaustive -- [function ... | all] [option ...]`
 //!
-//! The optional bytes, in hexadecimal, restrict the run to inputs whose most significant byte lies between them. Prints
-//! every difference and the number of hard inputs, those that an f64 evaluation cannot decide, and exits with 1 if
-//! anything differs.
+//! | option | meaning | default |
+//! |---|---|---|
+//! | `--first XX`, `--last XX` | inputs whose most significant byte, in hexadecimal, lies between these | 00, ff |
+//! | `--stride N` | only every Nth chunk of 2^12 neighbouring inputs | 1 |
+//! | `--threads N` | threads | all cores |
+//!
+//! Each chunk is evaluated by the scalar function and, where there is a kernel, on every instruction set of this
+//! processor. The first input of one chunk in 16 also checks the oracle: its f64 value against its exact one. Prints
+//! the first differences, how many inputs were compared and the hard ones among them, those that an f64 evaluation
+//! cannot decide; progress goes to stderr. Exits with 1 if anything differs, with 2 on wrong arguments.
 
 #[path = "../tests/oracle/mod.rs"]
 mod oracle;
 
+use std::num::NonZeroUsize;
 use std::process::ExitCode;
-use std::sync::Mutex;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
-use lockstep_numeric::elementary;
+use lockstep_numeric::{Isa, Kernels, Pool, elementary};
+use oracle::Oracle;
 
-/// Hard inputs that are printed.
+/// Inputs that are evaluated together.
+const CHUNK: usize = 1 << 12;
+/// Chunks per most significant byte.
+const CHUNKS_PER_BYTE: usize = (1 << 24) / CHUNK;
+/// Of so many chunks one has its first input checked for the oracle's margin.
+const MARGIN_CHUNKS: usize = 16;
+/// Hard inputs, and differences, that are printed.
 const PRINTED: usize = 400;
 
+struct Function {
+    name: &'static str,
+    oracle: Oracle,
+    /// The argument at which the oracle is asked.
+    argument: fn(x: f32) -> f32,
+    /// The expected result, from x and the oracle's value.
+    compose: fn(x: f32, value: f32) -> f32,
+    scalar: fn(f32) -> f32,
+    /// The function of up to [`CHUNK`] values, in place, where it has a form per instruction set.
+    kernel: Option<fn(&Kernels, &mut [f32])>,
+}
+
+impl Function {
+    const fn elementary(name: &'static str, oracle: Oracle, scalar: fn(f32) -> f32) -> Self {
+        Self {
+            name,
+            oracle,
+            argument: |x| x,
+            compose: |_, value| value,
+            scalar,
+            kernel: None,
+        }
+    }
+
+    fn expected(&self, x: f32) -> (f32, bool) {
+        let (value, is_hard) = self.oracle.evaluate((self.argument)(x));
+        ((self.compose)(x, value), is_hard)
+    }
+}
+
+static FUNCTIONS: [Function; 7] = [
+    Function::elementary("exp", oracle::EXP, elementary::exp),
+    Function::elementary("log", oracle::LOG, elementary::log),
+    Function::elementary("sin", oracle::SIN, elementary::sin),
+    Function::elementary("cos", oracle::COS, elementary::cos),
+    Function::elementary("tanh", oracle::TANH, elementary::tanh),
+    Function::elementary("erf", oracle::ERF, elementary::erf),
+    // The kernel that shows exp's vector forms: x / (1 + exp(-x)).
+    Function {
+        argument: |x| -x,
+        compose: silu,
+        kernel: Some(|kernels, values| kernels.silu_mul(values, &[1.0; CHUNK])),
+        ..Function::elementary("silu", oracle::EXP, |x| silu(x, elementary::exp(-x)))
+    },
+];
+
+fn silu(x: f32, exp: f32) -> f32 {
+    let value = x / (1.0 + exp);
+    if value.is_nan() {
+        f32::from_bits(0x7fc0_0000)
+    } else {
+        value
+    }
+}
+
+/// Which inputs, on how many threads.
+struct Plan {
+    first: usize,
+    last: usize,
+    stride: usize,
+    threads: usize,
+}
+
+impl Plan {
+    fn chunk_count(&self) -> usize {
+        ((self.last + 1 - self.first) * CHUNKS_PER_BYTE).div_ceil(self.stride)
+    }
+
+    fn chunk(&self, index: usize) -> usize {
+        self.first * CHUNKS_PER_BYTE + index * self.stride
+    }
+}
+
 fn main() -> ExitCode {
-    let arguments: Vec<String> = std::env::args().skip(1).collect();
-    let name = arguments.first().map_or("exp", String::as_str);
-    let (ours, oracle): (fn(f32) -> f32, _) = match name {
-        "exp" => (elementary::exp, oracle::EXP),
-        "sin" => (elementary::sin, oracle::SIN),
-        "cos" => (elementary::cos, oracle::COS),
-        _ => {
-            eprintln!("error: unknown function, expected exp, sin or cos: {name}");
+    let (functions, plan) = match parse(std::env::args().skip(1)) {
+        Ok(parsed) => parsed,
+        Err(message) => {
+            eprintln!("error: {message}");
             return ExitCode::from(2);
         }
     };
-    let byte = |index: usize, default| {
-        arguments
-            .get(index)
-            .map_or(Ok(default), |text| u32::from_str_radix(text, 16))
-            .expect("a hexadecimal byte")
-    };
-    let (first, last) = (byte(1, 0), byte(2, 0xff));
+    for isa in Isa::ALL {
+        if !Isa::available().contains(&isa) {
+            eprintln!("SKIPPED: this processor lacks {}", isa.name());
+        }
+    }
+    let mut same = true;
+    for function in functions {
+        same &= run(function, &plan);
+    }
+    ExitCode::from(u8::from(!same))
+}
 
-    let next = AtomicU32::new(first);
-    let (hard, differences) = (Mutex::new(Vec::new()), Mutex::new(0u64));
+fn parse(
+    mut arguments: impl Iterator<Item = String>,
+) -> Result<(Vec<&'static Function>, Plan), String> {
+    let mut functions = Vec::new();
+    let mut plan = Plan {
+        first: 0,
+        last: 0xff,
+        stride: 1,
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+    };
+    while let Some(argument) = arguments.next() {
+        let (field, radix, low, high) = match argument.as_str() {
+            "--first" => (&mut plan.first, 16, 0, 0xff),
+            "--last" => (&mut plan.last, 16, 0, 0xff),
+            "--stride" => (&mut plan.stride, 10, 1, usize::MAX),
+            "--threads" => (&mut plan.threads, 10, 1, 1024),
+            "all" => {
+                functions.extend(&FUNCTIONS);
+                continue;
+            }
+            name => {
+                let found = FUNCTIONS.iter().find(|function| function.name == name);
+                functions.push(found.ok_or(format!("unknown function: {name}"))?);
+                continue;
+            }
+        };
+        let text = arguments.next().unwrap_or_default();
+        *field = usize::from_str_radix(&text, radix)
+            .ok()
+            .filter(|value| (low..=high).contains(value))
+            .ok_or(format!("wrong value of {argument}: {text}"))?;
+    }
+    if plan.first > plan.last {
+        return Err(format!(
+            "empty range: {:02x} to {:02x}",
+            plan.first, plan.last
+        ));
+    }
+    if functions.is_empty() {
+        functions.extend(&FUNCTIONS);
+    }
+    Ok((functions, plan))
+}
+
+/// What a thread found.
+#[derive(Default)]
+struct Findings {
+    hard: Vec<u32>,
+    /// Inputs at which the oracle's two evaluations are further apart than it claims.
+    margin: Vec<u32>,
+    differences: Vec<String>,
+    difference_count: u64,
+}
+
+/// Whether every implementation of `function` agrees with the oracle.
+fn run(function: &Function, plan: &Plan) -> bool {
+    let (next, all) = (AtomicUsize::new(0), Mutex::new(Findings::default()));
+    let count = plan.chunk_count();
     std::thread::scope(|scope| {
-        for _ in 0..std::thread::available_parallelism().map_or(1, usize::from) {
+        for _ in 0..plan.threads {
             scope.spawn(|| {
+                let implementations = implementations(function);
+                let mut findings = Findings::default();
                 loop {
-                    let high = next.fetch_add(1, Ordering::Relaxed);
-                    if high > last {
-                        return;
+                    let index = next.fetch_add(1, Ordering::Relaxed);
+                    if index >= count {
+                        break;
                     }
-                    for low in 0..1 << 24 {
-                        let bits = high << 24 | low;
-                        let x = f32::from_bits(bits);
-                        let (expected, is_hard) = oracle.evaluate(x);
-                        if is_hard {
-                            hard.lock().expect("no panic").push(bits);
-                        }
-                        let actual = ours(x);
-                        if actual.to_bits() != expected.to_bits() {
-                            println!(
-                                "{name}({bits:#010x} = {x:e}): {actual:e} instead of {expected:e}"
-                            );
-                            *differences.lock().expect("no panic") += 1;
-                        }
+                    compare(function, &implementations, plan.chunk(index), &mut findings);
+                    if (index + 1) * 20 / count != index * 20 / count {
+                        let percent = (index + 1) * 100 / count;
+                        eprintln!("{}: {percent} % begun", function.name);
                     }
                 }
+                let mut all = all.lock().expect("no panic");
+                all.hard.append(&mut findings.hard);
+                all.margin.append(&mut findings.margin);
+                all.differences.append(&mut findings.differences);
+                all.difference_count += findings.difference_count;
             });
         }
     });
+    let mut all = all.into_inner().expect("no panic");
+    report(function, plan, &mut all);
+    all.difference_count == 0 && all.margin.is_empty()
+}
 
-    let mut hard = hard.into_inner().expect("no panic");
-    hard.sort_unstable();
-    let differences = differences.into_inner().expect("no panic");
+/// A name and what fills the second slice with the function of the first.
+type Implementation<'a> = (&'static str, Box<dyn Fn(&[f32], &mut [f32]) + 'a>);
+
+/// The scalar function and the kernel on every instruction set.
+fn implementations(function: &Function) -> Vec<Implementation<'_>> {
+    let scalar = |input: &[f32], output: &mut [f32]| {
+        for (x, y) in input.iter().zip(output) {
+            *y = (function.scalar)(*x);
+        }
+    };
+    let mut all: Vec<Implementation<'_>> = vec![("scalar", Box::new(scalar))];
+    if let Some(kernel) = function.kernel {
+        for isa in Isa::available() {
+            let pool = Arc::new(Pool::new(NonZeroUsize::MIN));
+            let kernels = Kernels::new(isa, pool).expect("an available instruction set");
+            let run = move |input: &[f32], output: &mut [f32]| {
+                output.copy_from_slice(input);
+                kernel(&kernels, output);
+            };
+            all.push((isa.name(), Box::new(run)));
+        }
+    }
+    all
+}
+
+fn compare(
+    function: &Function,
+    implementations: &[Implementation<'_>],
+    chunk: usize,
+    findings: &mut Findings,
+) {
+    let bits = |offset: usize| (chunk * CHUNK + offset) as u32;
+    let input: Vec<f32> = (0..CHUNK)
+        .map(|offset| f32::from_bits(bits(offset)))
+        .collect();
+    let mut expected = vec![0; CHUNK];
+    for (offset, expected) in expected.iter_mut().enumerate() {
+        let (value, is_hard) = function.expected(input[offset]);
+        *expected = value.to_bits();
+        if is_hard {
+            findings.hard.push(bits(offset));
+        }
+    }
+    if chunk.is_multiple_of(MARGIN_CHUNKS) && !function.oracle.margin_holds(input[0]) {
+        findings.margin.push(bits(0));
+    }
+    let mut output = vec![0.0; CHUNK];
+    for (implementation, run) in implementations {
+        run(&input, &mut output);
+        for (offset, (actual, expected)) in output.iter().zip(&expected).enumerate() {
+            if actual.to_bits() != *expected {
+                findings.difference_count += 1;
+                if findings.differences.len() < PRINTED {
+                    findings.differences.push(format!(
+                        "{} ({implementation}) of {:#010x}: {:#010x} instead of {expected:#010x}",
+                        function.name,
+                        bits(offset),
+                        actual.to_bits(),
+                    ));
+                }
+            }
+        }
+    }
+}
+
+fn report(function: &Function, plan: &Plan, findings: &mut Findings) {
+    findings.hard.sort_unstable();
+    for line in findings.differences.iter().take(PRINTED) {
+        println!("{line}");
+    }
+    for bits in &findings.margin {
+        println!(
+            "{}: the oracle's margin fails at {bits:#010x}",
+            function.name
+        );
+    }
     println!(
-        "{name}, top bytes {first:#04x} to {last:#04x}: {differences} differences, {} hard inputs",
-        hard.len()
+        "{}: {} of {} inputs (top bytes {:02x} to {:02x}, every chunk of {CHUNK} in {}), {} differences, {} hard inputs",
+        function.name,
+        plan.chunk_count() * CHUNK,
+        1u64 << 32,
+        plan.first,
+        plan.last,
+        plan.stride,
+        findings.difference_count,
+        findings.hard.len()
     );
-    for bits in hard.iter().take(PRINTED) {
+    for bits in findings.hard.iter().take(PRINTED) {
         print!("{bits:#010x} ");
     }
     println!();
-    ExitCode::from(u8::from(differences != 0))
 }
