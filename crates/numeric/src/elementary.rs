@@ -21,8 +21,8 @@ mod piecewise;
 mod tanh;
 mod trigonometric;
 
-pub(crate) use exp::HARD_INPUTS as HARD_EXP;
 pub use erf::erf;
+pub(crate) use exp::HARD_INPUTS as HARD_EXP;
 pub use exp::exp;
 pub use log::log;
 pub use tanh::tanh;

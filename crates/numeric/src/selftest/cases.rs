@@ -2,10 +2,12 @@
 
 mod scalars;
 
+mod elementary;
+
 use super::{Case, Generator};
 use crate::arch::kernel_cases;
 use crate::convert::{f16_to_f32, f32_to_f16};
-use crate::elementary;
+use crate::elementary::HARD_EXP;
 use crate::{
     ActivationFormat, AttentionSegment, Kernels, KvLayer, PackedMatrix, QuantizedRows, RopeTable,
     WeightFormat,
@@ -41,15 +43,27 @@ const OTHERS: &[Case] = &[
     },
     Case {
         name: "exp_scalar_f32_f32",
-        run: |_, generator| unary(generator, elementary::exp),
+        run: elementary::exp,
     },
     Case {
         name: "sin_f32_f32",
-        run: |_, generator| unary(generator, elementary::sin),
+        run: elementary::sin,
     },
     Case {
         name: "cos_f32_f32",
-        run: |_, generator| unary(generator, elementary::cos),
+        run: elementary::cos,
+    },
+    Case {
+        name: "log_f32_f32",
+        run: elementary::log,
+    },
+    Case {
+        name: "tanh_f32_f32",
+        run: elementary::tanh,
+    },
+    Case {
+        name: "erf_f32_f32",
+        run: elementary::erf,
     },
     Case {
         name: "convert_bf16_f32",
@@ -434,7 +448,7 @@ fn exp_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
         .map(|index| match index % 3 {
             0 => generator.any(),
             1 => generator.ordinary(100.0),
-            _ => f32::from_bits(elementary::HARD_EXP[generator.between(0, 7)]),
+            _ => f32::from_bits(HARD_EXP[generator.between(0, 7)]),
         })
         .collect();
     kernels.exp(&mut values);
@@ -480,19 +494,6 @@ fn convert(_: &Kernels, generator: &mut Generator) -> Vec<u32> {
         .map(|_| {
             let narrow = u32::from(f32_to_f16(generator.any()));
             narrow << 16 ^ f16_to_f32(generator.bits() as u16).to_bits()
-        })
-        .collect()
-}
-
-fn unary(generator: &mut Generator, function: fn(f32) -> f32) -> Vec<u32> {
-    (0..4000)
-        .map(|index| {
-            let x = if index % 2 == 0 {
-                generator.any()
-            } else {
-                generator.ordinary(100.0)
-            };
-            function(x).to_bits()
         })
         .collect()
 }
