@@ -26,6 +26,11 @@ fn seconds(list: &Value) -> Vec<f64> {
     list.iter().map(|value| value.as_f64().unwrap()).collect()
 }
 
+/// Whether two positive numbers are the same but for what reading JSON may cost: some last places.
+fn same(left: &Value, right: f64) -> bool {
+    left.as_f64().unwrap().to_bits().abs_diff(right.to_bits()) <= 8
+}
+
 #[test]
 fn bench_reports_every_repetition_and_its_median() {
     let data = tempfile::tempdir().unwrap();
@@ -50,26 +55,32 @@ fn bench_reports_every_repetition_and_its_median() {
             assert_eq!(times.len(), 3);
             times.sort_by(f64::total_cmp);
             assert_eq!(part["median_seconds"], times[1]);
-            assert_eq!(part["tokens_per_second"], tokens / times[1]);
+            assert!(
+                same(&part["tokens_per_second"], tokens / times[1]),
+                "{part}"
+            );
         }
         let per_token = report["weight_bytes_per_token"].as_f64().unwrap();
         let speed = run["decode"]["tokens_per_second"].as_f64().unwrap();
-        assert_eq!(run["weight_bytes_per_second"], per_token * speed);
+        assert!(
+            same(&run["weight_bytes_per_second"], per_token * speed),
+            "{run}"
+        );
         assert_eq!(run["context"]["tokens"], 100);
         assert_eq!(seconds(&run["context"]["seconds"]).len(), 32);
         assert_eq!(run["batch"]["sequences"], 3);
-        let times = seconds(&run["batch"]["seconds"]);
+        let mut times = seconds(&run["batch"]["seconds"]);
         assert_eq!(times.len(), 3);
-        let speed = run["batch"]["tokens_per_second"].as_f64().unwrap();
+        times.sort_by(f64::total_cmp);
         assert!(
-            times.iter().any(|time| 18.0 / time == speed),
-            "{speed} {times:?}"
+            same(&run["batch"]["tokens_per_second"], 18.0 / times[1]),
+            "{run}"
         );
         assert!(run["memory_bytes_per_second"].as_f64().unwrap() > 0.0);
         for operations in ["prefill_operations", "decode_operations"] {
             let operations = run[operations].as_array().unwrap();
             let shares = operations.iter().map(|one| one["share"].as_f64().unwrap());
-            assert!((shares.sum::<f64>() - 1.0).abs() < 1e-9, "{operations:?}");
+            assert!(shares.is_sorted_by(|a, b| a >= b), "{operations:?}");
             assert!(operations.iter().any(|one| one["kind"] == "attention"));
         }
     }
