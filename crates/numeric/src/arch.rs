@@ -10,6 +10,8 @@
 //! A function of a table may be called only on a processor that has the table's instruction set; [`crate::Isa`] hands
 //! out a table only then.
 
+#[cfg(target_arch = "aarch64")]
+pub(crate) mod aarch64;
 pub(crate) mod generic;
 pub(crate) mod portable;
 #[cfg(target_arch = "x86_64")]

@@ -125,6 +125,10 @@ impl Isa {
             Self::Avx512 => arch::x86_64::avx512::plain::table(),
             #[cfg(target_arch = "x86_64")]
             Self::Avx512Vnni => arch::x86_64::avx512::vnni::table(),
+            #[cfg(target_arch = "aarch64")]
+            Self::Neon => arch::aarch64::neon::plain::table(),
+            #[cfg(target_arch = "aarch64")]
+            Self::NeonDotprod => arch::aarch64::neon::dotprod::table(),
             #[allow(unreachable_patterns, reason = "those of other architectures")]
             _ => None,
         }
