@@ -129,6 +129,8 @@ impl Isa {
             Self::Neon => arch::aarch64::neon::plain::table(),
             #[cfg(target_arch = "aarch64")]
             Self::NeonDotprod => arch::aarch64::neon::dotprod::table(),
+            #[cfg(all(target_arch = "wasm32", target_feature = "simd128"))]
+            Self::Simd128 => arch::wasm32::simd128::table(),
             #[allow(unreachable_patterns, reason = "those of other architectures")]
             _ => None,
         }
