@@ -43,8 +43,9 @@ impl<'a> Block<'a> {
         word_at(self.tile, self.words + index * 64)
     }
 
+    #[inline(always)]
     fn byte(&self, index: usize) -> u8 {
-        self.word(index / 4).to_le_bytes()[index % 4]
+        self.tile[self.words + index / 4 * 64 + index % 4]
     }
 
     fn half(&self, index: usize) -> u16 {
@@ -74,7 +75,25 @@ impl<'a> Block<'a> {
         f16_to_f32(self.half(1))
     }
 
+    /// Appends the integers of all elements.
+    pub(crate) fn append_quants(&self, quants: &mut Vec<i16>) {
+        /// One loop per format, in which the format is a constant.
+        macro_rules! append {
+            ($($format:ident)*) => {
+                match self.format {
+                    $(WeightFormat::$format => {
+                        let block = Self { format: WeightFormat::$format, ..*self };
+                        let elements = 0..WeightFormat::$format.block_len();
+                        quants.extend(elements.map(|k| block.quant(k) as i16));
+                    })*
+                }
+            };
+        }
+        append!(F32 F16 Bf16 Q8_0 Int8 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K)
+    }
+
     /// The integer of element `k`, its offset or zero-point subtracted.
+    #[inline(always)]
     pub(crate) fn quant(&self, k: usize) -> i32 {
         // Bits `shift..` of byte `index`, of width `bits`.
         let bits = |index: usize, shift: usize, bits: u32| {
@@ -109,6 +128,7 @@ impl<'a> Block<'a> {
         }
     }
 
+    #[inline(always)]
     fn five_bits(&self, k: usize) -> i32 {
         let nibble = i32::from(self.byte(4 + k % 16) >> (k / 16 * 4) & 15);
         nibble | i32::from(self.byte(k % 4) >> (k / 4) & 1) << 4

@@ -7,7 +7,7 @@ use crate::weights::{Block, TILE_ROWS, WeightFormat};
 
 /// One column of one block of a panel.
 struct Activations {
-    quants: Vec<i32>,
+    quants: Vec<i16>,
     scale: f32,
 }
 
@@ -21,16 +21,45 @@ impl Activations {
         let quants = panel[column * quant_words..][..quant_words]
             .iter()
             .flat_map(|word| word.to_le_bytes())
-            .map(|byte| i32::from(byte as i8))
+            .map(|byte| i16::from(byte as i8))
             .collect();
         Self {
             quants,
             scale: f32::from_bits(panel[width * quant_words + column]),
         }
     }
+}
 
-    fn sum(&self) -> i32 {
-        self.quants.iter().sum()
+/// One row of one block of a tile: unpacked once for all columns, in memory that is used again.
+#[derive(Default)]
+struct Weights {
+    quants: Vec<i16>,
+    sub_block_len: usize,
+    sub_scales: Vec<i32>,
+    /// Empty in formats without integer minima.
+    sub_minima: Vec<i32>,
+    scale: f32,
+    minimum: f32,
+    has_minimum: bool,
+}
+
+impl Weights {
+    fn read(&mut self, format: WeightFormat, block: &Block<'_>) {
+        self.sub_block_len = Block::sub_block_len(format);
+        let sub_blocks = 0..format.block_len() / self.sub_block_len;
+        self.quants.clear();
+        block.append_quants(&mut self.quants);
+        self.sub_scales.clear();
+        self.sub_scales
+            .extend(sub_blocks.clone().map(|j| block.sub_scale(j)));
+        self.sub_minima.clear();
+        self.sub_minima
+            .extend(sub_blocks.filter_map(|j| block.sub_minimum(j)));
+        self.scale = block.scale();
+        self.has_minimum = Block::has_minimum(format);
+        if self.has_minimum || !self.sub_minima.is_empty() {
+            self.minimum = block.minimum();
+        }
     }
 }
 
@@ -50,43 +79,62 @@ pub(crate) fn matmul_quantized(
     let tile_bytes = layout
         .tile_bytes(blocks)
         .expect("a packed matrix fits the address space");
+    let activations: Vec<Activations> = (0..blocks)
+        .flat_map(|index| (0..width).map(move |column| (index, column)))
+        .map(|(index, column)| Activations::read(panel, width, layout.block_len, index, column))
+        .collect();
+    let mut weights = Weights::default();
     for (tile, outputs) in tiles
         .chunks_exact(tile_bytes)
         .zip(output.chunks_exact_mut(width))
     {
-        for (column, output) in outputs.iter_mut().enumerate() {
-            let mut sums = [0.0f32; TILE_ROWS];
-            for index in 0..blocks {
-                let x = Activations::read(panel, width, layout.block_len, index, column);
-                for (lane, sum) in sums.iter_mut().enumerate() {
-                    let weights = Block::new(format, tile, blocks, index, lane);
-                    chain_step(format, &weights, &x, sum);
+        outputs.fill([0.0; TILE_ROWS]);
+        for (index, columns) in activations.chunks_exact(width).enumerate() {
+            for lane in 0..TILE_ROWS {
+                weights.read(format, &Block::new(format, tile, blocks, index, lane));
+                for (sums, x) in outputs.iter_mut().zip(columns) {
+                    chain_step(&weights, x, &mut sums[lane]);
                 }
             }
-            *output = sums.map(canonical);
+        }
+        for sums in outputs {
+            *sums = sums.map(canonical);
         }
     }
 }
 
 /// One block's step of the chain.
-fn chain_step(format: WeightFormat, weights: &Block<'_>, x: &Activations, sum: &mut f32) {
-    let sub_block_len = Block::sub_block_len(format);
-    let mut dot = 0i32;
-    let mut minima = 0i32;
-    for (j, quants) in x.quants.chunks_exact(sub_block_len).enumerate() {
-        let products = quants
-            .iter()
-            .enumerate()
-            .map(|(k, x)| weights.quant(j * sub_block_len + k) * x);
-        dot += weights.sub_scale(j) * products.sum::<i32>();
-        minima -= weights.sub_minimum(j).unwrap_or(0) * quants.iter().sum::<i32>();
+fn chain_step(weights: &Weights, x: &Activations, sum: &mut f32) {
+    let dots = weights
+        .quants
+        .chunks_exact(weights.sub_block_len)
+        .zip(x.quants.chunks_exact(weights.sub_block_len))
+        .map(|(weights, quants)| dot(weights, quants));
+    let dot: i32 = dots
+        .zip(&weights.sub_scales)
+        .map(|(dot, scale)| scale * dot)
+        .sum();
+    *sum += dot as f32 * (weights.scale * x.scale);
+    if weights.has_minimum {
+        *sum += weights.minimum * (x.scale * total(&x.quants) as f32);
+    } else if !weights.sub_minima.is_empty() {
+        let minima: i32 = x
+            .quants
+            .chunks_exact(weights.sub_block_len)
+            .zip(&weights.sub_minima)
+            .map(|(quants, minimum)| minimum * total(quants))
+            .sum();
+        *sum += -minima as f32 * (weights.minimum * x.scale);
     }
-    *sum += dot as f32 * (weights.scale() * x.scale);
-    if Block::has_minimum(format) {
-        *sum += weights.minimum() * (x.scale * x.sum() as f32);
-    } else if weights.sub_minimum(0).is_some() {
-        *sum += minima as f32 * (weights.minimum() * x.scale);
-    }
+}
+
+fn dot(weights: &[i16], quants: &[i16]) -> i32 {
+    let pairs = weights.iter().zip(quants);
+    pairs.map(|(w, x)| i32::from(*w) * i32::from(*x)).sum()
+}
+
+fn total(quants: &[i16]) -> i32 {
+    quants.iter().copied().map(i32::from).sum()
 }
 
 /// F32, F16 and BF16: `sequential` over k.
