@@ -71,6 +71,10 @@ pub(crate) trait Simd: Copy {
     fn neg(self, a: Self::F32) -> Self::F32;
     /// The larger; a NaN in either wins. Which zero wins is open.
     fn max(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The larger, of lanes without a sign; a NaN wins. Their bits compare as integers.
+    fn max_size(self, a: Self::F32, b: Self::F32) -> Self::F32;
+    /// The largest lane, of lanes without a sign; a NaN wins.
+    fn largest_size(self, a: Self::F32) -> f32;
     /// Every NaN replaced by the canonical one.
     fn canonical(self, a: Self::F32) -> Self::F32;
     /// Every NaN replaced by +0; the rest clamped to -127 and 127, rounded half to even.

@@ -104,6 +104,13 @@ macro_rules! instance {
                     fn abs(a: float32x4_t) -> float32x4_t { vabsq_f32(a) }
                     fn neg(a: float32x4_t) -> float32x4_t { vnegq_f32(a) }
                     fn max(a: float32x4_t, b: float32x4_t) -> float32x4_t { vmaxq_f32(a, b) }
+                    fn max_size(a: float32x4_t, b: float32x4_t) -> float32x4_t {
+                        let (a, b) = (vreinterpretq_s32_f32(a), vreinterpretq_s32_f32(b));
+                        vreinterpretq_f32_s32(vmaxq_s32(a, b))
+                    }
+                    fn largest_size(a: float32x4_t) -> f32 {
+                        f32::from_bits(vmaxvq_s32(vreinterpretq_s32_f32(a)) as u32)
+                    }
                     fn canonical(a: float32x4_t) -> float32x4_t {
                         let nan = vreinterpretq_f32_u32(vdupq_n_u32(CANONICAL_NAN_BITS));
                         vbslq_f32(vceqq_f32(a, a), a, nan)

@@ -74,23 +74,13 @@ fn scale_of<S: Simd, const V: usize>(simd: S, values: &[f32]) -> f32 {
         for v in 0..V {
             // SAFETY: the chunk has V vectors.
             let x = unsafe { simd.load_f32(values.as_ptr().add(v * S::LANES)) };
-            largest[v] = simd.max(largest[v], simd.abs(x));
+            largest[v] = simd.max_size(largest[v], simd.abs(x));
         }
     }
     for v in 1..V {
-        largest[0] = simd.max(largest[0], largest[v]);
+        largest[0] = simd.max_size(largest[0], largest[v]);
     }
-    let mut lanes = [0.0f32; 16];
-    // SAFETY: the array holds the largest vector.
-    unsafe { simd.store_f32(lanes.as_mut_ptr(), largest[0]) };
-    let largest = lanes.iter().fold(0.0f32, |largest, x| {
-        // A NaN wins.
-        if largest.is_nan() || *x <= largest {
-            largest
-        } else {
-            *x
-        }
-    });
+    let largest = simd.largest_size(largest[0]);
     if largest.is_finite() {
         largest / 127.0
     } else {

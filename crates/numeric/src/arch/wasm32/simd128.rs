@@ -87,6 +87,14 @@ impl Simd for Simd128 {
         fn abs(a: v128) -> v128 { f32x4_abs(a) }
         fn neg(a: v128) -> v128 { f32x4_neg(a) }
         fn max(a: v128, b: v128) -> v128 { f32x4_max(a, b) }
+        fn max_size(a: v128, b: v128) -> v128 { i32x4_max(a, b) }
+        fn largest_size(a: v128) -> f32 {
+            let size = i32x4_extract_lane::<0>(a)
+                .max(i32x4_extract_lane::<1>(a))
+                .max(i32x4_extract_lane::<2>(a))
+                .max(i32x4_extract_lane::<3>(a));
+            f32::from_bits(size as u32)
+        }
         fn canonical(a: v128) -> v128 {
             v128_bitselect(a, u32x4_splat(CANONICAL_NAN_BITS), f32x4_eq(a, a))
         }

@@ -107,6 +107,16 @@ impl Simd for Avx2 {
             let larger = _mm256_max_ps(a, b);
             _mm256_blendv_ps(larger, a, _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a))
         }
+        fn max_size(a: __m256, b: __m256) -> __m256 {
+            _mm256_castsi256_ps(_mm256_max_epi32(_mm256_castps_si256(a), _mm256_castps_si256(b)))
+        }
+        fn largest_size(a: __m256) -> f32 {
+            let a = _mm256_castps_si256(a);
+            let sizes = _mm_max_epi32(_mm256_castsi256_si128(a), _mm256_extracti128_si256::<1>(a));
+            let sizes = _mm_max_epi32(sizes, _mm_shuffle_epi32::<0b01_00_11_10>(sizes));
+            let sizes = _mm_max_epi32(sizes, _mm_shuffle_epi32::<0b10_11_00_01>(sizes));
+            f32::from_bits(_mm_cvtsi128_si32(sizes) as u32)
+        }
         fn canonical(a: __m256) -> __m256 {
             let nan = _mm256_cmp_ps::<_CMP_UNORD_Q>(a, a);
             _mm256_blendv_ps(a, _mm256_castsi256_ps(_mm256_set1_epi32(CANONICAL_NAN_BITS as i32)), nan)

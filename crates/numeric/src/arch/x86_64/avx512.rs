@@ -101,6 +101,12 @@ macro_rules! instance {
                         let nan = _mm512_cmp_ps_mask::<_CMP_UNORD_Q>(a, a);
                         _mm512_mask_mov_ps(_mm512_max_ps(a, b), nan, a)
                     }
+                    fn max_size(a: __m512, b: __m512) -> __m512 {
+                        _mm512_castsi512_ps(_mm512_max_epi32(_mm512_castps_si512(a), _mm512_castps_si512(b)))
+                    }
+                    fn largest_size(a: __m512) -> f32 {
+                        f32::from_bits(_mm512_reduce_max_epi32(_mm512_castps_si512(a)) as u32)
+                    }
                     fn canonical(a: __m512) -> __m512 { canonical(a) }
                     fn to_quants(a: __m512) -> __m512i {
                         let number = _mm512_maskz_mov_ps(_mm512_cmp_ps_mask::<_CMP_ORD_Q>(a, a), a);
