@@ -100,10 +100,11 @@ impl Oracle {
         })
     }
 
-    /// Whether the f64 value lies within a quarter of the margin from the exact one. True where there is no f64 value.
+    /// Whether the f64 value lies within a quarter of the margin from the exact one. True where there is no normal one.
     pub(crate) fn margin_holds(&self, x: f32) -> bool {
         let value = (self.double)(f64::from(x));
-        if value == 0.0 || !value.is_finite() || !x.is_finite() {
+        // A subnormal f64 lies far below every f32 and needs no precision; `BigFloat::from_f64` misreads it.
+        if !value.is_normal() || !x.is_finite() {
             return true;
         }
         let wide = BigFloat::from_f64(value, PRECISION);
