@@ -18,6 +18,9 @@
 mod companion;
 #[cfg(test)]
 mod tests;
+mod trace;
+
+pub use trace::Trace;
 
 use crate::{
     digest::{Digest, update_floats},
@@ -28,7 +31,7 @@ use crate::{
 };
 use companion::Companion;
 use lockstep_numeric::Kernels;
-use std::{collections::BTreeMap, fmt, mem, num::NonZeroUsize, sync::Arc};
+use std::{fmt, num::NonZeroUsize, sync::Arc};
 
 /// What must not change a result.
 #[derive(Clone, Debug)]
@@ -190,6 +193,45 @@ impl SelfCheck {
         first_difference(Run::start(self, left)?, Run::start(self, right)?)
     }
 
+    /// A digest of every row of every operation in `configuration`: what a run elsewhere, in another
+    /// process or machine, can be compared with.
+    ///
+    /// # Errors
+    /// When the model's output is not finite.
+    pub fn trace(&self, configuration: &Configuration) -> Result<Trace, SelfCheckError> {
+        let mut run = Run::start(self, configuration)?;
+        let mut trace = Trace::of(run.segment());
+        while run.pass(&mut trace)? {}
+        Ok(trace)
+    }
+
+    /// Where two traces of this check part; nothing when they do not.
+    #[must_use]
+    pub fn compare(&self, left: &Trace, right: &Trace) -> Option<Difference> {
+        left.first_difference(right)
+            .map(|place| self.difference(place))
+    }
+
+    /// Tokens of the prompt.
+    #[must_use]
+    pub fn prompt(&self) -> &[u32] {
+        &self.prompt
+    }
+
+    /// Tokens to generate.
+    #[must_use]
+    pub fn tokens(&self) -> usize {
+        self.tokens
+    }
+
+    fn difference(&self, (position, operation): (usize, usize)) -> Difference {
+        Difference {
+            operation,
+            name: self.model.graph().operations[operation].name.clone(),
+            position,
+        }
+    }
+
     /// Positions used; the last generated token is not fed back.
     fn positions(&self) -> usize {
         self.prompt
@@ -228,53 +270,11 @@ impl Observer for LastLayer {
     }
 }
 
-/// A digest of every row of every operation, of the positions not compared yet.
-#[derive(Default)]
-struct Trace {
-    segment: usize,
-    /// Per position: (operation, digest), in order of operations.
-    positions: BTreeMap<usize, Vec<(usize, u64)>>,
-}
-
-impl Observer for Trace {
-    fn observe(&mut self, output: Output<'_>) {
-        if output.segment != self.segment {
-            return;
-        }
-        for (position, row) in output.rows() {
-            let [a, b, c, d, e, f, g, h, ..] = Digest::of_floats(row).0;
-            let digest = u64::from_le_bytes([a, b, c, d, e, f, g, h]);
-            let operations = self.positions.entry(position).or_default();
-            operations.push((output.operation, digest));
-        }
-    }
-}
-
-/// Compares and forgets the positions before `end`; gives the first (operation, position) that
-/// differs.
-fn compare(left: &mut Trace, right: &mut Trace, end: usize) -> Option<(usize, usize)> {
-    let [left, right] = [left, right].map(|trace| {
-        let later = trace.positions.split_off(&end);
-        mem::replace(&mut trace.positions, later)
-    });
-    left.iter()
-        .zip(&right)
-        .find_map(|((&position, left), (_, right))| {
-            let mut pairs = left.iter().zip(right);
-            let (&(operation, _), _) = pairs.find(|(left, right)| left != right)?;
-            Some((operation, position))
-        })
-}
-
 fn first_difference(
     mut left: Run<'_>,
     mut right: Run<'_>,
 ) -> Result<Option<Difference>, SelfCheckError> {
-    let trace = |run: &Run<'_>| Trace {
-        segment: run.segment(),
-        ..Trace::default()
-    };
-    let (mut left_trace, mut right_trace) = (trace(&left), trace(&right));
+    let (mut left_trace, mut right_trace) = (Trace::of(left.segment()), Trace::of(right.segment()));
     // The one behind goes on. Tokens are chosen from logits that were equal.
     loop {
         let (left_position, right_position) = (left.subject.position(), right.subject.position());
@@ -286,13 +286,9 @@ fn first_difference(
             return Ok(None);
         }
         let end = left.subject.position().min(right.subject.position());
-        if let Some((operation, position)) = compare(&mut left_trace, &mut right_trace, end) {
-            let name = left.check.model.graph().operations[operation].name.clone();
-            return Ok(Some(Difference {
-                operation,
-                name,
-                position,
-            }));
+        let (left_rows, right_rows) = (left_trace.take(end), right_trace.take(end));
+        if let Some(place) = left_rows.first_difference(&right_rows) {
+            return Ok(Some(left.check.difference(place)));
         }
     }
 }

@@ -152,6 +152,25 @@ fn output_that_is_not_finite_is_named_when_only_one_run_has_it() {
 }
 
 #[test]
+fn traces_of_separate_runs_name_the_same_difference() {
+    let corrupted = check_of(&corrupted("blk.1.ffn_down.weight", 1));
+    let check = check_of(&FILE);
+    let (left, right) = (portable(4, 2), portable(16, 1));
+    let trace = check.trace(&left).unwrap();
+    assert_eq!(check.compare(&trace, &check.trace(&right).unwrap()), None);
+    // As they arrive from elsewhere.
+    let mut copy = Trace::default();
+    for (position, operation, digest) in corrupted.trace(&right).unwrap().rows() {
+        copy.add(position, operation, digest);
+    }
+    let difference = check.compare(&trace, &copy).unwrap();
+    assert_eq!(
+        (difference.name.as_str(), difference.position),
+        ("blk.1.ffn_down", 0)
+    );
+}
+
+#[test]
 fn positions_go_before_operations() {
     let trace = |changed: &[(usize, usize)]| {
         let mut trace = Trace::default();
@@ -177,9 +196,10 @@ fn positions_go_before_operations() {
         trace
     };
     let (mut left, mut right) = (trace(&[]), trace(&[(3, 5), (8, 2), (7, 2)]));
-    assert_eq!(compare(&mut left, &mut right, 2), None);
-    assert_eq!(compare(&mut left, &mut right, 4), Some((7, 2)));
-    assert_eq!(compare(&mut left, &mut right, 6), Some((3, 5)));
+    let mut compare = |end| left.take(end).first_difference(&right.take(end));
+    assert_eq!(compare(2), None);
+    assert_eq!(compare(4), Some((2, 7)));
+    assert_eq!(compare(6), Some((5, 3)));
 }
 
 #[test]
