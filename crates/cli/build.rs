@@ -1,4 +1,4 @@
-//! Builds the canisters that the binary carries, for wasm32.
+//! Builds the Wasm modules that the binary carries: canisters, and the self-check.
 
 use std::{
     env, fs,
@@ -14,7 +14,11 @@ fn main() {
         .canonicalize()
         .expect("the crate lies in its workspace");
     for path in [
+        "Cargo.lock",
         "canisters",
+        "crates/guest",
+        "crates/model/src",
+        "crates/numeric/src",
         "sdk",
         "tools/target.sh",
         "tools/target-cargo.sh",
@@ -22,42 +26,52 @@ fn main() {
         println!("cargo::rerun-if-changed={}", root.join(path).display());
     }
     let out = PathBuf::from(env::var("OUT_DIR").expect("cargo sets OUT_DIR"));
-    // <target>/<profile>/build/<crate>/out: share one folder among profiles, it takes minutes to fill.
+    // <target>/<profile>/build/<crate>/out: share a folder among profiles, it takes minutes to fill.
     let target = out
         .ancestors()
         .nth(4)
-        .expect("OUT_DIR lies four levels below the target directory")
-        .join("canisters");
-    let wasm = build(&root, &target, "llm");
-    fs::copy(&wasm, out.join("llm.wasm"))
-        .unwrap_or_else(|error| panic!("copy {}: {error}", wasm.display()));
+        .expect("OUT_DIR lies four levels below the target directory");
+    let canister = [
+        "build",
+        "--package=llm",
+        "--manifest-path=canisters/Cargo.toml",
+    ];
+    let canisters = build(&root, &target.join("canisters"), &canister);
+    copy(&canisters.join("llm.wasm"), &out.join("llm.wasm"));
+    // Vector instructions as the kernels use them; entropy as the module defines it: none.
+    let guest = [
+        "rustc",
+        "--package=lockstep-guest",
+        "--lib",
+        "--crate-type=cdylib",
+        "--config=profile.release.panic='abort'",
+        "--config=profile.release.strip=true",
+        "--config=target.wasm32-unknown-unknown.rustflags=[\
+            '-Ctarget-feature=+simd128', '--cfg=getrandom_backend=\"custom\"']",
+    ];
+    let guests = build(&root, &target.join("guest"), &guest);
+    copy(&guests.join("lockstep_guest.wasm"), &out.join("guest.wasm"));
 }
 
-/// Builds one canister and returns its Wasm file.
-fn build(root: &Path, target: &Path, package: &str) -> PathBuf {
+/// Runs cargo for wasm32 with a command and its arguments; returns the folder of the products.
+fn build(root: &Path, target: &Path, arguments: &[&str]) -> PathBuf {
     let build = Command::new("bash")
-        .arg(root.join("tools/target-cargo.sh"))
-        .args([
-            "wasm32-unknown-unknown",
-            "build",
-            "--release",
-            "--locked",
-            "--package",
-            package,
-        ])
-        .arg("--manifest-path")
-        .arg(root.join("canisters/Cargo.toml"))
-        .arg("--target-dir")
+        .current_dir(root)
+        .args(["tools/target-cargo.sh", "wasm32-unknown-unknown"])
+        .args(arguments)
+        .args(["--release", "--locked", "--target-dir"])
         .arg(target)
         .output()
         .expect("bash runs tools/target-cargo.sh");
     assert!(
         build.status.success(),
-        "canister {package} does not build:\n{}",
+        "Wasm module does not build: {}\n{}",
+        arguments.join(" "),
         String::from_utf8_lossy(&build.stderr)
     );
-    target
-        .join("wasm32-unknown-unknown/release")
-        .join(package)
-        .with_extension("wasm")
+    target.join("wasm32-unknown-unknown/release")
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::copy(from, to).unwrap_or_else(|error| panic!("copy {}: {error}", from.display()));
 }

@@ -19,3 +19,12 @@ pub(crate) fn spinner(message: impl Into<Cow<'static, str>>) -> ProgressBar {
     spinner.enable_steady_tick(Duration::from_millis(100));
     spinner
 }
+
+/// A bar over a known number of runs, with what runs now.
+pub(crate) fn steps(total: usize) -> ProgressBar {
+    let style = ProgressStyle::with_template("{bar:30} {pos}/{len} {elapsed} {msg}")
+        .expect("the template is a constant");
+    let bar = ProgressBar::new(total as u64).with_style(style);
+    bar.enable_steady_tick(Duration::from_millis(100));
+    bar
+}

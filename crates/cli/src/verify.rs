@@ -1,72 +1,46 @@
-//! `lockstep verify`: computes a transcript again.
+//! `lockstep verify`: computes a transcript again, or one text in every way this machine has.
 
-use crate::{error::Failure, kernels, progress, run::open};
+mod compare;
+mod plan;
+mod selfcheck;
+mod transcript;
+mod wasm;
+
 use anyhow::Result;
-use lockstep_model::transcript::{Outcome, Transcript};
-use std::{fs, num::NonZeroUsize, path::PathBuf};
+use std::{num::NonZeroUsize, path::PathBuf};
 
-/// Checks a transcript.
+/// Checks a transcript, or this machine.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     /// Transcript written by `lockstep run --transcript`.
-    transcript: PathBuf,
+    #[arg(required_unless_present = "self_check")]
+    transcript: Option<PathBuf>,
     /// The model: a .gguf file or an alias; by default the stored model the transcript names.
     #[arg(long)]
     model: Option<String>,
     /// Worker threads; all cores when not given.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
+    /// Instead of a transcript, check that a model (file, alias or digest) gives the same bits in every
+    /// way this machine can run it: threads, instruction sets, prefill chunks, batches, Wasm.
+    #[arg(
+        long = "self",
+        value_name = "MODEL",
+        conflicts_with_all = ["transcript", "model", "threads"]
+    )]
+    self_check: Option<String>,
+    #[command(flatten)]
+    extent: plan::Extent,
     /// Print the outcome as JSON.
     #[arg(long)]
     json: bool,
 }
 
-/// Runs the command. A transcript that differs is exit code 1.
+/// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let path = &arguments.transcript;
-    let json = fs::read_to_string(path)
-        .map_err(|error| Failure::user(format!("cannot read {}: {error}", path.display())))?;
-    let transcript = Transcript::from_json(&json).map_err(Failure::user)?;
-    let model = open(
-        arguments
-            .model
-            .as_ref()
-            .unwrap_or(&transcript.model_digest.to_string()),
-    )?;
-    let kernels = kernels::checked(arguments.threads)?;
-
-    let spinner = progress::spinner(format!("computing {} tokens again", transcript.steps.len()));
-    let outcome = transcript
-        .verify(model, kernels)
-        .map_err(|error| Failure::user(format!("{:#}", anyhow::Error::new(error))));
-    spinner.finish_and_clear();
-    match outcome? {
-        Outcome::Equal => {
-            let tokens = transcript.steps.len();
-            if arguments.json {
-                println!("{}", serde_json::json!({ "equal": true, "tokens": tokens }));
-            } else {
-                println!("equal: {tokens} tokens, every logit, every link");
-            }
-            Ok(())
-        }
-        Outcome::Differs {
-            step,
-            what,
-            recorded,
-            computed,
-        } => {
-            if arguments.json {
-                let report = serde_json::json!({
-                    "equal": false, "step": step, "what": what.to_string(), "recorded": recorded, "computed": computed,
-                });
-                println!("{report}");
-            }
-            let place = step.map_or(String::new(), |step| format!(" at step {step}"));
-            Err(Failure::user(format!(
-                "the transcript differs{place}: {what} is {recorded}, computed {computed}"
-            ))
-            .into())
-        }
+    match (&arguments.self_check, &arguments.transcript) {
+        (Some(model), _) => selfcheck::run(model, &arguments.extent, arguments.json),
+        (None, Some(path)) => transcript::run(path, arguments),
+        (None, None) => unreachable!("the parser asks for one of the two"),
     }
 }
