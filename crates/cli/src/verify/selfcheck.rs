@@ -215,8 +215,8 @@ mod tests {
 
     #[test]
     fn the_text_is_long_enough_for_every_prefill_chunk() {
-        // A token of any of the vocabularies in use has fewer than six letters on average.
-        assert!(TEXT.len() > 6 * 640, "{}", TEXT.len());
+        // English takes fewer than five letters a token on average in the vocabularies in use.
+        assert!(TEXT.len() > 5 * 640, "{}", TEXT.len());
         assert!(TEXT.is_ascii());
     }
 
