@@ -14,7 +14,7 @@ use crate::rope::RopeTable;
 use crate::weights::{ActivationFormat, PackedMatrix, TILE_ROWS, WeightFormat};
 
 /// Tiles that a product kernel takes together.
-const TILE_GROUP: usize = 2;
+const TILE_GROUP: usize = 4;
 /// Bytes of panels that stay in a core's second-level cache while all tiles pass by.
 const PANEL_GROUP_BYTES: usize = 256 << 10;
 /// Elements below which splitting an element-wise kernel costs more than it saves.

@@ -37,7 +37,7 @@ macro_rules! instance {
                 ($detected && base_detected()).then_some(&TABLE)
             }
 
-            instantiate!($token, $features, rows: 2 / 2, sixteen: 1, attention: 6 x 2);
+            instantiate!($token, $features, rows: 4 / 2, sixteen: 1, attention: 6 x 2);
 
             impl Simd for $token {
                 const LANES: usize = 16;
