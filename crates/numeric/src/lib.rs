@@ -2,8 +2,12 @@
 //!
 //! # Design
 //! [`Kernels`] is an instruction set ([`Isa`]) and a [`Pool`] of worker threads. The portable kernels are the
-//! specification in executable form; the others give the same bits faster. Work is split over outputs only: over
-//! 16-row tiles of a matrix, over queries in attention, over rows elsewhere.
+//! specification in executable form; the others are one set of generic kernels over vectors of 16, 8 or 4 lanes, and
+//! give the same bits faster. Work is split over outputs only: over 16-row tiles of a matrix, over queries, positions
+//! or dimensions in attention, over rows elsewhere.
+//!
+//! Beside the kernels: [`elementary`] functions, [`convert`] and [`scalar`] operations, [`Fixed`] point with its
+//! [`Rounding`] modes, [`stochastic`] draws by counter, and order-free exact sums ([`ExactSum32`], [`ExactSum64`]).
 //!
 //! # Determinism
 //! Accumulators start at +0. `sequential` sums in order of k, two roundings a step. `lanes16` sums the element at
@@ -11,16 +15,20 @@
 //! no FMA; subnormals are kept; a NaN that is stored is 0x7fc00000. Elementary functions are correctly rounded. The
 //! number of this text is [`ARITHMETIC_VERSION`].
 //!
-//! | weights | block | bytes (GGUF) | element | chain per block, every operation rounded |
-//! |---|---|---|---|---|
-//! | [`F32`](WeightFormat::F32) | 1 | 4 | w | acc = acc + w * x |
-//! | [`Q8_0`](WeightFormat::Q8_0) | 32 | f16 d, 32 i8 q | d * q | acc = acc + f32(idot) * (d * d_a) |
-//! | [`Q4_1`](WeightFormat::Q4_1) | 32 | f16 d, f16 m, 32 u4 q | d * q + m | acc = acc + f32(idot) * (d * d_a); then acc = acc + m * (d_a * f32(sum_a)) |
+//! | weights | block | bytes | step of the chain per block, every operation rounded |
+//! |---|---|---|---|
+//! | [`F32`](WeightFormat::F32), [`F16`](WeightFormat::F16), [`BF16`](WeightFormat::Bf16) | 1 | 4, 2, 2 | acc = acc + w * x |
+//! | [`Q8_0`](WeightFormat::Q8_0), [`Q4_0`](WeightFormat::Q4_0), [`Q5_0`](WeightFormat::Q5_0) | 32 | 34, 18, 22 | acc = acc + f32(idot) * (d * d_a) |
+//! | [`Q4_1`](WeightFormat::Q4_1), [`Q5_1`](WeightFormat::Q5_1) | 32 | 20, 24 | the same; then acc = acc + m * (d_a * f32(sum)) |
+//! | [`INT8`](WeightFormat::Int8) | 32 | 32, and 8 per row | as Q8_0, zero-point subtracted, d the row's |
+//! | [`Q3_K`](WeightFormat::Q3_K), [`Q6_K`](WeightFormat::Q6_K) | 256 | 110, 210 | as Q8_0, integer scales inside idot |
+//! | [`Q2_K`](WeightFormat::Q2_K), [`Q4_K`](WeightFormat::Q4_K), [`Q5_K`](WeightFormat::Q5_K) | 256 | 84, 144, 176 | the same; then acc = acc + f32(imin) * (m * d_a) |
 //!
-//! `idot` is the exact integer dot of a block's q and the activations' q_a, `sum_a` the exact sum of the q_a, d_a their
-//! scale. Activations are quantised in blocks of 32: amax = largest magnitude, d_a = amax / 127, i = 1 / d_a (0 when
-//! d_a is 0), q_a = x * i rounded half to even, saturated to [-127, 127], NaN to 0; a block with a non-finite value has
-//! q_a = 0 and d_a = NaN.
+//! `idot` is the exact integer dot of a block's integers, offsets subtracted, and the activations' q_a; `sum` the exact
+//! sum of the q_a; `imin` the negated exact sum of integer minima times q_a; d_a the activations' scale. Activations are
+//! quantised in blocks of 32 or 256, as the weights ask ([`ActivationFormat`]): amax = largest magnitude, d_a = amax /
+//! 127, i = 1 / d_a (0 when d_a is 0), q_a = x * i rounded half to even, saturated to [-127, 127], NaN to 0; a block
+//! with a non-finite value has q_a = 0 and d_a = NaN.
 //!
 //! Attention: score = (sequential dot over the head's dimension) * scale with scale = 1 / sqrt(head_dim) in f32;
 //! softmax: m = maximum, e = exp(x - m), y = e / lanes16(e), position p in lane p mod 16; values sequential over
@@ -28,8 +36,8 @@
 //! r = 1 / sqrt(s / n + epsilon), y = (x * r) * w. silu(x) = x / (1 + exp(-x)). Rotary embedding: see [`RopeTable`].
 //!
 //! # Units and bounds
-//! |idot| <= 32 * 128 * 127 < 2^19 + 2^10, so it and every partial sum fit i32 and convert to f32 exactly; the ISA
-//! kernels state their own intermediate bounds. Columns of quantised matrices are multiples of 32, rows arbitrary.
+//! |idot| <= 32 * 255 * 127 < 2^20 in blocks of 32 and < 2^27 in superblocks, so it and every partial sum fit i32; the
+//! instruction sets state their own intermediate bounds. Columns are multiples of the block length, rows arbitrary.
 //!
 //! # Panics
 //! Kernels panic when the lengths of their arguments disagree: a broken invariant of the caller, not of its input.
