@@ -36,10 +36,6 @@ const PRINTED: usize = 400;
 struct Function {
     name: &'static str,
     oracle: Oracle,
-    /// The argument at which the oracle is asked.
-    argument: fn(x: f32) -> f32,
-    /// The expected result, from x and the oracle's value.
-    compose: fn(x: f32, value: f32) -> f32,
     scalar: fn(f32) -> f32,
     /// The function of up to [`CHUNK`] values, in place, where it has a form per instruction set.
     kernel: Option<fn(&Kernels, &mut [f32])>,
@@ -50,43 +46,23 @@ impl Function {
         Self {
             name,
             oracle,
-            argument: |x| x,
-            compose: |_, value| value,
             scalar,
             kernel: None,
         }
     }
-
-    fn expected(&self, x: f32) -> (f32, bool) {
-        let (value, is_hard) = self.oracle.evaluate((self.argument)(x));
-        ((self.compose)(x, value), is_hard)
-    }
 }
 
-static FUNCTIONS: [Function; 7] = [
-    Function::elementary("exp", oracle::EXP, elementary::exp),
+static FUNCTIONS: [Function; 6] = [
+    Function {
+        kernel: Some(Kernels::exp),
+        ..Function::elementary("exp", oracle::EXP, elementary::exp)
+    },
     Function::elementary("log", oracle::LOG, elementary::log),
     Function::elementary("sin", oracle::SIN, elementary::sin),
     Function::elementary("cos", oracle::COS, elementary::cos),
     Function::elementary("tanh", oracle::TANH, elementary::tanh),
     Function::elementary("erf", oracle::ERF, elementary::erf),
-    // The kernel that shows exp's vector forms: x / (1 + exp(-x)).
-    Function {
-        argument: |x| -x,
-        compose: silu,
-        kernel: Some(|kernels, values| kernels.silu_mul(values, &[1.0; CHUNK])),
-        ..Function::elementary("silu", oracle::EXP, |x| silu(x, elementary::exp(-x)))
-    },
 ];
-
-fn silu(x: f32, exp: f32) -> f32 {
-    let value = x / (1.0 + exp);
-    if value.is_nan() {
-        f32::from_bits(0x7fc0_0000)
-    } else {
-        value
-    }
-}
 
 /// Which inputs, on how many threads.
 struct Plan {
@@ -250,7 +226,7 @@ fn compare(
         .collect();
     let mut expected = vec![0; CHUNK];
     for (offset, expected) in expected.iter_mut().enumerate() {
-        let (value, is_hard) = function.expected(input[offset]);
+        let (value, is_hard) = function.oracle.evaluate(input[offset]);
         *expected = value.to_bits();
         if is_hard {
             findings.hard.push(bits(offset));

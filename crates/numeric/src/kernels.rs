@@ -75,25 +75,23 @@ impl Kernels {
         assert_eq!(input.len(), batch * columns, "input length");
         out.reshape(format, batch, columns);
         let panel_words = out.panel_words();
-        let column_words = panel_words / PANEL_WIDTH;
+        let ranges: Vec<(Range<usize>, Range<usize>)> = (0..out.panel_count())
+            .map(|panel| {
+                let (first, width) = (out.first_row(panel), out.panel_width(panel));
+                let start = panel * panel_words;
+                (first..first + width, start..start + out.panel(panel).len())
+            })
+            .collect();
         let words = Disjoint::new(out.words_mut());
-        self.run_rows(
-            batch.div_ceil(PANEL_WIDTH),
-            columns * PANEL_WIDTH,
-            &|panels| {
-                for panel in panels {
-                    let first = panel * PANEL_WIDTH;
-                    let last = (first + PANEL_WIDTH).min(batch);
-                    let length = (last - first) * column_words;
-                    // SAFETY: panels do not overlap, and each is visited once.
-                    let words =
-                        unsafe { words.part(panel * panel_words..panel * panel_words + length) };
-                    let rows = &input[first * columns..last * columns];
-                    // SAFETY: the table belongs to an instruction set that this processor has.
-                    unsafe { kernel(rows, columns, words) };
-                }
-            },
-        );
+        self.run_rows(ranges.len(), columns * PANEL_WIDTH, &|panels| {
+            for (rows, range) in &ranges[panels] {
+                // SAFETY: panels do not overlap, and each is visited once.
+                let words = unsafe { words.part(range.clone()) };
+                let rows = &input[rows.start * columns..rows.end * columns];
+                // SAFETY: the table belongs to an instruction set that this processor has.
+                unsafe { kernel(rows, columns, words) };
+            }
+        });
     }
 
     /// output[b * rows + r] = row r of `weights` times row b of `input`, by the block chain of the format.
@@ -403,7 +401,7 @@ fn matmul_tiles(
                     )
                 };
                 for (index, sums) in sums[..count * width].iter().enumerate() {
-                    let batch_row = panel * PANEL_WIDTH + index % width;
+                    let batch_row = input.first_row(panel) + index % width;
                     store_tile(
                         sums,
                         weights.rows(),

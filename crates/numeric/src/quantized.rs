@@ -1,8 +1,8 @@
 //! Activations quantised in blocks of 32 or 256, in the panels the kernels read.
 //!
 //! # Design
-//! The rows of a batch are grouped into panels of [`PANEL_WIDTH`] columns of the product, the last panel holding what
-//! is left. Per block a panel of width C holds, word by word:
+//! The rows of a batch are grouped into panels of up to [`PANEL_WIDTH`] columns of the product, as few as will do and
+//! all as wide but the last, which holds what is left. Per block a panel of width C holds, word by word:
 //!
 //! | blocks of 32 | blocks of 256 |
 //! |---|---|
@@ -20,7 +20,7 @@ use std::fmt;
 
 use crate::weights::ActivationFormat;
 
-/// Columns of a full panel: what fills the vector registers of the prefill kernels.
+/// Columns of a panel at most: what fills the vector registers of the prefill kernels.
 pub(crate) const PANEL_WIDTH: usize = 6;
 /// Elements of the short blocks.
 pub(crate) const SHORT_BLOCK: usize = 32;
@@ -46,6 +46,8 @@ pub struct QuantizedRows {
     format: ActivationFormat,
     batch: usize,
     columns: usize,
+    /// Columns of every panel but the last.
+    width: usize,
 }
 
 impl Default for QuantizedRows {
@@ -55,6 +57,7 @@ impl Default for QuantizedRows {
             format: ActivationFormat::Blocks32,
             batch: 0,
             columns: 0,
+            width: 1,
         }
     }
 }
@@ -83,6 +86,8 @@ impl QuantizedRows {
         self.format = format;
         self.batch = batch;
         self.columns = columns;
+        let panels = batch.div_ceil(PANEL_WIDTH).max(1);
+        self.width = batch.div_ceil(panels).max(1);
         self.words
             .resize(batch * self.blocks() * self.column_words(), 0);
     }
@@ -102,17 +107,22 @@ impl QuantizedRows {
 
     /// Number of panels.
     pub(crate) fn panel_count(&self) -> usize {
-        self.batch.div_ceil(PANEL_WIDTH)
+        self.batch.div_ceil(self.width)
     }
 
     /// Columns of panel `index`.
     pub(crate) fn panel_width(&self, index: usize) -> usize {
-        (self.batch - index * PANEL_WIDTH).min(PANEL_WIDTH)
+        (self.batch - index * self.width).min(self.width)
+    }
+
+    /// The row that is the first column of panel `index`.
+    pub(crate) fn first_row(&self, index: usize) -> usize {
+        index * self.width
     }
 
     /// Words of a full panel.
     pub(crate) fn panel_words(&self) -> usize {
-        self.blocks() * self.column_words() * PANEL_WIDTH
+        self.blocks() * self.column_words() * self.width
     }
 
     /// The words of panel `index`.
@@ -148,7 +158,7 @@ impl QuantizedRows {
             row < self.batch && block < self.blocks(),
             "no such block: row {row}, block {block}"
         );
-        let (panel, column) = (row / PANEL_WIDTH, row % PANEL_WIDTH);
+        let (panel, column) = (row / self.width, row % self.width);
         let width = self.panel_width(panel);
         let stride = width * self.column_words();
         let words = &self.panel(panel)[block * stride..][..stride];

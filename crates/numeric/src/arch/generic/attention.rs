@@ -6,6 +6,9 @@ use super::Simd;
 use crate::arch::KEY_LANES;
 use crate::arch::portable::attention::weighted_sum;
 
+/// Queries in registers together when there are fewer than `Q`: those of a head group of small models.
+const FEW: usize = 3;
+
 /// Scores of some queries against whole tiles of keys: sequential over the dimension, then times `scale`.
 #[inline(always)]
 pub(crate) fn scores<S: Simd, const Q: usize, const V: usize>(
@@ -25,7 +28,6 @@ pub(crate) fn scores<S: Simd, const Q: usize, const V: usize>(
     );
     assert_eq!(keys.len(), stride * head_dim, "whole tiles of keys");
     let vectors = stride / S::LANES;
-    let whole = vectors / V * V;
     let mut query = 0;
     while query < count {
         let (x, y) = (
@@ -43,20 +45,13 @@ pub(crate) fn scores<S: Simd, const Q: usize, const V: usize>(
         // SAFETY: lengths are asserted above; the queries and vectors exist.
         unsafe {
             if count - query >= Q {
-                for first in (0..whole).step_by(V) {
-                    block.run::<S, Q, V>(simd, first);
-                }
-                for first in whole..vectors {
-                    block.run::<S, Q, 1>(simd, first);
-                }
+                block.run_all::<S, Q, V>(simd, vectors);
                 query += Q;
+            } else if count - query >= FEW {
+                block.run_all::<S, FEW, V>(simd, vectors);
+                query += FEW;
             } else {
-                for first in (0..whole).step_by(V) {
-                    block.run::<S, 1, V>(simd, first);
-                }
-                for first in whole..vectors {
-                    block.run::<S, 1, 1>(simd, first);
-                }
+                block.run_all::<S, 1, V>(simd, vectors);
                 query += 1;
             }
         }
@@ -75,6 +70,22 @@ struct Scores {
 }
 
 impl Scores {
+    /// # Safety
+    /// `Q` queries and rows of scores, and `vectors` vectors of positions, exist.
+    #[inline(always)]
+    unsafe fn run_all<S: Simd, const Q: usize, const V: usize>(self, simd: S, vectors: usize) {
+        let whole = vectors / V * V;
+        // SAFETY: as the caller's.
+        unsafe {
+            for first in (0..whole).step_by(V) {
+                self.run::<S, Q, V>(simd, first);
+            }
+            for first in whole..vectors {
+                self.run::<S, Q, 1>(simd, first);
+            }
+        }
+    }
+
     /// # Safety
     /// `Q` queries and rows of scores, and `V` vectors of positions from `first` on, exist.
     #[inline(always)]
@@ -138,7 +149,11 @@ pub(crate) fn values<S: Simd, const Q: usize, const V: usize>(
     assert!(values.len() >= longest * head_dim, "rows of values");
     let mut query = 0;
     while query < counts.len() {
-        let together = if counts.len() - query >= Q { Q } else { 1 };
+        let together = match counts.len() - query {
+            left if left >= Q => Q,
+            left if left >= FEW => FEW,
+            _ => 1,
+        };
         let block = Values {
             weights: weights[query * stride..].as_ptr(),
             stride,
@@ -148,26 +163,16 @@ pub(crate) fn values<S: Simd, const Q: usize, const V: usize>(
             width,
             output: output[query * width..].as_mut_ptr(),
         };
-        let mut d = 0;
         // SAFETY: lengths are asserted above; the queries and dimensions exist.
-        unsafe {
-            while d + V * S::LANES <= width {
-                if together == Q {
-                    block.run::<S, Q, V>(simd, dimensions.start + d, d);
-                } else {
-                    block.run::<S, 1, V>(simd, dimensions.start + d, d);
-                }
-                d += V * S::LANES;
+        let d = unsafe {
+            if together == Q {
+                block.run_all::<S, Q, V>(simd, dimensions.start)
+            } else if together == FEW {
+                block.run_all::<S, FEW, V>(simd, dimensions.start)
+            } else {
+                block.run_all::<S, 1, V>(simd, dimensions.start)
             }
-            while d + S::LANES <= width {
-                if together == Q {
-                    block.run::<S, Q, 1>(simd, dimensions.start + d, d);
-                } else {
-                    block.run::<S, 1, 1>(simd, dimensions.start + d, d);
-                }
-                d += S::LANES;
-            }
-        }
+        };
         if d < width {
             for q in query..query + together {
                 let weights = &weights[q * stride..][..counts[q]];
@@ -200,6 +205,31 @@ impl Values<'_> {
     unsafe fn row<S: Simd>(self, simd: S, position: usize, dimension: usize) -> S::F32 {
         // SAFETY: as the caller's.
         unsafe { simd.load_f16(self.values.add(position * self.head_dim + dimension).cast()) }
+    }
+
+    /// All dimensions from `first` on that fill vectors, for `Q` queries; returns how many.
+    ///
+    /// # Safety
+    /// The queries, their weights, the rows of values and the dimensions exist; the counts ascend.
+    #[inline(always)]
+    unsafe fn run_all<S: Simd, const Q: usize, const V: usize>(
+        self,
+        simd: S,
+        first: usize,
+    ) -> usize {
+        let mut d = 0;
+        // SAFETY: as the caller's.
+        unsafe {
+            while d + V * S::LANES <= self.width {
+                self.run::<S, Q, V>(simd, first + d, d);
+                d += V * S::LANES;
+            }
+            while d + S::LANES <= self.width {
+                self.run::<S, Q, 1>(simd, first + d, d);
+                d += S::LANES;
+            }
+        }
+        d
     }
 
     /// `V` vectors of dimensions from `first` on, for `Q` queries, to `place` in their rows of output.

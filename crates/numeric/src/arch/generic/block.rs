@@ -299,7 +299,8 @@ unsafe fn all_columns<S: Simd, W: BlockFormat, const V: usize>(
             match panel.width - column {
                 1 => columns::<S, W, V, 1>(simd, tiles, first, panel, column, output),
                 2 => columns::<S, W, V, 2>(simd, tiles, first, panel, column, output),
-                3..=5 => {
+                4 => columns::<S, W, V, 4>(simd, tiles, first, panel, column, output),
+                3 | 5 => {
                     columns::<S, W, V, 3>(simd, tiles, first, panel, column, output);
                     column += 3;
                     continue;
