@@ -21,19 +21,43 @@ const BATCHES: [usize; 2] = [1, 4];
 #[derive(Clone, Debug, clap::Args)]
 pub(crate) struct Extent {
     /// Run every combination, on the whole text.
-    #[arg(long, requires = "self_check")]
+    #[arg(long, requires = "self_check", conflicts_with = "transcript")]
     all: bool,
     /// Prompt tokens; fewer when the text or the model's context ends before.
-    #[arg(long, value_name = "N", default_value = "640", requires = "self_check")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "640",
+        requires = "self_check",
+        conflicts_with = "transcript"
+    )]
     prompt_tokens: NonZeroUsize,
     /// Tokens to generate.
-    #[arg(long, value_name = "N", default_value = "64", requires = "self_check")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "64",
+        requires = "self_check",
+        conflicts_with = "transcript"
+    )]
     tokens: NonZeroUsize,
     /// Prompt tokens of the slow runs: portable kernels, and Wasm in a batch.
-    #[arg(long, value_name = "N", default_value = "48", requires = "self_check")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "48",
+        requires = "self_check",
+        conflicts_with = "transcript"
+    )]
     slow_prompt_tokens: NonZeroUsize,
     /// Tokens to generate in slow runs.
-    #[arg(long, value_name = "N", default_value = "8", requires = "self_check")]
+    #[arg(
+        long,
+        value_name = "N",
+        default_value = "8",
+        requires = "self_check",
+        conflicts_with = "transcript"
+    )]
     slow_tokens: NonZeroUsize,
 }
 
