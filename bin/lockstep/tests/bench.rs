@@ -145,7 +145,7 @@ fn selftest_names_every_instruction_set_of_the_architecture() {
     assert_eq!(lines.next(), Some("exit code: 0"));
     let lines: Vec<_> = lines.collect();
     for isa in Isa::available() {
-        let start = format!("{:<9} passed ", isa.name());
+        let start = format!("{:<11} passed ", isa.name());
         assert!(
             lines.iter().any(|line| line.starts_with(&start)),
             "{isa}: {report}"

@@ -81,17 +81,17 @@ fn chosen() -> Result<Vec<Isa>> {
     }
     Ok(Isa::ALL
         .into_iter()
-        .filter(|isa| architecture(isa.name()).is_none_or(|name| name == env::consts::ARCH))
+        .filter(|isa| architecture(*isa).is_none_or(|name| name == env::consts::ARCH))
         .collect())
 }
 
 /// The architecture an instruction set belongs to; none for the portable kernels.
-fn architecture(isa: &str) -> Option<&'static str> {
+fn architecture(isa: Isa) -> Option<&'static str> {
     match isa {
-        "portable" => None,
-        "neon" => Some("aarch64"),
-        "simd128" => Some("wasm32"),
-        _ => Some("x86_64"),
+        Isa::Portable => None,
+        Isa::Avx2 | Isa::Avx512 | Isa::Avx512Vnni => Some("x86_64"),
+        Isa::Neon | Isa::NeonDotprod => Some("aarch64"),
+        Isa::Simd128 => Some("wasm32"),
     }
 }
 
@@ -119,10 +119,10 @@ fn line(outcome: &Outcome) -> String {
     let isa = outcome.isa;
     match &outcome.state {
         State::Passed { kernels, seconds } => {
-            format!("{isa:<9} passed   {kernels} kernels in {seconds:.2} s")
+            format!("{isa:<11} passed   {kernels} kernels in {seconds:.2} s")
         }
-        State::Failed { reason } => format!("{isa:<9} failed   {reason}"),
-        State::Skipped { reason } => format!("{isa:<9} skipped  {reason}"),
+        State::Failed { reason } => format!("{isa:<11} failed   {reason}"),
+        State::Skipped { reason } => format!("{isa:<11} skipped  {reason}"),
     }
 }
 
@@ -136,12 +136,12 @@ mod tests {
         let failed = outcome(State::Failed {
             reason: "kernel add differs".to_owned(),
         });
-        assert_eq!(line(&failed), "avx2      failed   kernel add differs");
+        assert_eq!(line(&failed), "avx2        failed   kernel add differs");
         let passed = outcome(State::Passed {
             kernels: 3,
             seconds: 0.25,
         });
-        assert_eq!(line(&passed), "avx2      passed   3 kernels in 0.25 s");
+        assert_eq!(line(&passed), "avx2        passed   3 kernels in 0.25 s");
         assert_eq!(
             serde_json::to_value(&passed).unwrap(),
             serde_json::json!({"isa": "avx2", "state": "passed", "kernels": 3, "seconds": 0.25})
@@ -149,9 +149,11 @@ mod tests {
     }
 
     #[test]
-    fn instruction_sets_of_other_architectures_are_not_listed() {
-        assert_eq!(architecture("portable"), None);
-        assert_eq!(architecture("avx512"), Some("x86_64"));
-        assert_eq!(architecture("neon"), Some("aarch64"));
+    fn every_instruction_set_of_this_processor_is_of_its_architecture() {
+        for isa in Isa::available() {
+            let architecture = architecture(isa);
+            assert!(architecture.is_none_or(|name| name == env::consts::ARCH));
+        }
+        assert_eq!(architecture(Isa::NeonDotprod), Some("aarch64"));
     }
 }
