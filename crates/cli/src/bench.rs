@@ -170,12 +170,17 @@ fn measure_run(arguments: &Arguments, runner: &Runner, ids: &[u32]) -> Result<Ru
     let prefill = repeat(&|| runner.prefill(prompt, arguments.chunk))?;
     let decode = repeat(&|| runner.decode(tokens))?;
     let decode = Measured::new(decode, tokens.len());
+    let token_seconds = decode.median_seconds / tokens.len() as f64;
     let context = arguments.context.map(|context| {
         let (prompt, behind) = ids.split_at(context.get());
         let behind = &behind[..BEHIND_TOKENS];
         let (prefill_seconds, seconds) = runner.decode_behind(prompt, arguments.chunk, behind)?;
-        let empty = decode.median_seconds / tokens.len() as f64;
-        Ok::<_, anyhow::Error>(Behind::new(context, prefill_seconds, seconds, empty))
+        Ok::<_, anyhow::Error>(Behind::new(
+            context,
+            prefill_seconds,
+            seconds,
+            token_seconds,
+        ))
     });
     let batch = arguments.batch.map(|count| {
         let seconds = repeat(&|| runner.decode_batch(tokens, count))?;
@@ -194,6 +199,7 @@ fn measure_run(arguments: &Arguments, runner: &Runner, ids: &[u32]) -> Result<Ru
         )
     };
     Ok(Run {
+        digest_share: runner.digest() / token_seconds,
         threads: NonZeroUsize::new(runner.kernels.pool().threads()).expect("a pool has threads"),
         weight_bytes_per_second: measure::weight_bytes(&runner.model) as f64
             * decode.tokens_per_second,

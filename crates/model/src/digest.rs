@@ -24,12 +24,12 @@ impl Digest {
 
 /// Adds the little-endian bytes of `values`.
 pub(crate) fn update_floats(hasher: &mut blake3::Hasher, values: &[f32]) {
-    let mut bytes = [0; 4096];
-    for chunk in values.chunks(bytes.len() / 4) {
-        for (place, value) in bytes.chunks_exact_mut(4).zip(chunk) {
-            place.copy_from_slice(&value.to_le_bytes());
+    if cfg!(target_endian = "little") {
+        hasher.update(bytemuck::cast_slice(values));
+    } else {
+        for value in values {
+            hasher.update(&value.to_le_bytes());
         }
-        hasher.update(&bytes[..chunk.len() * 4]);
     }
 }
 

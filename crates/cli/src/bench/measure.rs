@@ -2,7 +2,7 @@
 
 use crate::error::Failure;
 use anyhow::Result;
-use lockstep_model::{Batch, Model, Sequence, execute::Member, graph::Action};
+use lockstep_model::{Batch, Digest, Model, Sequence, execute::Member, graph::Action};
 use lockstep_numeric::{Kernels, argmax};
 use std::{
     collections::BTreeMap,
@@ -13,6 +13,9 @@ use std::{
     sync::Arc,
     time::{Duration, Instant},
 };
+
+/// Digests of which the best is taken.
+const DIGESTS: usize = 100;
 
 /// A model on some threads.
 #[derive(Clone, Debug)]
@@ -93,6 +96,19 @@ impl Runner {
             })
             .collect::<Result<_>>()?;
         Ok((prefill, times))
+    }
+
+    /// Seconds for the digest of a token's logits: the best of several, since others disturb it more than
+    /// it varies.
+    pub(super) fn digest(&self) -> f64 {
+        let logits = vec![1.0; self.model.graph().vocabulary];
+        (0..DIGESTS)
+            .map(|_| {
+                let begun = Instant::now();
+                black_box(Digest::of_floats(black_box(&logits)));
+                begun.elapsed().as_secs_f64()
+            })
+            .fold(f64::INFINITY, f64::min)
     }
 
     /// Seconds per kind of operation of one pass over `tokens`.

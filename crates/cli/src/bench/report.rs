@@ -62,6 +62,8 @@ pub(super) struct Run {
     pub(super) decode: Measured,
     pub(super) context: Option<Behind>,
     pub(super) batch: Option<Batched>,
+    /// What a transcript adds to a token's time: the digest of its logits.
+    pub(super) digest_share: f64,
     /// Weights read while decoding.
     pub(super) weight_bytes_per_second: f64,
     /// What these threads read from memory when they do nothing else.
@@ -244,6 +246,14 @@ impl Report {
                 run.prefill.tokens_per_second,
                 run.decode.tokens_per_second,
                 run.weight_bytes_per_second / 1e9,
+            )?;
+        }
+        for run in &self.runs {
+            writeln!(
+                f,
+                "digest of a token's logits, {}: {:.2} % of the token's time",
+                threads(run.threads),
+                run.digest_share * 100.0,
             )?;
         }
         for run in &self.runs {
