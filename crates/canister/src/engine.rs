@@ -1,8 +1,8 @@
 //! Compiles modules and executes messages.
 //!
 //! # Design
-//! A module is validated, instrumented and compiled once. Every message gets a fresh instance, into
-//! which heap and globals are copied; pages that differ afterwards are the message's effects.
+//! A module is validated, instrumented and compiled once. Every message gets a fresh instance, under
+//! which the heap is mapped and into which the globals are copied; pages that it wrote are its effects.
 //!
 //! # Determinism
 //! Instructions and stack are counted in the code itself. Memory growth fails only by rule.
@@ -10,9 +10,10 @@
 //! [`Engine::execute`] can be read.
 //!
 //! # Complexity
-//! A message costs time linear in the canister's heap, besides what it does.
+//! A message costs what it touches; see [`heap`](crate::heap).
 use crate::{
-    execute,
+    execute, fork,
+    heap::{HEAP_BYTES_MAX, Heap, Slots},
     host::Imports,
     ic0, lockstep_api,
     memory::PagedMemory,
@@ -25,13 +26,23 @@ pub use crate::{
     stable::STABLE_PAGES_MAX,
 };
 use ic_principal::Principal;
-use std::{collections::BTreeMap, fmt};
+use lockstep_numeric::Pool;
+use std::{
+    collections::BTreeMap,
+    fmt,
+    num::{NonZeroU32, NonZeroUsize},
+    sync::Arc,
+    thread,
+};
 use wasmtime::{Config, OptLevel};
 
 /// Native stack of compiled code: several times what the instrumentation lets a message use.
 const WASM_STACK_BYTES: usize = 32 * 1024 * 1024;
 /// Native stack of a message, imports included.
 const NATIVE_STACK_BYTES: usize = WASM_STACK_BYTES + 2 * 1024 * 1024;
+
+/// Unmapped addresses behind a heap, which let most accesses go unchecked.
+const GUARD_BYTES: u64 = 32 * 1024 * 1024;
 
 /// Wasm instructions by the published weights.
 pub type Instructions = u64;
@@ -79,8 +90,11 @@ pub struct Environment<'a> {
     pub subnet_id: Principal,
     /// The subnet's public key, DER.
     pub root_key: &'a [u8],
-    /// Instructions the message may use.
+    /// Instructions the message may take of the time.
     pub instruction_limit: Instructions,
+    /// The subnet's lanes: a fork takes as much time as the longest of so many, task i being in lane i
+    /// modulo their number.
+    pub lanes: NonZeroU32,
     /// Certificate for `ic0.data_certificate_copy`, in queries only.
     pub data_certificate: Option<&'a [u8]>,
     /// Sessions and models.
@@ -112,7 +126,7 @@ pub struct ExecutionError {
 #[derive(Clone, Debug)]
 pub struct Effects {
     /// The heap after it.
-    pub heap: PagedMemory,
+    pub heap: Heap,
     /// Mutable globals after it.
     pub globals: Vec<GlobalValue>,
     /// Stable memory after it.
@@ -132,15 +146,25 @@ pub struct Effects {
 pub struct Execution {
     /// Response and effects, or the error that discards them.
     pub result: Result<(Response, Effects), ExecutionError>,
-    /// Instructions used, also by a message that trapped.
+    /// Instructions used, also by a message that trapped: what is paid for.
     pub instructions: Instructions,
+    /// Instructions of the time, in which those of a fork's lanes run side by side.
+    pub time: Instructions,
     /// What `debug_print` printed, in order.
     pub debug: Vec<String>,
 }
 
-/// Compiles and executes. One per replica.
+/// Compiles and executes. One per replica; clones are the same.
+#[derive(Clone)]
 pub struct Engine {
-    engine: wasmtime::Engine,
+    compiler: Arc<Compiler>,
+    workers: Arc<Pool>,
+}
+
+/// What compiled modules belong to.
+struct Compiler {
+    wasm: wasmtime::Engine,
+    slots: Arc<Slots>,
     imports: Imports,
 }
 
@@ -157,18 +181,50 @@ impl Default for Engine {
 }
 
 impl Engine {
-    /// An engine.
+    /// An engine that runs the tasks of a fork on as many threads as this machine has cores.
     ///
     /// # Panics
     /// When this machine cannot run compiled Wasm.
     #[must_use]
     pub fn new() -> Self {
-        let engine = wasmtime::Engine::new(&configuration())
+        let slots = Arc::new(Slots::default());
+        let wasm = wasmtime::Engine::new(configuration().with_host_memory(slots.clone()))
             .expect("the configuration is valid on every supported machine");
-        let mut imports = Imports::new(&engine);
+        let mut imports = Imports::new(&wasm);
         ic0::define(&mut imports);
         lockstep_api::define(&mut imports);
-        Self { engine, imports }
+        fork::define(&mut imports);
+        let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        Self {
+            compiler: Arc::new(Compiler {
+                wasm,
+                slots,
+                imports,
+            }),
+            workers: workers(threads),
+        }
+    }
+
+    /// The same engine with the tasks of a fork on so many threads. Results do not depend on it, and
+    /// modules compiled by either run on both.
+    #[must_use]
+    pub fn on_threads(&self, threads: NonZeroUsize) -> Self {
+        Self {
+            compiler: Arc::clone(&self.compiler),
+            workers: workers(threads),
+        }
+    }
+
+    pub(crate) fn wasm(&self) -> &wasmtime::Engine {
+        &self.compiler.wasm
+    }
+
+    pub(crate) fn slots(&self) -> &Slots {
+        &self.compiler.slots
+    }
+
+    pub(crate) fn workers(&self) -> &Pool {
+        &self.workers
     }
 
     /// Compiles a module, raw or gzip, after validating it against the system's rules.
@@ -176,7 +232,7 @@ impl Engine {
     /// # Errors
     /// [`ModuleError`] says which rule it breaks.
     pub fn compile(&self, wasm: &[u8]) -> Result<Module, ModuleError> {
-        Module::compile(&self.engine, &self.imports, wasm)
+        Module::compile(&self.compiler.wasm, &self.compiler.imports, wasm)
     }
 
     /// Executes one message. A function of its arguments alone.
@@ -192,19 +248,22 @@ impl Engine {
         environment: &Environment<'_>,
     ) -> Execution {
         // The message gets a stack of its own size, whichever thread asks.
-        std::thread::scope(|scope| {
-            let thread = std::thread::Builder::new()
+        thread::scope(|scope| {
+            let thread = thread::Builder::new()
                 .name("message".into())
                 .stack_size(NATIVE_STACK_BYTES);
-            let message = thread.spawn_scoped(scope, || {
-                execute::execute(&self.engine, state, call, environment)
-            });
+            let message =
+                thread.spawn_scoped(scope, || execute::execute(self, state, call, environment));
             match message.expect("a thread can be started").join() {
                 Ok(execution) => execution,
                 Err(panic) => std::panic::resume_unwind(panic),
             }
         })
     }
+}
+
+fn workers(threads: NonZeroUsize) -> Arc<Pool> {
+    Arc::new(Pool::with_stack_bytes(threads, NATIVE_STACK_BYTES))
 }
 
 /// One result on every machine: no proposal whose result is left open, NaNs canonical, stack limited
@@ -224,6 +283,11 @@ fn configuration() -> Config {
         .cranelift_opt_level(OptLevel::Speed)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(NATIVE_STACK_BYTES)
+        .memory_reservation(HEAP_BYTES_MAX as u64)
+        .memory_guard_size(GUARD_BYTES)
+        .guard_before_linear_memory(false)
+        .memory_may_move(false)
+        .memory_init_cow(false)
         .wasm_backtrace_max_frames(None)
         .generate_address_map(false);
     config

@@ -1,22 +1,20 @@
 //! One message in a fresh instance.
 use crate::{
-    engine::{
-        Call, Effects, EntryPoint, Environment, Execution, ExecutionError, Instructions, Response,
-    },
-    host::{Host, HostTrap, MachineFailure, code, context},
+    engine::{Call, Effects, Engine, EntryPoint, Environment, Execution, ExecutionError, Response},
+    heap::{Heap, View},
+    host::{Contexts, Host, code, context},
+    instance::Running,
     instrument::reserved,
     lockstep_api::SessionTable,
-    memory::{PAGE_BYTES, PagedMemory, zero_page},
     module::Module,
     stable::StableMemory,
-    state::{CanisterState, GlobalValue, Installed},
+    state::{CanisterState, Installed},
 };
 use std::{collections::BTreeMap, sync::Arc};
-use wasmtime::{Global, Instance, Store, Trap, V128, Val};
 
 /// Where a call enters a module.
 struct Entry {
-    context: u8,
+    context: Contexts,
     /// The export to run; `None` when the module may lack it and does.
     export: Option<String>,
     /// Whether the canister's memories start anew.
@@ -24,7 +22,7 @@ struct Entry {
 }
 
 pub(crate) fn execute(
-    engine: &wasmtime::Engine,
+    engine: &Engine,
     state: &CanisterState,
     call: &Call,
     environment: &Environment<'_>,
@@ -35,6 +33,7 @@ pub(crate) fn execute(
             message: format!("Error from Canister {}: {text}", state.id),
         }),
         instructions: 0,
+        time: 0,
         debug: Vec::new(),
     };
     let Some(installed) = &state.installed else {
@@ -53,10 +52,21 @@ pub(crate) fn execute(
         return Execution {
             result: Ok((Response::None, effects)),
             instructions: 0,
+            time: 0,
             debug: Vec::new(),
         };
     }
-    Message::new(engine, state, installed, call, environment, &entry).run(state, installed, &entry)
+    let limit = environment.instruction_limit;
+    let host = host(engine, state, installed, call, environment, &entry);
+    let mut running = Running::new(engine, host, limit);
+    let view = if entry.installs {
+        running.map(engine, &installed.module.initial_heap())
+    } else {
+        running.set_globals(&installed.globals);
+        running.map(engine, &installed.heap)
+    };
+    running.store.data_mut().view = view;
+    finish(running, state, installed, &entry)
 }
 
 impl Call {
@@ -120,249 +130,96 @@ fn unchanged(state: &CanisterState, installed: &Installed) -> Effects {
     }
 }
 
-struct Message {
-    store: Store<Host>,
-    instance: Instance,
-    counter: Global,
-    limit: Instructions,
+fn finish(
+    mut running: Running,
+    state: &CanisterState,
+    installed: &Installed,
+    entry: &Entry,
+) -> Execution {
+    let result = call_exports(&mut running, installed, entry);
+    let (time, exceeded) = running.used();
+    let result = match result {
+        _ if exceeded => Err(running.exceeded()),
+        Ok(()) => respond(running.store.data_mut(), entry),
+        Err(error) => Err(running.classify(&error)),
+    };
+    let host = running.store.data_mut();
+    let debug = std::mem::take(&mut host.debug);
+    let instructions = time + host.overlap;
+    let result = match result {
+        Ok(response) => Ok((response, effects(running, state, installed, entry))),
+        Err((code, text)) => Err(ExecutionError {
+            code,
+            message: format!("Error from Canister {}: {text}", state.id),
+        }),
+    };
+    Execution {
+        result,
+        instructions,
+        time,
+        debug,
+    }
 }
 
-impl Message {
-    /// An instance with the canister's heap and globals in place.
-    fn new(
-        engine: &wasmtime::Engine,
-        state: &CanisterState,
-        installed: &Installed,
-        call: &Call,
-        environment: &Environment<'_>,
-        entry: &Entry,
-    ) -> Self {
-        let limit = environment.instruction_limit.min(i64::MAX.cast_unsigned());
-        let module = &installed.module;
-        let mut store = Store::new(engine, host(state, module, call, environment, entry, limit));
-        store.limiter(|host| host);
-        let instance = module
-            .code()
-            .instantiate(&mut store)
-            .unwrap_or_else(|error| stop(&error));
-        let counter = instance
-            .get_global(&mut store, reserved::COUNTER)
-            .expect("instrumentation exports it");
-        counter
-            .set(&mut store, Val::I64(limit.cast_signed()))
-            .expect("the counter is a mutable i64");
-        let memory = instance.get_memory(&mut store, reserved::MEMORY);
-        let host = store.data_mut();
-        (host.counter, host.memory) = (Some(counter), memory);
-        let mut message = Self {
-            store,
-            instance,
-            counter,
-            limit,
-        };
-        if entry.installs {
-            message.fill_heap(&module.initial_heap());
-        } else {
-            message.fill_heap(&installed.heap);
-            message.set_globals(module, &installed.globals);
-        }
-        message
+fn call_exports(
+    running: &mut Running,
+    installed: &Installed,
+    entry: &Entry,
+) -> wasmtime::Result<()> {
+    if entry.installs && installed.module.has_start() {
+        running.store.data_mut().context = context::START;
+        running.call(reserved::START, ())?;
+        running.store.data_mut().context = entry.context;
     }
+    match &entry.export {
+        Some(export) => running.call(export, ()),
+        None => Ok(()),
+    }
+}
 
-    fn run(mut self, state: &CanisterState, installed: &Installed, entry: &Entry) -> Execution {
-        let result = self.call_exports(&installed.module, entry);
-        let left = self
-            .counter
-            .get(&mut self.store)
-            .i64()
-            .expect("the counter is an i64");
-        let result = match result {
-            // The last run of code may have cost more than was left.
-            _ if left < 0 => Err((code::INSTRUCTION_LIMIT_EXCEEDED, self.limit_text())),
-            Ok(()) => self.respond(entry),
-            Err(error) => Err(self.classify(&error)),
-        };
-        let debug = std::mem::take(&mut self.store.data_mut().debug);
-        let instructions = self.limit - left.max(0).cast_unsigned();
-        let result = match result {
-            Ok(response) => Ok((response, self.effects(state, installed, entry))),
-            Err((code, text)) => Err(ExecutionError {
-                code,
-                message: format!("Error from Canister {}: {text}", state.id),
-            }),
-        };
-        Execution {
-            result,
-            instructions,
-            debug,
-        }
+fn respond(host: &mut Host, entry: &Entry) -> Result<Response, (u16, String)> {
+    const MUST_ANSWER: Contexts = context::UPDATE | context::QUERY | context::REPLICATED_QUERY;
+    match host.response.take() {
+        Some(response) => Ok(response),
+        None if entry.context & MUST_ANSWER == 0 => Ok(Response::None),
+        None => Err((
+            code::DID_NOT_REPLY,
+            "Canister did not produce a response".into(),
+        )),
     }
+}
 
-    fn call_exports(&mut self, module: &Module, entry: &Entry) -> wasmtime::Result<()> {
-        if entry.installs && module.has_start() {
-            self.store.data_mut().context = context::START;
-            self.call(reserved::START)?;
-            self.store.data_mut().context = entry.context;
-        }
-        match &entry.export {
-            Some(export) => self.call(export),
-            None => Ok(()),
-        }
+fn effects(
+    mut running: Running,
+    state: &CanisterState,
+    installed: &Installed,
+    entry: &Entry,
+) -> Effects {
+    const DROPS_CHANGES: Contexts = context::QUERY | context::REPLICATED_QUERY | context::INSPECT;
+    let mut effects = unchanged(state, installed);
+    effects.accepted = running.store.data().accepted;
+    if entry.context & DROPS_CHANGES != 0 {
+        return effects;
     }
-
-    fn call(&mut self, export: &str) -> wasmtime::Result<()> {
-        let function = self
-            .instance
-            .get_typed_func::<(), ()>(&mut self.store, export)
-            .expect("validated to be a function () -> ()");
-        function.call(&mut self.store, ())
-    }
-
-    fn respond(&mut self, entry: &Entry) -> Result<Response, (u16, String)> {
-        match self.store.data_mut().response.take() {
-            Some(response) => Ok(response),
-            None if entry.context
-                & (context::UPDATE | context::QUERY | context::REPLICATED_QUERY)
-                == 0 =>
-            {
-                Ok(Response::None)
-            }
-            None => Err((
-                code::DID_NOT_REPLY,
-                "Canister did not produce a response".into(),
-            )),
-        }
-    }
-
-    fn limit_text(&self) -> String {
-        format!(
-            "Canister exceeded the limit of {} instructions for single message execution.",
-            self.limit
-        )
-    }
-
-    /// The code and text of a message that did not complete.
-    fn classify(&mut self, error: &wasmtime::Error) -> (u16, String) {
-        match error.downcast_ref::<HostTrap>() {
-            Some(HostTrap::Refused { code, text }) => return (*code, text.clone()),
-            Some(HostTrap::OutOfInstructions) => {
-                return (code::INSTRUCTION_LIMIT_EXCEEDED, self.limit_text());
-            }
-            None => {}
-        }
-        let Some(trap) = error.downcast_ref::<Trap>() else {
-            stop(error)
-        };
-        let depth = self
-            .instance
-            .get_global(&mut self.store, reserved::DEPTH)
-            .expect("instrumentation exports it");
-        let exhausted = depth
-            .get(&mut self.store)
-            .i32()
-            .is_some_and(|left| left < 0);
-        let reason = if exhausted {
-            "stack overflow"
-        } else {
-            trap_text(*trap)
-        };
-        (code::TRAPPED, format!("Canister trapped: {reason}"))
-    }
-
-    fn fill_heap(&mut self, heap: &PagedMemory) {
-        let Some(memory) = self.store.data().memory else {
-            return;
-        };
-        let missing = (heap.pages().len() as u64).saturating_sub(memory.size(&self.store));
-        memory
-            .grow(&mut self.store, missing)
-            .unwrap_or_else(|error| stop(&error));
-        let zero = zero_page();
-        let target = memory.data_mut(&mut self.store);
-        // A fresh memory is zero already, and stays unallocated where nothing is written.
-        for (target, page) in target
-            .chunks_exact_mut(PAGE_BYTES)
-            .zip(heap.pages())
-            .filter(|(_, page)| !Arc::ptr_eq(page, &zero))
-        {
-            target.copy_from_slice(page.bytes());
-        }
-    }
-
-    fn set_globals(&mut self, module: &Module, values: &[GlobalValue]) {
-        assert_eq!(
-            module.persistent_globals().len(),
-            values.len(),
-            "globals belong to the installed module"
-        );
-        for (name, value) in module.persistent_globals().iter().zip(values) {
-            let value = match *value {
-                GlobalValue::I32(value) => Val::I32(value),
-                GlobalValue::I64(value) => Val::I64(value),
-                GlobalValue::F32(bits) => Val::F32(bits),
-                GlobalValue::F64(bits) => Val::F64(bits),
-                GlobalValue::V128(bits) => Val::V128(V128::from(bits)),
-            };
-            let global = self
-                .instance
-                .get_global(&mut self.store, name)
-                .expect("instrumentation exports it");
-            global
-                .set(&mut self.store, value)
-                .expect("a mutable global of the type it was saved with");
-        }
-    }
-
-    fn globals(&mut self, module: &Module) -> Vec<GlobalValue> {
-        let names = module.persistent_globals().iter();
-        let values = names.map(|name| {
-            let global = self
-                .instance
-                .get_global(&mut self.store, name)
-                .expect("instrumentation exports it");
-            match global.get(&mut self.store) {
-                Val::I32(value) => GlobalValue::I32(value),
-                Val::I64(value) => GlobalValue::I64(value),
-                Val::F32(bits) => GlobalValue::F32(bits),
-                Val::F64(bits) => GlobalValue::F64(bits),
-                Val::V128(value) => GlobalValue::V128(value.as_u128()),
-                other => {
-                    unreachable!("validation refuses mutable globals of reference types: {other:?}")
-                }
-            }
-        });
-        values.collect()
-    }
-
-    fn effects(mut self, state: &CanisterState, installed: &Installed, entry: &Entry) -> Effects {
-        const DROPS_CHANGES: u8 = context::QUERY | context::REPLICATED_QUERY | context::INSPECT;
-        let mut effects = unchanged(state, installed);
-        effects.accepted = self.store.data().accepted;
-        if entry.context & DROPS_CHANGES != 0 {
-            return effects;
-        }
-        effects.globals = self.globals(&installed.module);
-        effects.heap = match self.store.data().memory {
-            Some(memory) => PagedMemory::of(memory.data(&self.store), &installed.heap),
-            None => PagedMemory::default(),
-        };
-        let host = self.store.into_data();
-        effects.stable = host.stable.finish();
-        effects.certified_data = host.certified_data;
-        effects.global_timer_ns = host.global_timer.1.then_some(host.global_timer.0);
-        effects.sessions = host.sessions.into_changes();
-        effects
-    }
+    effects.globals = running.globals();
+    let host = running.store.into_data();
+    effects.heap = host.view.map_or_else(Heap::default, View::commit);
+    effects.stable = host.stable.finish();
+    effects.certified_data = host.certified_data;
+    effects.global_timer_ns = host.global_timer.1.then_some(host.global_timer.0);
+    effects.sessions = host.sessions.into_changes();
+    effects
 }
 
 fn host(
+    engine: &Engine,
     state: &CanisterState,
-    module: &Module,
+    installed: &Installed,
     call: &Call,
     environment: &Environment<'_>,
     entry: &Entry,
-    limit: Instructions,
 ) -> Host {
+    let module = &installed.module;
     let method = match &call.entry {
         EntryPoint::Inspect(method) => method.clone(),
         _ => String::new(),
@@ -371,19 +228,26 @@ fn host(
         .data_certificate
         .filter(|_| entry.context == context::QUERY);
     Host {
+        engine: engine.clone(),
+        module: Arc::clone(module),
+        view: None,
+        growth_pages_max: None,
+        lanes: environment.lanes,
+        overlap: 0,
         context: entry.context,
         method,
         caller: call.caller,
-        argument: call.argument.clone(),
+        argument: Arc::from(call.argument.as_slice()),
         canister_id: state.id,
-        controllers: state.controllers.clone(),
+        controllers: Arc::new(state.controllers.clone()),
         cycles: state.cycles,
         version: state.version,
         time_ns: environment.time_ns,
         subnet_id: environment.subnet_id,
-        root_key: environment.root_key.to_vec(),
+        root_key: Arc::from(environment.root_key),
         data_certificate: certificate.map(<[u8]>::to_vec),
-        instruction_limit: limit,
+        replicated: !matches!(entry.context, context::QUERY | context::INSPECT),
+        instruction_limit: environment.instruction_limit,
         stable: StableMemory::new(&state.stable),
         reply: Vec::new(),
         response: None,
@@ -400,29 +264,5 @@ fn host(
         debug_bytes: 0,
         memory: None,
         counter: None,
-    }
-}
-
-/// The replica's word for a trap.
-fn trap_text(trap: Trap) -> &'static str {
-    match trap {
-        Trap::StackOverflow => "stack overflow",
-        Trap::MemoryOutOfBounds => "heap out of bounds",
-        Trap::TableOutOfBounds => "table out of bounds",
-        Trap::IndirectCallToNull => "indirect call to null",
-        Trap::BadSignature => "indirect call signature mismatch",
-        Trap::IntegerOverflow => "integer overflow",
-        Trap::IntegerDivisionByZero => "integer division by 0",
-        Trap::BadConversionToInteger => "failed to convert float to integer",
-        Trap::UnreachableCodeReached => "unreachable",
-        _ => "unknown trap",
-    }
-}
-
-/// Ends the replica: the error is this machine's, and any result would differ from the others'.
-fn stop(error: &wasmtime::Error) -> ! {
-    match error.downcast_ref::<MachineFailure>() {
-        Some(failure) => panic!("{failure}: {error:#}"),
-        None => panic!("the Wasm engine failed: {error:#}"),
     }
 }

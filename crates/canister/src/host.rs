@@ -5,19 +5,18 @@
 //! An import that refuses gives a [`HostTrap`], which carries the error code and the text the
 //! caller sees.
 use crate::{
-    engine::{Instructions, Response},
+    engine::{Engine, Instructions, Response},
+    heap::{HEAP_BYTES_MAX, PAGE_BYTES, View},
     lockstep_api::SessionTable,
-    memory::PAGE_BYTES,
+    module::Module,
     stable::StableMemory,
 };
 use ic_principal::Principal;
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
 use wasmtime::{Caller, Global, Linker, Memory, ResourceLimiter, Val};
 
 /// Cost of entering an import, before what its bytes cost (one each).
 pub const SYSTEM_CALL: Instructions = 20;
-/// Most memory of a canister: all that 32-bit addresses reach.
-pub(crate) const HEAP_BYTES_MAX: usize = 65_536 * PAGE_BYTES;
 /// Most elements of all tables of a module together, and of one table after growth.
 pub(crate) const TABLE_ELEMENTS_MAX: u64 = 1_000_000;
 const DEBUG_BYTES_MAX: usize = 32 * 1024;
@@ -34,23 +33,30 @@ pub(crate) mod code {
     pub(crate) const NO_MODULE: u16 = 537;
 }
 
-/// The contexts of the interface specification, as a set of bits.
+/// A set of [`context`]s.
+pub(crate) type Contexts = u16;
+
+/// The contexts of the interface specification and that of a forked task, as bits.
 pub(crate) mod context {
-    pub(crate) const INIT: u8 = 1;
-    pub(crate) const PRE_UPGRADE: u8 = 1 << 1;
-    pub(crate) const UPDATE: u8 = 1 << 2;
-    pub(crate) const REPLICATED_QUERY: u8 = 1 << 3;
-    pub(crate) const QUERY: u8 = 1 << 4;
-    pub(crate) const INSPECT: u8 = 1 << 5;
-    pub(crate) const TASK: u8 = 1 << 6;
-    pub(crate) const START: u8 = 1 << 7;
+    use super::Contexts;
+
+    pub(crate) const INIT: Contexts = 1;
+    pub(crate) const PRE_UPGRADE: Contexts = 1 << 1;
+    pub(crate) const UPDATE: Contexts = 1 << 2;
+    pub(crate) const REPLICATED_QUERY: Contexts = 1 << 3;
+    pub(crate) const QUERY: Contexts = 1 << 4;
+    pub(crate) const INSPECT: Contexts = 1 << 5;
+    pub(crate) const TASK: Contexts = 1 << 6;
+    pub(crate) const START: Contexts = 1 << 7;
+    /// A task of a fork.
+    pub(crate) const FORK: Contexts = 1 << 8;
     /// The specification's `*`.
-    pub(crate) const ANY: u8 = !START;
+    pub(crate) const ANY: Contexts = !(START | FORK);
     /// The specification's `* s`.
-    pub(crate) const ANY_AND_START: u8 = !0;
+    pub(crate) const ANY_AND_START: Contexts = !FORK;
 
     /// The replica's name of a context.
-    pub(crate) fn name(context: u8) -> &'static str {
+    pub(crate) fn name(context: Contexts) -> &'static str {
         match context {
             INIT => "init",
             PRE_UPGRADE => "pre upgrade",
@@ -59,6 +65,7 @@ pub(crate) mod context {
             QUERY => "non replicated query",
             INSPECT => "inspect message",
             TASK => "system task",
+            FORK => "fork task",
             _ => "start",
         }
     }
@@ -94,19 +101,30 @@ pub(crate) fn violated<T>(text: impl AsRef<str>) -> wasmtime::Result<T> {
 /// Everything behind the imports of one message.
 #[derive(Debug)]
 pub(crate) struct Host {
+    pub(crate) engine: Engine,
+    pub(crate) module: Arc<Module>,
+    /// The heap under the instance, if the module has one.
+    pub(crate) view: Option<View>,
+    /// The size to which a task's heap may grow.
+    pub(crate) growth_pages_max: Option<u64>,
+    /// Over how many tasks at a time the time of a fork is counted.
+    pub(crate) lanes: NonZeroU32,
+    /// Instructions of forks beyond what they took of the time.
+    pub(crate) overlap: Instructions,
     /// One bit of [`context`].
-    pub(crate) context: u8,
+    pub(crate) context: Contexts,
     pub(crate) method: String,
     pub(crate) caller: Principal,
-    pub(crate) argument: Vec<u8>,
+    pub(crate) argument: Arc<[u8]>,
     pub(crate) canister_id: Principal,
-    pub(crate) controllers: BTreeSet<Principal>,
+    pub(crate) controllers: Arc<BTreeSet<Principal>>,
     pub(crate) cycles: u128,
     pub(crate) version: u64,
     pub(crate) time_ns: u64,
     pub(crate) subnet_id: Principal,
-    pub(crate) root_key: Vec<u8>,
+    pub(crate) root_key: Arc<[u8]>,
     pub(crate) data_certificate: Option<Vec<u8>>,
+    pub(crate) replicated: bool,
     pub(crate) instruction_limit: Instructions,
     pub(crate) stable: StableMemory,
     pub(crate) reply: Vec<u8>,
@@ -124,10 +142,6 @@ pub(crate) struct Host {
 }
 
 impl Host {
-    pub(crate) fn replicated(&self) -> bool {
-        !matches!(self.context, context::QUERY | context::INSPECT)
-    }
-
     /// Keeps a line for whoever watches the canister; beyond a limit lines are dropped.
     pub(crate) fn print(&mut self, text: &[u8]) {
         self.debug_bytes = self.debug_bytes.saturating_add(text.len());
@@ -145,7 +159,12 @@ impl ResourceLimiter for Host {
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        Ok(desired <= HEAP_BYTES_MAX && maximum.is_none_or(|maximum| desired <= maximum))
+        let task_maximum = self
+            .growth_pages_max
+            .map_or(HEAP_BYTES_MAX as u64, |pages| pages * PAGE_BYTES as u64);
+        Ok(desired <= HEAP_BYTES_MAX
+            && desired as u64 <= task_maximum
+            && maximum.is_none_or(|maximum| desired <= maximum))
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -209,7 +228,7 @@ impl Imports {
 pub(crate) fn enter(
     caller: &mut Caller<'_, Host>,
     (module, name): (&str, &str),
-    contexts: u8,
+    contexts: Contexts,
     cost: Instructions,
 ) -> wasmtime::Result<()> {
     charge(caller, cost)?;

@@ -10,10 +10,10 @@
 use crate::{
     engine::Response,
     host::{
-        Host, Imports, SYSTEM_CALL, called_trap,
+        Contexts, Host, Imports, SYSTEM_CALL, called_trap,
         context::{
-            ANY, ANY_AND_START, INIT as I, INSPECT as F, PRE_UPGRADE as G, QUERY, REPLICATED_QUERY,
-            TASK as T, UPDATE as U,
+            ANY, ANY_AND_START, FORK as TASKS, INIT as I, INSPECT as F, PRE_UPGRADE as G, QUERY,
+            REPLICATED_QUERY, TASK as T, UPDATE as U,
         },
         copy, enter, left, read, stable_read, stable_write, violated, write,
     },
@@ -22,7 +22,7 @@ use ic_principal::Principal;
 use wasmtime::Caller;
 
 /// Queries of both kinds.
-const Q: u8 = QUERY | REPLICATED_QUERY;
+const Q: Contexts = QUERY | REPLICATED_QUERY;
 const REPLY_BYTES_MAX: usize = 2 * 1024 * 1024;
 const QUERY_REPLY_BYTES_MAX: usize = 3 * 1024 * 1024;
 const CERTIFIED_DATA_BYTES_MAX: i32 = 32;
@@ -66,20 +66,20 @@ pub(crate) fn define(imports: &mut Imports) {
     clock_and_counters(imports);
     costs(imports);
     environment_variables(imports);
-    import!(imports, debug_print in ANY_AND_START, (caller, src: i32, size: i32) {
+    import!(imports, debug_print in ANY_AND_START | TASKS, (caller, src: i32, size: i32) {
         if let Ok(text) = read(caller, NAME, src, size) {
             caller.data_mut().print(&text);
         }
         Ok(())
     });
-    import!(imports, trap in ANY_AND_START, (caller, src: i32, size: i32) {
+    import!(imports, trap in ANY_AND_START | TASKS, (caller, src: i32, size: i32) {
         Err(called_trap(&read(caller, NAME, src, size)?))
     });
 }
 
 fn message(imports: &mut Imports) {
-    import_blob!(imports, msg_arg_data_size, msg_arg_data_copy in I | U | Q | F, |host| host.argument.as_slice());
-    import_blob!(imports, msg_caller_size, msg_caller_copy in ANY, |host| host.caller.as_slice());
+    import_blob!(imports, msg_arg_data_size, msg_arg_data_copy in I | U | Q | F | TASKS, |host| &*host.argument);
+    import_blob!(imports, msg_caller_size, msg_caller_copy in ANY | TASKS, |host| host.caller.as_slice());
     import_blob!(imports, msg_caller_info_data_size, msg_caller_info_data_copy in U | Q | F, |_host| b"".as_slice());
     import_blob!(imports, msg_caller_info_signer_size, msg_caller_info_signer_copy in U | Q | F, |_host| b"".as_slice());
     import_blob!(imports, msg_method_name_size, msg_method_name_copy in F, |host| host.method.as_bytes());
@@ -90,7 +90,7 @@ fn message(imports: &mut Imports) {
     import!(imports, msg_reply_data_append in U | Q, (caller, src: i32, size: i32) {
         check_unanswered(caller, NAME)?;
         let host = caller.data();
-        let limit = if host.replicated() { REPLY_BYTES_MAX } else { QUERY_REPLY_BYTES_MAX };
+        let limit = if host.replicated { REPLY_BYTES_MAX } else { QUERY_REPLY_BYTES_MAX };
         let total = host.reply.len() + size.cast_unsigned() as usize;
         if total > limit {
             return violated(format!("ic0_msg_reply_data_append: application payload size ({total}) cannot be larger than {limit}"));
@@ -162,18 +162,18 @@ fn cycles(imports: &mut Imports) {
 }
 
 fn canister(imports: &mut Imports) {
-    import_blob!(imports, canister_self_size, canister_self_copy in ANY, |host| host.canister_id.as_slice());
+    import_blob!(imports, canister_self_size, canister_self_copy in ANY | TASKS, |host| host.canister_id.as_slice());
     import_blob!(imports, subnet_self_size, subnet_self_copy in ANY, |host| host.subnet_id.as_slice());
     // A message only reaches a canister that runs.
     import!(imports, canister_status in ANY, (_caller) -> i32 { Ok(1) });
-    import!(imports, canister_version in ANY, (caller) -> i64 { Ok(caller.data().version.cast_signed()) });
-    import!(imports, is_controller in ANY_AND_START, (caller, src: i32, size: i32) -> i32 {
+    import!(imports, canister_version in ANY | TASKS, (caller) -> i64 { Ok(caller.data().version.cast_signed()) });
+    import!(imports, is_controller in ANY_AND_START | TASKS, (caller, src: i32, size: i32) -> i32 {
         let Ok(principal) = Principal::try_from_slice(&read(caller, NAME, src, size)?) else {
             return violated("ic0_is_controller: the argument is not a principal");
         };
         Ok(i32::from(caller.data().controllers.contains(&principal)))
     });
-    import!(imports, in_replicated_execution in ANY_AND_START, (caller) -> i32 { Ok(i32::from(caller.data().replicated())) });
+    import!(imports, in_replicated_execution in ANY_AND_START | TASKS, (caller) -> i32 { Ok(i32::from(caller.data().replicated)) });
 }
 
 fn calls(imports: &mut Imports) {
@@ -236,7 +236,7 @@ fn stable(imports: &mut Imports) {
 }
 
 fn certification(imports: &mut Imports) {
-    import_blob!(imports, root_key_size, root_key_copy in I | G | U | REPLICATED_QUERY | T, |host| host.root_key.as_slice());
+    import_blob!(imports, root_key_size, root_key_copy in I | G | U | REPLICATED_QUERY | T, |host| &*host.root_key);
     import!(imports, certified_data_set in I | G | U | T, (caller, src: i32, size: i32) {
         if !(0..=CERTIFIED_DATA_BYTES_MAX).contains(&size) {
             return violated(format!(
@@ -272,18 +272,19 @@ fn check_certificate(caller: &Caller<'_, Host>, name: &str) -> wasmtime::Result<
 }
 
 fn clock_and_counters(imports: &mut Imports) {
-    import!(imports, time in ANY, (caller) -> i64 { Ok(caller.data().time_ns.cast_signed()) });
+    import!(imports, time in ANY | TASKS, (caller) -> i64 { Ok(caller.data().time_ns.cast_signed()) });
     import!(imports, global_timer_set in I | G | U | T, (caller, deadline_ns: i64) -> i64 {
         let timer = &mut caller.data_mut().global_timer;
         Ok(std::mem::replace(timer, (deadline_ns.cast_unsigned(), true)).0.cast_signed())
     });
-    import!(imports, performance_counter in ANY_AND_START, (caller, counter: i32) -> i64 {
+    import!(imports, performance_counter in ANY_AND_START | TASKS, (caller, counter: i32) -> i64 {
         // Without calls between canisters a call context is one message.
         if !(0..=1).contains(&counter) {
             return violated(format!("Error getting performance counter type {counter}"));
         }
-        let limit = caller.data().instruction_limit;
-        Ok(limit.wrapping_sub(left(caller).cast_unsigned()).cast_signed())
+        let host = caller.data();
+        let counted = host.instruction_limit.wrapping_add(host.overlap);
+        Ok(counted.wrapping_sub(left(caller).cast_unsigned()).cast_signed())
     });
 }
 

@@ -8,7 +8,8 @@
 //! after it, and stops when there are none, so recursion ends at the same depth on every machine,
 //! whatever frames the compiler lays out. Memory, mutable globals and the start function are
 //! exported under reserved names. Active data segments are emptied: the engine places their bytes
-//! once, when the canister is installed. The function appended last charges bulk operations.
+//! once, when the canister is installed. Functions are appended that charge bulk operations and, in
+//! modules that fork, enter a task by its index in the table.
 //!
 //! # Invariants
 //! Indices of the original types, functions, globals and segments do not change.
@@ -35,6 +36,8 @@ pub(crate) mod reserved {
     pub(crate) const DEPTH: &str = "lockstep depth";
     pub(crate) const MEMORY: &str = "lockstep memory";
     pub(crate) const START: &str = "lockstep start";
+    /// `(task, environment, index)`: calls element `task` of the first table with the other two.
+    pub(crate) const TASK: &str = "lockstep task";
 }
 
 /// The export of the module's global at `index`.
@@ -147,6 +150,14 @@ impl Sections {
         self.types.ty().function([ValType::I32], [ValType::I32]);
         self.functions.function(facts.types);
         self.code.function(&plan.charge_body());
+        if facts.forks {
+            self.types.ty().function([ValType::I32; 2], []);
+            self.types.ty().function([ValType::I32; 3], []);
+            self.functions.function(facts.types + 2);
+            self.code.function(&task_body(facts.types + 1));
+            self.exports
+                .export(reserved::TASK, ExportKind::Func, plan.charge + 1);
+        }
         let mutable = |val_type| GlobalType {
             val_type,
             mutable: true,
@@ -344,6 +355,21 @@ impl Plan<'_> {
         function.instruction(&Instruction::End);
         function
     }
+}
+
+/// `(task, environment, index)`: calls element `task` of the first table, a function of type `ty`.
+fn task_body(ty: u32) -> Function {
+    let mut function = Function::new([]);
+    function
+        .instruction(&Instruction::LocalGet(1))
+        .instruction(&Instruction::LocalGet(2))
+        .instruction(&Instruction::LocalGet(0))
+        .instruction(&Instruction::CallIndirect {
+            type_index: ty,
+            table_index: 0,
+        })
+        .instruction(&Instruction::End);
+    function
 }
 
 impl From<wasm_encoder::reencode::Error> for ModuleError {

@@ -4,12 +4,16 @@
 //! [`CanisterState`](state::CanisterState); what it changed comes back as
 //! [`Effects`](engine::Effects), which the caller applies or drops. Nothing here knows how messages
 //! are ordered, replicated or received.
-#![forbid(unsafe_code)]
+// Mappings, under a running instance: `heap::view` and `heap::dirty`.
+#![deny(unsafe_code)]
 
 pub mod engine;
 mod execute;
+pub mod fork;
+pub mod heap;
 mod host;
 mod ic0;
+mod instance;
 mod instrument;
 pub mod lockstep_api;
 pub mod memory;

@@ -32,7 +32,7 @@
 use crate::{
     engine::Instructions,
     host::{
-        Host, Imports,
+        Contexts, Host, Imports,
         context::{INIT as I, QUERY, REPLICATED_QUERY, TASK as T, UPDATE as U},
         copy, enter, read, violated,
     },
@@ -55,8 +55,8 @@ pub const SESSION_CHANGE: Instructions = 5_000;
 /// Price of every reading import, plus one per byte copied.
 pub const SESSION_READ: Instructions = 500;
 
-const CHANGES: u8 = I | U | T;
-const READS: u8 = CHANGES | QUERY | REPLICATED_QUERY;
+const CHANGES: Contexts = I | U | T;
+const READS: Contexts = CHANGES | QUERY | REPLICATED_QUERY;
 
 /// The calling canister's sessions and what the message has done to them.
 #[derive(Debug, Default)]

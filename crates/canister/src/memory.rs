@@ -1,8 +1,81 @@
-//! Images of linear and stable memory as shared pages.
-use std::sync::{Arc, LazyLock};
+//! Images of stable memory as shared pages.
+use crate::heap::{Heap, PAGE_BYTES};
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    sync::{Arc, LazyLock},
+};
 
-/// Bytes in one page: the page of WebAssembly.
-pub const PAGE_BYTES: usize = 65_536;
+/// A memory as pages of [`PAGE_BYTES`], to be written elsewhere and read back.
+pub trait Paged: Default {
+    /// Number of pages.
+    fn size_pages(&self) -> u64;
+
+    /// The pages in which it may differ from `other`, pages that only one of them has included.
+    fn changed(&self, other: &Self) -> BTreeSet<u64>;
+
+    /// A page's bytes.
+    ///
+    /// # Panics
+    /// There is no such page.
+    fn page(&self, index: u64) -> Cow<'_, [u8]>;
+
+    /// A memory whose pages are zeros but for some, in any order.
+    ///
+    /// # Panics
+    /// A page is not [`PAGE_BYTES`] long or lies outside.
+    fn from_pages(size_pages: u64, pages: Vec<(u64, Box<[u8]>)>) -> Self;
+}
+
+impl Paged for Heap {
+    fn size_pages(&self) -> u64 {
+        self.size_pages()
+    }
+
+    fn changed(&self, other: &Self) -> BTreeSet<u64> {
+        self.changed(other)
+    }
+
+    fn page(&self, index: u64) -> Cow<'_, [u8]> {
+        Cow::Owned(self.page(index).into_vec())
+    }
+
+    fn from_pages(size_pages: u64, pages: Vec<(u64, Box<[u8]>)>) -> Self {
+        Self::from_pages(size_pages, pages)
+    }
+}
+
+impl Paged for PagedMemory {
+    fn size_pages(&self) -> u64 {
+        self.pages.len() as u64
+    }
+
+    fn changed(&self, other: &Self) -> BTreeSet<u64> {
+        let longer = self.pages.len().max(other.pages.len());
+        let differs = |index: &usize| match (self.pages.get(*index), other.pages.get(*index)) {
+            (Some(page), Some(other)) => {
+                !Arc::ptr_eq(page, other) && page.digest() != other.digest()
+            }
+            _ => true,
+        };
+        (0..longer)
+            .filter(differs)
+            .map(|index| index as u64)
+            .collect()
+    }
+
+    fn page(&self, index: u64) -> Cow<'_, [u8]> {
+        Cow::Borrowed(self.pages[index as usize].bytes())
+    }
+
+    fn from_pages(size_pages: u64, pages: Vec<(u64, Box<[u8]>)>) -> Self {
+        let mut memory = vec![zero_page(); size_pages as usize];
+        for (index, bytes) in pages {
+            memory[index as usize] = page_of(&bytes, None);
+        }
+        Self { pages: memory }
+    }
+}
 
 /// One page and its digest. Immutable: a changed page is a new one.
 #[derive(Debug)]
@@ -75,26 +148,6 @@ impl PagedMemory {
     #[must_use]
     pub fn pages(&self) -> &[Arc<Page>] {
         &self.pages
-    }
-
-    /// The image of a memory, sharing with `old` the pages that did not change.
-    ///
-    /// # Panics
-    /// When `bytes` is not a whole number of pages.
-    #[must_use]
-    pub(crate) fn of(bytes: &[u8], old: &Self) -> Self {
-        assert_eq!(
-            bytes.len() % PAGE_BYTES,
-            0,
-            "a memory is a whole number of pages"
-        );
-        let pages = bytes
-            .chunks_exact(PAGE_BYTES)
-            .enumerate()
-            .map(|(index, bytes)| page_of(bytes, old.pages.get(index)));
-        Self {
-            pages: pages.collect(),
-        }
     }
 
     /// BLAKE3 over the page count and the pages' digests, in order.

@@ -1,9 +1,9 @@
 //! A compiled canister module.
 use crate::{
+    heap::{Heap, PAGE_BYTES},
     host::{Host, Imports},
     instrument,
-    memory::{PAGE_BYTES, PagedMemory},
-    validate::{self, Facts},
+    validate::{self, Facts, Segment},
 };
 use sha2::{Digest, Sha256};
 use std::{borrow::Cow, collections::BTreeMap, fmt, io::Read};
@@ -128,28 +128,25 @@ impl Module {
     }
 
     /// The heap before the start function: zeros and the active data segments, in order.
-    pub(crate) fn initial_heap(&self) -> PagedMemory {
-        let pages = self
-            .facts
-            .memory
-            .map_or(0, |memory| memory.initial as usize);
-        let used = self
-            .facts
-            .segments
-            .iter()
-            .map(|segment| segment.offset + segment.bytes.len())
-            .max()
-            .unwrap_or(0);
-        let used_pages = used.div_ceil(PAGE_BYTES);
-        let mut bytes = vec![0; used_pages * PAGE_BYTES];
-        for segment in &self.facts.segments {
-            bytes[segment.offset..segment.offset + segment.bytes.len()]
-                .copy_from_slice(&segment.bytes);
+    pub(crate) fn initial_heap(&self) -> Heap {
+        let size_pages = self.facts.memory.map_or(0, |memory| memory.initial);
+        let mut pages = BTreeMap::new();
+        for Segment { offset, bytes } in &self.facts.segments {
+            let mut written = 0;
+            while written < bytes.len() {
+                let (page, start) = (
+                    (offset + written) / PAGE_BYTES,
+                    (offset + written) % PAGE_BYTES,
+                );
+                let count = (PAGE_BYTES - start).min(bytes.len() - written);
+                let page = pages
+                    .entry(page as u64)
+                    .or_insert_with(|| vec![0; PAGE_BYTES]);
+                page[start..start + count].copy_from_slice(&bytes[written..written + count]);
+                written += count;
+            }
         }
-        let image = PagedMemory::of(&bytes, &PagedMemory::default());
-        let mut image = image.pages().to_vec();
-        image.resize(pages, crate::memory::zero_page());
-        PagedMemory::from_pages(image)
+        Heap::from_pages(size_pages, pages)
     }
 }
 

@@ -1,5 +1,8 @@
 //! Stable memory while a message runs: the pages it found, and those it has written.
-use crate::memory::{PAGE_BYTES, Page, PagedMemory, page_of, zero_page};
+use crate::{
+    heap::PAGE_BYTES,
+    memory::{Page, PagedMemory, page_of, zero_page},
+};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// Most pages a canister's stable memory may have: 1 GiB.
@@ -10,7 +13,7 @@ pub const STABLE_PAGES_MAX: u64 = 16_384;
 pub(crate) struct OutOfBounds;
 
 /// Copy-on-write view of a stable memory.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct StableMemory {
     pages: Vec<Arc<Page>>,
     written: BTreeMap<usize, Box<[u8]>>,

@@ -1,6 +1,7 @@
 //! A canister's replicated state.
 use crate::{
     engine::{Effects, Module},
+    heap::Heap,
     memory::PagedMemory,
 };
 use ic_principal::Principal;
@@ -28,7 +29,7 @@ pub struct Installed {
     /// The compiled module; its source bytes and their SHA-256 are part of it.
     pub module: Arc<Module>,
     /// The Wasm heap.
-    pub heap: PagedMemory,
+    pub heap: Heap,
     /// Mutable globals, in the module's order.
     pub globals: Vec<GlobalValue>,
 }
@@ -39,7 +40,7 @@ impl Installed {
     pub fn new(module: Arc<Module>) -> Self {
         Self {
             module,
-            heap: PagedMemory::default(),
+            heap: Heap::default(),
             globals: Vec::new(),
         }
     }
@@ -105,14 +106,15 @@ impl CanisterState {
 
     /// BLAKE3 over every field.
     ///
-    /// The encoding: the tag `lockstep canister 1`, then the fields in the order of the
+    /// The encoding: the tag `lockstep canister 2`, then the fields in the order of the
     /// declaration. Integers are little-endian; byte strings and lists are preceded by their
-    /// length as u64; memories are their [`PagedMemory::digest`]; `installed` is one byte (0 or 1),
+    /// length as u64; stable memory and heap are their digests ([`PagedMemory::digest`],
+    /// [`Heap::digest`]); `installed` is one byte (0 or 1),
     /// then the SHA-256 of the module, the heap and the globals, each global a tag byte (0 i32,
     /// 1 i64, 2 f32, 3 f64, 4 v128) and its bits in 16 bytes.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
-        let mut encoder = Encoder::new(b"lockstep canister 1");
+        let mut encoder = Encoder::new(b"lockstep canister 2");
         encoder.bytes(self.id.as_slice());
         encoder.u64(self.controllers.len() as u64);
         for controller in &self.controllers {

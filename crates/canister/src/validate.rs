@@ -75,6 +75,10 @@ pub(crate) struct Facts {
     pub(crate) frame_slots: Vec<u32>,
     pub(crate) segments: Vec<Segment>,
     pub(crate) uses_sessions: bool,
+    /// Whether it imports `lockstep.fork`.
+    pub(crate) forks: bool,
+    /// The first instruction that changes a table or drops a segment.
+    drops: Option<&'static str>,
     /// Initial size of each table.
     tables: Vec<u64>,
 }
@@ -91,7 +95,7 @@ pub(crate) fn validate(wasm: &[u8], imports: &Imports) -> Result<Facts, ModuleEr
         match validator.payload(&payload)? {
             ValidPayload::Func(function, body) => {
                 let mut function = function.into_validator(allocations);
-                let slots = check_body(&mut function, &body)?;
+                let slots = check_body(&mut function, &body, &mut facts.drops)?;
                 facts.frame_slots.push(slots);
                 allocations = function.into_allocations();
             }
@@ -108,6 +112,7 @@ pub(crate) fn validate(wasm: &[u8], imports: &Imports) -> Result<Facts, ModuleEr
 fn check_body<T: wasmparser::WasmModuleResources>(
     validator: &mut wasmparser::FuncValidator<T>,
     body: &FunctionBody<'_>,
+    drops: &mut Option<&'static str>,
 ) -> Result<u32, ModuleError> {
     let mut reader = body.get_binary_reader();
     validator.read_locals(&mut reader)?;
@@ -117,6 +122,7 @@ fn check_body<T: wasmparser::WasmModuleResources>(
     while !operators.eof() {
         let (operator, offset) = operators.read_with_offset()?;
         validator.op(offset, &operator)?;
+        *drops = drops.or_else(|| drop_name(&operator));
         operands_max = operands_max.max(validator.operand_stack_height());
         instructions += 1;
     }
@@ -127,6 +133,21 @@ fn check_body<T: wasmparser::WasmModuleResources>(
         ));
     }
     Ok(validator.len_locals() + operands_max)
+}
+
+/// The name of an instruction whose effect an instance made anew would lack.
+fn drop_name(operator: &Operator<'_>) -> Option<&'static str> {
+    use Operator as O;
+    Some(match operator {
+        O::TableSet { .. } => "table.set",
+        O::TableGrow { .. } => "table.grow",
+        O::TableFill { .. } => "table.fill",
+        O::TableCopy { .. } => "table.copy",
+        O::TableInit { .. } => "table.init",
+        O::ElemDrop { .. } => "elem.drop",
+        O::DataDrop { .. } => "data.drop",
+        _ => return None,
+    })
 }
 
 impl Facts {
@@ -189,7 +210,12 @@ impl Facts {
             ));
         }
         self.imported_functions += 1;
-        self.uses_sessions |= module == "lockstep";
+        if module == "lockstep" {
+            match name {
+                "fork" => self.forks = true,
+                _ => self.uses_sessions = true,
+            }
+        }
         Ok(())
     }
 
@@ -283,7 +309,7 @@ impl Facts {
     fn add_segment(&mut self, offset: &ConstExpr<'_>, bytes: &[u8]) -> Result<(), ModuleError> {
         let offset = constant(offset)?;
         let memory_bytes = self.memory.map_or(0, |memory| {
-            memory.initial as usize * crate::memory::PAGE_BYTES
+            memory.initial as usize * crate::heap::PAGE_BYTES
         });
         if offset + bytes.len() > memory_bytes {
             return refuse(format!(
@@ -382,6 +408,7 @@ impl Facts {
                 ));
             }
         }
+        self.check_fork(types)?;
         let mut names = BTreeSet::new();
         for entry in self.entries.keys() {
             let Some(name) = METHOD_KINDS
@@ -403,6 +430,31 @@ impl Facts {
             ));
         }
         Ok(())
+    }
+}
+
+impl Facts {
+    /// What a module that forks must have, and may not do: a task's instance starts with the tables and
+    /// segments of the module.
+    fn check_fork(&self, types: &Types) -> Result<(), ModuleError> {
+        if !self.forks {
+            return Ok(());
+        }
+        let table = (!self.tables.is_empty()).then(|| types.as_ref().table_at(0));
+        if table.is_none_or(|table| table.element_type != wasmparser::RefType::FUNCREF) {
+            return refuse(
+                "Wasm module imports 'fork' from 'lockstep' and lacks a table of functions, which tasks are named by",
+            );
+        }
+        if self.memory.is_none() {
+            return refuse("Wasm module imports 'fork' from 'lockstep' and lacks a memory");
+        }
+        match self.drops {
+            Some(instruction) => refuse(format!(
+                "Wasm module imports 'fork' from 'lockstep' and contains '{instruction}', whose effect a task would not see"
+            )),
+            None => Ok(()),
+        }
     }
 }
 

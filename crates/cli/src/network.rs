@@ -22,6 +22,7 @@ use lockstep_subnet::{
     replica::{Replica, SystemClock},
     state::Genesis,
 };
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
     collections::BTreeMap,
     fs,
@@ -113,6 +114,7 @@ impl Network {
             members,
             runtime,
         };
+        allow_open_files();
         for index in 0..count {
             network.start_replica(index)?;
         }
@@ -283,4 +285,15 @@ impl Network {
         let threads = NonZeroUsize::MIN.saturating_add(index / vectorised.len().max(1) % 2);
         kernels::with(isa, threads)
     }
+}
+
+/// Lets this process open as many files as it may: every canister with code has one in memory.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // A system that refuses shows it when the limit is reached.
+    let _ = setrlimit(Resource::Nofile, raised);
 }

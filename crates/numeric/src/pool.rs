@@ -83,8 +83,23 @@ impl Pool {
     /// The operating system refuses to start a thread.
     #[must_use]
     pub fn new(threads: NonZeroUsize) -> Self {
+        Self::start(threads, None)
+    }
+
+    /// As [`Self::new`]; tasks find a stack of at least `stack_bytes`, but for the caller's part.
+    ///
+    /// # Panics
+    /// The operating system refuses to start a thread.
+    #[must_use]
+    pub fn with_stack_bytes(threads: NonZeroUsize, stack_bytes: usize) -> Self {
+        Self::start(threads, Some(stack_bytes))
+    }
+
+    fn start(threads: NonZeroUsize, stack_bytes: Option<usize>) -> Self {
         let threads = threads.get();
-        let workers = (1..threads).map(Worker::start).collect();
+        let workers = (1..threads)
+            .map(|index| Worker::start(index, stack_bytes))
+            .collect();
         Self {
             threads,
             workers,
@@ -156,14 +171,17 @@ impl fmt::Debug for Pool {
 }
 
 impl Worker {
-    fn start(index: usize) -> Self {
+    fn start(index: usize, stack_bytes: Option<usize>) -> Self {
         let slot = Arc::new(Slot {
             state: AtomicUsize::new(IDLE),
             job: Mutex::default(),
         });
         let shared = Arc::clone(&slot);
-        let handle = thread::Builder::new()
-            .name(format!("lockstep-kernel-{index}"))
+        let mut thread = thread::Builder::new().name(format!("lockstep-kernel-{index}"));
+        if let Some(bytes) = stack_bytes {
+            thread = thread.stack_size(bytes);
+        }
+        let handle = thread
             .spawn(move || shared.serve())
             .expect("the operating system starts a thread");
         Self {

@@ -164,7 +164,7 @@ fn run(
             }
             reply(&call.canister, response)
         });
-    (result, execution.instructions)
+    (result, execution.time)
 }
 
 fn enter(
@@ -225,6 +225,7 @@ pub fn environment<'state>(
         subnet_id: state.genesis.subnet_id,
         root_key: &state.genesis.root_key,
         instruction_limit,
+        lanes: state.genesis.fork_lanes,
         data_certificate: None,
         sessions,
     }
@@ -284,7 +285,7 @@ fn fire_timers(state: &mut ReplicatedState, engine: &Engine) -> Instructions {
             &call,
             &environment(state, &state.sessions, UPDATE_INSTRUCTIONS),
         );
-        instructions += execution.instructions;
+        instructions += execution.time;
         if let Ok((_, effects)) = execution.result {
             apply(state, &id, &effects);
         }

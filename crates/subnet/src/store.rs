@@ -14,21 +14,18 @@ use crate::{
     application::Height,
     state::{Genesis, ReplicatedState},
 };
-use lockstep_canister::{
-    engine::Engine,
-    memory::{Page, PagedMemory, zero_page},
-};
+use lockstep_canister::{engine::Engine, heap::PAGE_BYTES, memory::Paged};
 use record::{CanisterRecord, StateRecord};
 use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
 use serde::{Serialize, de::DeserializeOwned};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 /// What a file of this layout says it is.
-const FORMAT: &[u8] = b"lockstep state store 1";
+const FORMAT: &[u8] = b"lockstep state store 2";
 /// How many roots of past heights are kept.
 const ROOTS_MAX: u64 = 65_536;
 
@@ -195,11 +192,10 @@ impl Store {
             |hash| hash.to_vec(),
             |module| module.wasm().to_vec(),
         )?;
-        write_pages(
-            &transaction,
-            &record::memories(old),
-            &record::memories(state),
-        )?;
+        let (old_heaps, old_stable) = record::memories(old);
+        let (heaps, stable) = record::memories(state);
+        write_pages(&transaction, record::HEAP, &old_heaps, &heaps)?;
+        write_pages(&transaction, record::STABLE, &old_stable, &stable)?;
         let mut roots = transaction.open_table(ROOTS)?;
         if let Some(root) = root {
             roots.insert(&state.height.to_be_bytes()[..], &root[..])?;
@@ -261,8 +257,9 @@ impl Store {
         }
         for (id, bytes) in self.rows(CANISTERS)? {
             let record: CanisterRecord = self.decode(&bytes)?;
-            let memory = |kind, pages| self.memory(&id, kind, pages);
-            let canister = record.restore(&id, &modules, memory)?;
+            let heap = |pages| self.memory(&id, record::HEAP, pages);
+            let stable = |pages| self.memory(&id, record::STABLE, pages);
+            let canister = record.restore(&id, &modules, heap, stable)?;
             state.insert_canister(
                 canister.ok_or_else(|| self.damaged("a canister's module or id is missing"))?,
             );
@@ -287,29 +284,22 @@ impl Store {
         read().map_err(|error| self.failed(error))
     }
 
-    fn memory(&self, id: &[u8], kind: u8, count: u64) -> Result<PagedMemory, StoreError> {
+    fn memory<M: Paged>(&self, id: &[u8], kind: u8, count: u64) -> Result<M, StoreError> {
         let read = || -> Result<_, redb::Error> {
             let table = self.database.begin_read()?.open_table(PAGES)?;
             let mut pages = Vec::new();
             for index in 0..count {
-                let page = table.get(page_key(id, kind, index).as_slice())?;
-                pages.push(page.map(|page| Box::<[u8]>::from(page.value())));
+                if let Some(page) = table.get(page_key(id, kind, index).as_slice())? {
+                    pages.push((index, Box::<[u8]>::from(page.value())));
+                }
             }
             Ok(pages)
         };
-        let mut pages = Vec::new();
-        for page in read().map_err(|error| self.failed(error))? {
-            pages.push(match page {
-                None => zero_page(),
-                Some(bytes) if bytes.len() == lockstep_canister::memory::PAGE_BYTES => {
-                    Arc::new(Page::new(bytes))
-                }
-                Some(bytes) => {
-                    return Err(self.damaged(format!("a page has {} bytes", bytes.len())));
-                }
-            });
+        let pages = read().map_err(|error| self.failed(error))?;
+        match pages.iter().find(|(_, page)| page.len() != PAGE_BYTES) {
+            Some((_, page)) => Err(self.damaged(format!("a page has {} bytes", page.len()))),
+            None => Ok(M::from_pages(count, pages)),
         }
-        Ok(PagedMemory::from_pages(pages))
     }
 
     fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, StoreError> {
@@ -376,36 +366,28 @@ fn write_changes<K: Ord, V>(
     Ok(())
 }
 
-type Memories<'state> = BTreeMap<(&'state [u8], u8), &'state PagedMemory>;
+/// The memories of one kind, by canister.
+type Memories<'state, M> = BTreeMap<&'state [u8], &'state M>;
 
-fn write_pages(
+fn write_pages<M: Paged>(
     transaction: &WriteTransaction,
-    old: &Memories<'_>,
-    new: &Memories<'_>,
+    kind: u8,
+    old: &Memories<'_, M>,
+    new: &Memories<'_, M>,
 ) -> Result<(), redb::Error> {
     let mut table = transaction.open_table(PAGES)?;
-    let nothing = PagedMemory::default();
-    for (name @ (id, kind), memory) in new {
-        let before = old
-            .get(name)
-            .map_or(nothing.pages(), |memory| memory.pages());
-        for (index, page) in memory.pages().iter().enumerate() {
-            let same = |old: &Arc<Page>| Arc::ptr_eq(old, page) || old.digest() == page.digest();
-            if before.get(index).is_some_and(same) {
-                continue;
-            }
-            let key = page_key(id, *kind, index as u64);
-            if page.digest() == zero_page().digest() {
-                table.remove(key.as_slice())?;
-            } else {
-                table.insert(key.as_slice(), page.bytes())?;
-            }
-        }
-    }
-    for (name @ (id, kind), memory) in old {
-        let kept = new.get(name).map_or(0, |memory| memory.pages().len());
-        for index in kept..memory.pages().len() {
-            table.remove(page_key(id, *kind, index as u64).as_slice())?;
+    let nothing = M::default();
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    for id in names {
+        let memory = new.get(id).copied().unwrap_or(&nothing);
+        let before = old.get(id).copied().unwrap_or(&nothing);
+        for index in memory.changed(before) {
+            let key = page_key(id, kind, index);
+            let page = (index < memory.size_pages()).then(|| memory.page(index));
+            match page.filter(|page| page.iter().any(|byte| *byte != 0)) {
+                Some(page) => table.insert(key.as_slice(), &*page)?,
+                None => table.remove(key.as_slice())?,
+            };
         }
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Which import may be called where, and what it answers.
 use crate::support::{CANISTER, Canister, TIME_NS, caller, module, number, text};
 use lockstep_canister::engine::{EntryPoint, Response};
+use lockstep_canister::heap::{Heap, PAGE_BYTES};
 
 /// Contexts by the export that runs in them; a module exports all and calls `import` in each.
 fn entries() -> Vec<(&'static str, &'static str, EntryPoint)> {
@@ -79,9 +80,7 @@ fn forbidden(module: &str, name: &str, parameters: &str, results: usize) -> Vec<
         let mut canister = Canister::before_init(&wat);
         if !matches!(entry, EntryPoint::Init | EntryPoint::PostUpgrade) {
             let installed = canister.state.installed.as_mut().expect("installed");
-            installed.heap = lockstep_canister::memory::PagedMemory::from_pages(vec![
-                lockstep_canister::memory::zero_page(),
-            ]);
+            installed.heap = Heap::from_pages(1, [(0, [0; PAGE_BYTES])]);
         }
         let wording = format!(
             "Canister violated contract: \"{module}_{name}\" cannot be executed in {context} mode"

@@ -191,7 +191,7 @@ fn reject_is_an_answer_and_keeps_changes() {
         .result
         .expect("completes");
     assert_eq!(first.0, Response::Reject("worry".into()));
-    assert_eq!(first.1.heap.pages()[0].bytes()[..5], *b"worry");
+    assert_eq!(first.1.heap.page(0)[..5], *b"worry");
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The engine through its public interface, on small modules in the text format.
 mod contexts;
 mod errors;
+mod fork;
 mod metering;
 mod modules;
 mod persistence;

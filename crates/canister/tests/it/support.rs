@@ -10,11 +10,14 @@ use lockstep_canister::{
 };
 use std::{
     collections::BTreeSet,
+    num::NonZeroU32,
     sync::{Arc, LazyLock},
 };
 
 pub(crate) static ENGINE: LazyLock<Engine> = LazyLock::new(Engine::new);
 pub(crate) const CANISTER: [u8; 10] = [0, 0, 0, 0, 0, 0, 0, 7, 1, 1];
+/// Lanes of the subnet.
+pub(crate) const LANES: NonZeroU32 = NonZeroU32::new(2).unwrap();
 pub(crate) const LIMIT: u64 = 10_000_000;
 pub(crate) const TIME_NS: u64 = 1_700_000_000_000_000_000;
 
@@ -67,15 +70,26 @@ impl Canister {
 
     /// Executes and drops the effects.
     pub(crate) fn execute(&self, entry: EntryPoint, argument: &[u8]) -> Execution {
+        self.execute_on(&ENGINE, entry, argument)
+    }
+
+    /// As [`Self::execute`], on other threads.
+    pub(crate) fn execute_on(
+        &self,
+        engine: &Engine,
+        entry: EntryPoint,
+        argument: &[u8],
+    ) -> Execution {
         let environment = Environment {
             time_ns: TIME_NS,
             subnet_id: Principal::from_slice(&[9; 29]),
             root_key: b"root key",
             instruction_limit: self.limit,
+            lanes: LANES,
             data_certificate: Some(b"certificate"),
             sessions: &self.sessions,
         };
-        ENGINE.execute(
+        engine.execute(
             &self.state,
             &Call {
                 entry,

@@ -19,7 +19,8 @@ use ic_management_canister_types::{
 use ic_principal::Principal;
 use lockstep_canister::{
     engine::{Call, Engine, EntryPoint, Instructions, Module},
-    memory::{PAGE_BYTES, PagedMemory},
+    heap::PAGE_BYTES,
+    memory::{Paged, PagedMemory},
     session::Sessions,
     state::{CanisterState, Installed},
 };
@@ -263,7 +264,7 @@ impl Installation<'_> {
         };
         let environment = environment(state, &self.sessions, INSTALL_INSTRUCTIONS);
         let execution = self.engine.execute(&self.canister, &call, &environment);
-        *self.instructions += execution.instructions;
+        *self.instructions += execution.time;
         let (_, effects) = execution.result?;
         self.canister.apply(&effects);
         self.sessions.apply(&effects.sessions);
@@ -279,11 +280,11 @@ fn canister_status(
     let id = decode::<CanisterIdRecord>(argument)?.canister_id;
     let canister = state.canisters().get(&id).ok_or_else(|| not_found(&id))?;
     check_controller(&canister.state, sender)?;
-    let bytes = |memory: &PagedMemory| (memory.pages().len() * PAGE_BYTES) as u64;
+    let bytes = |pages: u64| pages * PAGE_BYTES as u64;
     let installed = canister.state.installed.as_ref();
-    let heap = installed.map_or(0, |installed| bytes(&installed.heap));
+    let heap = installed.map_or(0, |installed| bytes(installed.heap.size_pages()));
     let code = installed.map_or(0, |installed| installed.module.wasm().len() as u64);
-    let stable = bytes(&canister.state.stable);
+    let stable = bytes(canister.state.stable.size_pages());
     let settings = DefiniteCanisterSettings {
         controllers: canister.state.controllers.iter().copied().collect(),
         ..DefiniteCanisterSettings::default()

@@ -4,6 +4,7 @@ use crate::state::{Canister, ReplicatedState, Schedule};
 use ic_principal::Principal;
 use lockstep_canister::{
     engine::Module,
+    heap::Heap,
     memory::PagedMemory,
     state::{CanisterState, GlobalValue, Installed},
 };
@@ -14,9 +15,9 @@ use std::{
 };
 
 /// Kind of the pages of a heap.
-const HEAP: u8 = 0;
+pub(super) const HEAP: u8 = 0;
 /// Kind of the pages of stable memory.
-const STABLE: u8 = 1;
+pub(super) const STABLE: u8 = 1;
 
 /// The fields of a state that have no table.
 #[derive(Serialize, Deserialize)]
@@ -90,7 +91,7 @@ impl CanisterRecord {
             stable_pages: state.stable.pages().len() as u64,
             installed: state.installed.as_ref().map(|installed| InstalledRecord {
                 module: installed.module.hash().to_vec(),
-                heap_pages: installed.heap.pages().len() as u64,
+                heap_pages: installed.heap.size_pages(),
                 globals: installed.globals.clone(),
             }),
         }
@@ -101,7 +102,8 @@ impl CanisterRecord {
         self,
         id: &[u8],
         modules: &BTreeMap<Vec<u8>, Arc<Module>>,
-        memory: impl Fn(u8, u64) -> Result<PagedMemory, StoreError>,
+        heap: impl Fn(u64) -> Result<Heap, StoreError>,
+        stable: impl Fn(u64) -> Result<PagedMemory, StoreError>,
     ) -> Result<Option<Canister>, StoreError> {
         let Ok(id) = Principal::try_from_slice(id) else {
             return Ok(None);
@@ -110,12 +112,12 @@ impl CanisterRecord {
         state.version = self.version;
         state.certified_data = self.certified_data;
         state.global_timer_ns = self.global_timer_ns;
-        state.stable = memory(STABLE, self.stable_pages)?;
+        state.stable = stable(self.stable_pages)?;
         if let Some(installed) = self.installed {
             let Some(module) = modules.get(&installed.module) else {
                 return Ok(None);
             };
-            let heap = memory(HEAP, installed.heap_pages)?;
+            let heap = heap(installed.heap_pages)?;
             state.installed = Some(Installed {
                 module: Arc::clone(module),
                 heap,
@@ -140,13 +142,14 @@ pub(super) fn modules(state: &ReplicatedState) -> BTreeMap<[u8; 32], Arc<Module>
 }
 
 /// The memories, by canister and kind.
-pub(super) fn memories(state: &ReplicatedState) -> super::Memories<'_> {
-    let mut memories = BTreeMap::new();
-    for (id, canister) in state.canisters() {
-        memories.insert((id.as_slice(), STABLE), &canister.state.stable);
-        if let Some(installed) = &canister.state.installed {
-            memories.insert((id.as_slice(), HEAP), &installed.heap);
-        }
-    }
-    memories
+pub(super) fn memories(
+    state: &ReplicatedState,
+) -> (super::Memories<'_, Heap>, super::Memories<'_, PagedMemory>) {
+    let canisters = state.canisters().iter();
+    let heaps = canisters.clone().filter_map(|(id, canister)| {
+        let installed = canister.state.installed.as_ref()?;
+        Some((id.as_slice(), &installed.heap))
+    });
+    let stable = canisters.map(|(id, canister)| (id.as_slice(), &canister.state.stable));
+    (heaps.collect(), stable.collect())
 }

@@ -1,0 +1,336 @@
+//! Fork-join inside one message: `lockstep.fork`.
+//!
+//! # Design
+//! The forking instance waits in the import. What it has done so far becomes a version of its heap, which
+//! every task's instance maps privately; globals, tables and the rest of the stack are those at the fork.
+//! Tasks write into private pages; their windows are copied into the caller's heap. Tasks run on the
+//! engine's threads in any order, each by itself; inside a task they run one after another.
+//!
+//! # Determinism
+//! A task is a function of the snapshot and its index. Windows do not overlap, quotas are the same for
+//! every task, and if tasks trap, the one of the lowest index counts: those above it are neither paid
+//! for nor heard.
+//!
+//! # Units and bounds
+//! Pages are of 4 KiB. A task's private pages are those in which its heap differs from the snapshot at
+//! the end, and all by which it grew.
+use crate::{
+    engine::Instructions,
+    heap::{Heap, LEAF_BYTES, PAGE_BYTES, Window},
+    host::{Contexts, Host, HostTrap, Imports, charge, code, context, enter, left, read, trapped},
+    instance::{Running, value},
+    instrument::reserved,
+    lockstep_api::SessionTable,
+    stable::StableMemory,
+    state::GlobalValue,
+};
+use std::{
+    num::NonZeroU32,
+    ops::Range,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use wasmtime::{Caller, Val};
+
+/// Most tasks of one fork.
+pub const TASKS_MAX: u32 = 65_536;
+/// Price of a fork, plus [`FORK_TASK`] for each task. The tasks' own instructions come on top.
+pub const FORK: Instructions = 500_000;
+/// Price of a task beside its own instructions.
+pub const FORK_TASK: Instructions = 50_000;
+/// Stack units that a fork inside a task takes of those left.
+const FORK_DEPTH: i32 = 256 * 1024;
+/// Where a fork may stand: in every message, and in its tasks.
+const CONTEXTS: Contexts = context::ANY | context::FORK;
+
+/// Defines `lockstep.fork`.
+pub(crate) fn define(imports: &mut Imports) {
+    imports.add(
+        "lockstep",
+        "fork",
+        |mut caller: Caller<'_, Host>,
+         task: i32,
+         environment: i32,
+         count: i32,
+         windows: i32,
+         instructions: i64,
+         pages: i32|
+         -> wasmtime::Result<()> {
+            enter(&mut caller, ("lockstep", "fork"), CONTEXTS, FORK)?;
+            let count = count.cast_unsigned();
+            if count > TASKS_MAX {
+                return trapped(format!(
+                    "lockstep.fork: {count} tasks, more than {TASKS_MAX}"
+                ));
+            }
+            charge(&mut caller, u64::from(count) * FORK_TASK)?;
+            let windows = read_windows(&mut caller, windows, count)?;
+            let tasks = Tasks {
+                function: task,
+                environment,
+                instructions: instructions.cast_unsigned().min(i64::MAX.cast_unsigned()),
+                pages: u64::from(pages.cast_unsigned()),
+            };
+            fork(&mut caller, &tasks, windows)
+        },
+    );
+}
+
+/// What all tasks of a fork have in common.
+struct Tasks {
+    function: i32,
+    environment: i32,
+    instructions: Instructions,
+    pages: u64,
+}
+
+/// What a task starts from.
+struct Snapshot {
+    heap: Heap,
+    globals: Vec<GlobalValue>,
+    depth: i32,
+}
+
+/// What a task leaves.
+struct Outcome {
+    used: Instructions,
+    debug: Vec<String>,
+    trap: Option<(u16, String)>,
+}
+
+/// Pairs of a start and a size, both u32.
+fn read_windows(
+    caller: &mut Caller<'_, Host>,
+    start: i32,
+    count: u32,
+) -> wasmtime::Result<Vec<Range<usize>>> {
+    let bytes = read(caller, "fork", start, (count * 8).cast_signed())?;
+    let words = bytes
+        .as_chunks()
+        .0
+        .iter()
+        .map(|word| u32::from_le_bytes(*word) as usize);
+    let words: Vec<_> = words.collect();
+    let windows = words.as_chunks().0.iter();
+    Ok(windows.map(|[start, size]| *start..start + size).collect())
+}
+
+fn fork(
+    caller: &mut Caller<'_, Host>,
+    tasks: &Tasks,
+    windows: Vec<Range<usize>>,
+) -> wasmtime::Result<()> {
+    let count = windows.len();
+    let nested = caller.data().context == context::FORK;
+    // Tasks of tasks run one after another.
+    let lanes = if nested {
+        NonZeroU32::MIN
+    } else {
+        caller.data().lanes
+    };
+    let longest = (count as u64).div_ceil(u64::from(lanes.get()));
+    let reserved = longest.saturating_mul(tasks.instructions);
+    if reserved > left(caller).max(0).cast_unsigned() {
+        return Err(HostTrap::OutOfInstructions.into());
+    }
+    let globals = globals(caller);
+    let depth = global(caller, reserved::DEPTH);
+    let depth = depth.i32().expect("the depth is an i32") - FORK_DEPTH;
+    if depth < 0 {
+        return trapped("stack overflow");
+    }
+    // Away from the host, so that tasks can be given copies of it.
+    let Some(mut view) = caller.data_mut().view.take() else {
+        return trapped("lockstep.fork: the canister has no memory");
+    };
+    let snapshot = Snapshot {
+        heap: view.snapshot(),
+        globals,
+        depth,
+    };
+    let outcomes = view
+        .windows(&windows)
+        .map(|windows| run_all(caller.data(), tasks, &snapshot, windows));
+    let host = caller.data_mut();
+    host.view = Some(view);
+    match outcomes {
+        None => trapped("lockstep.fork: windows overlap or lie outside of the heap"),
+        Some(outcomes) => settle(caller, lanes, outcomes),
+    }
+}
+
+/// Runs the tasks, or those up to one that traps.
+fn run_all(
+    host: &Host,
+    tasks: &Tasks,
+    snapshot: &Snapshot,
+    windows: Vec<Window<'_>>,
+) -> Vec<Outcome> {
+    let count = windows.len();
+    let slots: Vec<_> = windows
+        .into_iter()
+        .map(|window| Mutex::new((Some(window), None)))
+        .collect();
+    let next = AtomicUsize::new(0);
+    let trapped = AtomicUsize::new(count);
+    let workers = host.engine.workers();
+    workers.run(workers.threads(), &|_| {
+        loop {
+            let index = next.fetch_add(1, Ordering::Relaxed);
+            // What is behind a task that trapped is not heard.
+            if index >= count || index > trapped.load(Ordering::Relaxed) {
+                return;
+            }
+            let window = lock(&slots[index]).0.take().expect("a task runs once");
+            let outcome = run(task_host(host, tasks), tasks, snapshot, index, window);
+            if outcome.trap.is_some() {
+                trapped.fetch_min(index, Ordering::Relaxed);
+            }
+            lock(&slots[index]).1 = Some(outcome);
+        }
+    });
+    let outcomes = slots.into_iter().map_while(|slot| {
+        let slot = slot.into_inner().unwrap_or_else(PoisonError::into_inner);
+        slot.1
+    });
+    outcomes.collect()
+}
+
+/// Runs one task in an instance of its own.
+fn run(
+    host: Host,
+    tasks: &Tasks,
+    snapshot: &Snapshot,
+    index: usize,
+    window: Window<'_>,
+) -> Outcome {
+    let engine = host.engine.clone();
+    let mut running = Running::new(&engine, host, tasks.instructions);
+    running.set_globals(&snapshot.globals);
+    running.set_depth(snapshot.depth);
+    let view = running.map(&engine, &snapshot.heap);
+    let host = running.store.data_mut();
+    host.view = view;
+    host.growth_pages_max = Some(snapshot.heap.size_pages() + tasks.pages / PAGES_PER_WASM_PAGE);
+    let arguments = (tasks.function, tasks.environment, index as i32);
+    let result = running.call(reserved::TASK, arguments);
+    let (used, exceeded) = running.used();
+    let trap = match result {
+        _ if exceeded => Some(running.exceeded()),
+        Ok(()) => finish(&running, tasks, snapshot, window),
+        Err(error) => Some(running.classify(&error)),
+    };
+    let debug = std::mem::take(&mut running.store.data_mut().debug);
+    Outcome { used, debug, trap }
+}
+
+/// Pages of the processor in one of Wasm.
+const PAGES_PER_WASM_PAGE: u64 = (PAGE_BYTES / LEAF_BYTES) as u64;
+
+/// Checks a task's pages and joins its window.
+fn finish(
+    running: &Running,
+    tasks: &Tasks,
+    snapshot: &Snapshot,
+    window: Window<'_>,
+) -> Option<(u16, String)> {
+    let view = running.store.data().view.as_ref()?;
+    let pages = view.private_pages(&snapshot.heap, tasks.pages);
+    if pages > tasks.pages {
+        let text = format!(
+            "Canister trapped: {pages} private pages, more than the quota of {}",
+            tasks.pages
+        );
+        return Some((code::TRAPPED, text));
+    }
+    window.join(view);
+    None
+}
+
+/// Charges for the tasks up to the first that trapped, and traps as it did.
+fn settle(
+    caller: &mut Caller<'_, Host>,
+    lanes: NonZeroU32,
+    outcomes: Vec<Outcome>,
+) -> wasmtime::Result<()> {
+    let mut times = vec![0; (lanes.get() as usize).min(outcomes.len())];
+    let mut sum: Instructions = 0;
+    let mut trap = None;
+    for (index, outcome) in outcomes.into_iter().enumerate() {
+        let lane = index % times.len();
+        times[lane] += outcome.used;
+        sum += outcome.used;
+        for line in outcome.debug {
+            caller.data_mut().print(line.as_bytes());
+        }
+        if let Some((code, text)) = outcome.trap {
+            trap = Some((code, format!("{text} (task {index} of a fork)")));
+            break;
+        }
+    }
+    let time = times.into_iter().max().unwrap_or(0);
+    caller.data_mut().overlap += sum - time;
+    charge(caller, time)?;
+    match trap {
+        None => Ok(()),
+        Some((code, text)) => Err(HostTrap::Refused { code, text }.into()),
+    }
+}
+
+/// What a task can reach: the message as its caller has it, and nothing to change.
+fn task_host(host: &Host, tasks: &Tasks) -> Host {
+    Host {
+        engine: host.engine.clone(),
+        module: Arc::clone(&host.module),
+        view: None,
+        growth_pages_max: None,
+        lanes: host.lanes,
+        overlap: 0,
+        context: context::FORK,
+        method: String::new(),
+        caller: host.caller,
+        argument: Arc::clone(&host.argument),
+        canister_id: host.canister_id,
+        controllers: Arc::clone(&host.controllers),
+        cycles: host.cycles,
+        version: host.version,
+        time_ns: host.time_ns,
+        subnet_id: host.subnet_id,
+        root_key: Arc::clone(&host.root_key),
+        data_certificate: None,
+        replicated: host.replicated,
+        instruction_limit: tasks.instructions,
+        stable: StableMemory::default(),
+        reply: Vec::new(),
+        response: None,
+        call_pending: false,
+        accepted: false,
+        certified_data: None,
+        global_timer: (0, false),
+        sessions: SessionTable::default(),
+        debug: Vec::new(),
+        debug_bytes: 0,
+        memory: None,
+        counter: None,
+    }
+}
+
+fn globals(caller: &mut Caller<'_, Host>) -> Vec<GlobalValue> {
+    let module = Arc::clone(&caller.data().module);
+    let names = module.persistent_globals().iter();
+    names.map(|name| value(global(caller, name))).collect()
+}
+
+fn global(caller: &mut Caller<'_, Host>, name: &str) -> Val {
+    caller
+        .get_export(name)
+        .and_then(wasmtime::Extern::into_global)
+        .expect("instrumentation exports it")
+        .get(caller)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,220 @@
+use super::*;
+use proptest::prelude::*;
+use view::Slot;
+
+/// Addresses enough for the tests.
+const CAPACITY: usize = 64 * PAGE_BYTES;
+
+fn view(heap: &Heap) -> View {
+    let slot = Slot::reserve(CAPACITY, PAGE_BYTES).unwrap();
+    View::new(Arc::new(slot), heap)
+}
+
+fn heap(bytes: &[u8]) -> Heap {
+    let pages = (0..).zip(bytes.chunks_exact(PAGE_BYTES));
+    Heap::from_pages((bytes.len() / PAGE_BYTES) as u64, pages)
+}
+
+fn bytes(heap: &Heap) -> Vec<u8> {
+    let pages = (0..heap.size_pages()).map(|index| heap.page(index));
+    pages.flatten().collect()
+}
+
+#[test]
+fn a_commit_makes_a_version_and_leaves_the_old_one() {
+    let first = heap(&vec![7; 2 * PAGE_BYTES]);
+    let mut message = view(&first);
+    message.bytes_mut()[PAGE_BYTES + 5] = 1;
+    message.grow(3 * PAGE_BYTES);
+    message.bytes_mut()[2 * PAGE_BYTES] = 2;
+    let second = message.commit();
+
+    assert_eq!(bytes(&first), vec![7; 2 * PAGE_BYTES]);
+    let mut expected = vec![7; 2 * PAGE_BYTES];
+    expected.resize(3 * PAGE_BYTES, 0);
+    expected[PAGE_BYTES + 5] = 1;
+    expected[2 * PAGE_BYTES] = 2;
+    assert_eq!(bytes(&second), expected);
+    assert_eq!(second.changed(&first), BTreeSet::from([1, 2]));
+    assert_eq!(second.digest(), heap(&expected).digest());
+    assert_ne!(second.digest(), first.digest());
+}
+
+#[test]
+fn a_message_that_changes_nothing_makes_no_version() {
+    let first = heap(&vec![7; PAGE_BYTES]);
+    let mut message = view(&first);
+    message.bytes_mut()[0] = 7;
+    let second = message.commit();
+    assert_eq!(second.version().unwrap().1, first.version().unwrap().1);
+    assert_eq!(second.changed(&first), BTreeSet::new());
+}
+
+#[test]
+fn dropped_effects_leave_no_trace_in_what_follows() {
+    let first = heap(&vec![7; PAGE_BYTES]);
+    let mut dropped = view(&first);
+    dropped.grow(2 * PAGE_BYTES);
+    dropped.bytes_mut().fill(9);
+    let dropped = dropped.commit();
+    // Moves the base to the version that is then dropped.
+    drop(view(&dropped));
+    drop(dropped);
+
+    let mut message = view(&first);
+    message.grow(2 * PAGE_BYTES);
+    assert!(
+        message.bytes_mut()[PAGE_BYTES..]
+            .iter()
+            .all(|byte| *byte == 0)
+    );
+    let second = message.commit();
+    let mut expected = vec![7; PAGE_BYTES];
+    expected.resize(2 * PAGE_BYTES, 0);
+    assert_eq!(bytes(&second), expected);
+    assert_eq!(second.digest(), heap(&expected).digest());
+}
+
+#[test]
+fn an_empty_heap_can_grow() {
+    let mut message = view(&Heap::default());
+    assert!(message.bytes_mut().is_empty());
+    message.grow(PAGE_BYTES);
+    message.bytes_mut()[9] = 9;
+    let grown = message.commit();
+    assert_eq!(grown.page(0)[9], 9);
+    assert_eq!(grown.changed(&Heap::default()), BTreeSet::from([0]));
+    assert_eq!(
+        Heap::default().digest(),
+        Heap::from_pages(0, [] as [(u64, &[u8]); 0]).digest()
+    );
+}
+
+#[test]
+fn both_ways_to_find_written_pages_agree() {
+    let first = heap(&vec![7; 40 * PAGE_BYTES]);
+    let mut message = view(&first);
+    message.grow(50 * PAGE_BYTES);
+    let bytes = message.bytes_mut();
+    let mut expected = BTreeSet::new();
+    // Every other page for long enough that one answer of the kernel cannot hold them all.
+    for leaf in (0..bytes.len() / LEAF_BYTES).step_by(2).skip(7) {
+        bytes[leaf * LEAF_BYTES] = 1;
+        expected.insert(leaf);
+    }
+    // Reading is not writing.
+    assert_eq!(bytes[LEAF_BYTES], 7);
+    assert_eq!(bytes[45 * PAGE_BYTES + LEAF_BYTES], 0);
+    let start = bytes.as_ptr().addr();
+    let mapping = start..start + bytes.len();
+    let leaves = |ranges: Vec<std::ops::Range<usize>>| -> BTreeSet<usize> {
+        let addresses = ranges
+            .into_iter()
+            .flat_map(|range| range.step_by(LEAF_BYTES));
+        addresses
+            .map(|address| (address - start) / LEAF_BYTES)
+            .collect()
+    };
+    let read = leaves(dirty::read(mapping.clone()).unwrap());
+    // Zeros that were only read may count as written: their content tells.
+    assert!(read.is_superset(&expected), "{read:?}");
+    assert!(read.len() <= expected.len() + 1, "{read:?}");
+    match dirty::scan(mapping.clone()) {
+        Ok(scanned) => assert_eq!(leaves(scanned), read),
+        Err(error) => eprintln!("SKIPPED: this kernel does not scan: {error}"),
+    }
+    assert_eq!(leaves(dirty::written(mapping).unwrap()), read);
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    /// A message on one of the heaps.
+    Message {
+        heap: usize,
+        writes: Vec<(usize, u8)>,
+        grows: usize,
+    },
+    /// A view that stays open.
+    Query(usize),
+    EndQuery(usize),
+    Forget(usize),
+    Digest(usize),
+}
+
+fn steps() -> impl Strategy<Value = Vec<Step>> {
+    let writes = prop::collection::vec((any::<usize>(), any::<u8>()), 0..6);
+    let step = prop_oneof![
+        4 => (any::<usize>(), writes, 0..2_usize)
+            .prop_map(|(heap, writes, grows)| Step::Message { heap, writes, grows }),
+        2 => any::<usize>().prop_map(Step::Query),
+        2 => any::<usize>().prop_map(Step::EndQuery),
+        3 => any::<usize>().prop_map(Step::Forget),
+        1 => any::<usize>().prop_map(Step::Digest),
+    ];
+    prop::collection::vec(step, 1..40)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(200))]
+
+    /// Versions and open views against plain copies.
+    #[test]
+    fn versions_behave_like_copies(steps in steps()) {
+        let start = vec![3; PAGE_BYTES];
+        let mut heaps = vec![(heap(&start), start)];
+        let mut queries: Vec<(View, Vec<u8>)> = Vec::new();
+        for step in steps {
+            match step {
+                Step::Message { heap, writes, grows } => {
+                    let (heap, mut content) = heaps[heap % heaps.len()].clone();
+                    let mut message = view(&heap);
+                    prop_assert!(message.bytes_mut() == content);
+                    if content.len() < 4 * PAGE_BYTES {
+                        content.resize(content.len() + grows * PAGE_BYTES, 0);
+                        message.grow(content.len());
+                    }
+                    for (offset, byte) in writes {
+                        let offset = offset % content.len();
+                        content[offset] = byte;
+                        message.bytes_mut()[offset] = byte;
+                    }
+                    heaps.push((message.commit(), content));
+                }
+                Step::Query(index) => {
+                    let (heap, content) = &heaps[index % heaps.len()];
+                    queries.push((view(heap), content.clone()));
+                }
+                Step::EndQuery(index) if !queries.is_empty() => {
+                    let index = index % queries.len();
+                    let (mut query, content) = queries.swap_remove(index);
+                    prop_assert!(query.bytes_mut() == content);
+                }
+                Step::Forget(index) if heaps.len() > 1 => {
+                    let index = index % heaps.len();
+                    heaps.swap_remove(index);
+                }
+                Step::Digest(index) => {
+                    let _ = heaps[index % heaps.len()].0.digest();
+                }
+                Step::EndQuery(_) | Step::Forget(_) => {}
+            }
+        }
+        for (mut query, content) in queries {
+            prop_assert!(query.bytes_mut() == content);
+        }
+        for (version, content) in &heaps {
+            prop_assert!(bytes(version) == *content);
+            prop_assert_eq!(version.digest(), heap(content).digest());
+            for (other, others) in &heaps {
+                let changed = version.changed(other);
+                for page in 0..content.len().max(others.len()) / PAGE_BYTES {
+                    let range = page * PAGE_BYTES..(page + 1) * PAGE_BYTES;
+                    prop_assert!(
+                        content.get(range.clone()) == others.get(range)
+                            || changed.contains(&(page as u64))
+                    );
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,375 @@
+//! A heap in the address space of a Wasm instance.
+//!
+//! # Design
+//! Every linear memory is a *slot*: addresses for all that Wasm can reach and a guard behind them. A
+//! *view* maps a version's file there, privately: what the instance writes stays its own, and the
+//! operating system knows which pages those are. Growth maps zeros.
+//!
+//! # Errors
+//! Failures are this machine's; a caller in replicated code ends the replica.
+use super::{
+    Heap, LEAF_BYTES, Leaf, dirty,
+    image::{Delta, Image, Number},
+    provided,
+};
+use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
+use std::{
+    collections::BTreeMap,
+    io,
+    marker::PhantomData,
+    ops::Range,
+    ptr::NonNull,
+    sync::{
+        Arc, Mutex, PoisonError, Weak,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+
+/// Addresses of one linear memory.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    start: NonNull<u8>,
+    reserved: usize,
+    capacity: usize,
+    size: AtomicUsize,
+}
+
+// SAFETY: a slot is a range of addresses; what is there is accessed by the instance that owns it, and
+// by its view while that instance does not run.
+unsafe impl Send for Slot {}
+// SAFETY: as above.
+unsafe impl Sync for Slot {}
+
+impl Slot {
+    pub(super) fn reserve(capacity: usize, guard: usize) -> io::Result<Self> {
+        let reserved = capacity + guard;
+        // SAFETY: new addresses, which nothing refers to.
+        let start = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                reserved,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        Ok(Self {
+            start: NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            reserved,
+            capacity,
+            size: AtomicUsize::new(0),
+        })
+    }
+
+    fn size(&self) -> usize {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    /// Replaces what is mapped at `range`.
+    fn map(&self, range: Range<usize>, content: Content<'_>) -> io::Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        assert!(
+            range.end <= self.capacity,
+            "beyond the slot: {range:?} of {}",
+            self.capacity
+        );
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        let length = range.len();
+        // SAFETY: the addresses are within the reservation.
+        let at = unsafe { self.start.add(range.start) }.as_ptr().cast();
+        // SAFETY: the addresses are this slot's; no reference to what was mapped there exists, since the
+        // instance does not run.
+        unsafe {
+            match content {
+                Content::Nothing => mmap_anonymous(at, length, ProtFlags::empty(), flags),
+                Content::Zeros => {
+                    mmap_anonymous(at, length, ProtFlags::READ | ProtFlags::WRITE, flags)
+                }
+                Content::Image(image) => mmap(
+                    at,
+                    length,
+                    ProtFlags::READ | ProtFlags::WRITE,
+                    flags,
+                    image.file(),
+                    range.start as u64,
+                ),
+            }
+        }?;
+        Ok(())
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // SAFETY: the whole reservation; the instance that used it is gone.
+        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), self.reserved) };
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}
+
+enum Content<'a> {
+    /// Access traps.
+    Nothing,
+    Zeros,
+    Image(&'a Image),
+}
+
+/// Makes slots for the Wasm engine and finds them again by their address.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    made: Mutex<BTreeMap<usize, Weak<Slot>>>,
+}
+
+impl Slots {
+    /// The slot whose memory starts at `start`.
+    pub(crate) fn find(&self, start: *const u8) -> Option<Arc<Slot>> {
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.remove(&start.addr())?.upgrade()
+    }
+}
+
+// SAFETY: a slot is as large as asked for, page aligned, has its guard, and never moves.
+unsafe impl MemoryCreator for Slots {
+    fn new_memory(
+        &self,
+        _: MemoryType,
+        minimum: usize,
+        _: Option<usize>,
+        reserved: Option<usize>,
+        guard: usize,
+    ) -> Result<Box<dyn LinearMemory>, String> {
+        let capacity = reserved.ok_or("a memory of no fixed reservation")?;
+        let make = || {
+            let slot = Slot::reserve(capacity, guard)?;
+            slot.map(0..minimum, Content::Zeros)?;
+            slot.size.store(minimum, Ordering::Relaxed);
+            io::Result::Ok(Arc::new(slot))
+        };
+        let slot = make().map_err(|error| error.to_string())?;
+        let mut made = self.made.lock().unwrap_or_else(PoisonError::into_inner);
+        made.retain(|_, slot| slot.strong_count() > 0);
+        made.insert(slot.start.addr().get(), Arc::downgrade(&slot));
+        Ok(Box::new(SlotMemory(slot)))
+    }
+}
+
+struct SlotMemory(Arc<Slot>);
+
+// SAFETY: `byte_size` bytes are mapped, and `byte_capacity` reserved, at an address that stays.
+unsafe impl LinearMemory for SlotMemory {
+    fn byte_size(&self) -> usize {
+        self.0.size()
+    }
+
+    fn byte_capacity(&self) -> usize {
+        self.0.capacity
+    }
+
+    fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
+        let old = self.0.size();
+        if new_size > old {
+            self.0.map(old..new_size, Content::Zeros)?;
+            self.0.size.store(new_size, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        self.0.start.as_ptr()
+    }
+}
+
+/// A version in a slot. The instance must learn the new size by growing by nothing.
+#[derive(Debug)]
+pub(crate) struct View {
+    slot: Arc<Slot>,
+    heap: Heap,
+    entered: Option<Entered>,
+}
+
+#[derive(Debug)]
+struct Entered {
+    image: Arc<Image>,
+    version: Number,
+}
+
+impl Drop for Entered {
+    fn drop(&mut self) {
+        self.image.leave();
+    }
+}
+
+impl View {
+    /// Puts a heap in the place of what the slot holds. The slot's instance does not run.
+    pub(crate) fn new(slot: Arc<Slot>, heap: &Heap) -> Self {
+        provided(Self::try_new(slot, heap))
+    }
+
+    fn try_new(slot: Arc<Slot>, heap: &Heap) -> io::Result<Self> {
+        let size = heap.size_bytes() as usize;
+        let old = slot.size();
+        slot.map(size.min(old)..old, Content::Nothing)?;
+        let mut entered = None;
+        if let Some((image, version)) = heap.version() {
+            let patches = image.enter(version)?;
+            entered = Some(Entered {
+                image: Arc::clone(image),
+                version,
+            });
+            slot.map(0..size, Content::Image(image))?;
+            for (leaf, bytes) in patches {
+                let offset = leaf as usize * LEAF_BYTES;
+                if offset < size {
+                    // SAFETY: mapped above for writing; the instance does not run.
+                    unsafe {
+                        std::ptr::copy_nonoverlapping(
+                            bytes.as_ptr(),
+                            slot.start.as_ptr().add(offset),
+                            LEAF_BYTES,
+                        );
+                    }
+                }
+            }
+        }
+        slot.size.store(size, Ordering::Relaxed);
+        Ok(Self {
+            slot,
+            heap: heap.clone(),
+            entered,
+        })
+    }
+
+    /// What the instance would see.
+    #[cfg(test)]
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        // SAFETY: mapped for writing; there is no instance in tests of a view alone.
+        unsafe { std::slice::from_raw_parts_mut(self.slot.start.as_ptr(), self.slot.size()) }
+    }
+
+    /// Grows as the instance would.
+    #[cfg(test)]
+    pub(super) fn grow(&mut self, size: usize) {
+        SlotMemory(Arc::clone(&self.slot)).grow_to(size).unwrap();
+    }
+
+    /// The heap as the instance has left it. It does not run any more.
+    pub(crate) fn commit(self) -> Heap {
+        let delta = provided(self.delta());
+        let size = self.slot.size() as u64;
+        drop(self.entered);
+        provided(self.heap.changed_by(delta, size))
+    }
+
+    /// Makes what the instance has done so far a version, on which it goes on. The instance waits in an
+    /// import.
+    pub(crate) fn snapshot(&mut self) -> Heap {
+        let delta = provided(self.delta());
+        let size = self.slot.size() as u64;
+        if delta.leaves().next().is_some() || size != self.heap.size_bytes() {
+            self.entered = None;
+            let heap = provided(self.heap.changed_by(delta, size));
+            *self = Self::new(Arc::clone(&self.slot), &heap);
+        }
+        self.heap.clone()
+    }
+
+    /// What differs from the heap that was mapped.
+    fn delta(&self) -> io::Result<Delta> {
+        let mut delta = Delta::default();
+        let mut old = [0; LEAF_BYTES];
+        for leaf in self.written()? {
+            let bytes = self.leaf(leaf);
+            match &self.entered {
+                Some(Entered { image, version }) => image.read_leaf(*version, leaf, &mut old)?,
+                None => old.fill(0),
+            }
+            if *bytes != old {
+                delta.insert(leaf, bytes);
+            }
+        }
+        Ok(delta)
+    }
+
+    /// In how many pages this heap differs from `snapshot`, which was mapped, counting all by which it has
+    /// grown; exact when above `limit`, which is all that is asked then.
+    pub(crate) fn private_pages(&self, snapshot: &Heap, limit: u64) -> u64 {
+        let old_leaves = snapshot.size_bytes() / LEAF_BYTES as u64;
+        let grown = (self.slot.size() / LEAF_BYTES) as u64 - old_leaves;
+        if old_leaves + grown <= limit {
+            return grown;
+        }
+        let written = provided(self.written()).filter(|leaf| u64::from(*leaf) < old_leaves);
+        let at_most = grown + written.count() as u64;
+        if at_most <= limit {
+            return at_most;
+        }
+        let delta = provided(self.delta());
+        let changed = delta.leaves();
+        grown + changed.filter(|leaf| u64::from(*leaf) < old_leaves).count() as u64
+    }
+
+    /// The leaves that may have been written.
+    fn written(&self) -> io::Result<impl Iterator<Item = Leaf> + use<>> {
+        let start = self.slot.start.addr().get();
+        let ranges = dirty::written(start..start + self.slot.size())?;
+        let addresses = ranges
+            .into_iter()
+            .flat_map(|range| range.step_by(LEAF_BYTES));
+        Ok(addresses.map(move |address| ((address - start) / LEAF_BYTES) as Leaf))
+    }
+
+    /// A leaf of what the instance sees.
+    fn leaf(&self, leaf: Leaf) -> &[u8; LEAF_BYTES] {
+        let offset = leaf as usize * LEAF_BYTES;
+        assert!(offset < self.slot.size(), "leaf outside of the heap");
+        // SAFETY: within the mapping, of which a leaf is a whole page; the instance does not run.
+        unsafe { self.slot.start.add(offset).cast().as_ref() }
+    }
+
+    /// Parts of this heap that tasks will fill, in their order; `None` when two overlap or one lies
+    /// outside. The instance waits in an import.
+    pub(crate) fn windows(&mut self, ranges: &[Range<usize>]) -> Option<Vec<Window<'_>>> {
+        let mut sorted: Vec<_> = ranges.iter().filter(|range| !range.is_empty()).collect();
+        sorted.sort_unstable_by_key(|range| range.start);
+        let outside = ranges.iter().any(|range| range.end > self.slot.size());
+        if outside || sorted.windows(2).any(|pair| pair[0].end > pair[1].start) {
+            return None;
+        }
+        let windows = ranges.iter().map(|range| Window {
+            slot: &self.slot,
+            range: range.clone(),
+            view: PhantomData,
+        });
+        Some(windows.collect())
+    }
+}
+
+/// A part of a heap that no other window of that heap touches.
+#[derive(Debug)]
+pub(crate) struct Window<'view> {
+    slot: &'view Slot,
+    range: Range<usize>,
+    view: PhantomData<&'view mut View>,
+}
+
+impl Window<'_> {
+    /// Copies the same part of a task's heap here. The task does not run any more.
+    pub(crate) fn join(self, task: &View) {
+        assert!(
+            self.range.end <= task.slot.size()
+                && !Arc::as_ptr(&task.slot).eq(&std::ptr::from_ref(self.slot)),
+            "a task's heap is its own and at least as large"
+        );
+        // SAFETY: both within their mappings, which differ; neither instance runs, and no other window
+        // has this part.
+        unsafe {
+            std::ptr::copy_nonoverlapping(
+                task.slot.start.as_ptr().add(self.range.start),
+                self.slot.start.as_ptr().add(self.range.start),
+                self.range.len(),
+            );
+        }
+    }
+}
