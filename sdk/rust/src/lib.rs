@@ -1,7 +1,7 @@
-//! Models and generation sessions for Rust canisters, beside `ic-cdk`.
+//! Models, generation sessions and parallel work for Rust canisters, beside `ic-cdk`.
 //!
-//! A canister that links this crate imports the module `lockstep` and installs on Lockstep subnets
-//! only. A [`Session`] is started and permitted tokens in one message; the subnet generates them
+//! A canister that uses more of this crate than [`parallel`] with feature `sequential` imports the
+//! module `lockstep` and installs on Lockstep subnets only. A [`Session`] is started and permitted tokens in one message; the subnet generates them
 //! over the following blocks; later messages read them.
 //!
 //! # Errors
@@ -23,6 +23,7 @@
 //! # Ok(())
 //! # }
 //! ```
+pub mod parallel;
 mod sys;
 
 /// Most bytes of a prompt.

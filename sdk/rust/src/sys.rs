@@ -101,3 +101,70 @@ pub(crate) fn session_error_copy(session: i64, reason: &mut [u8]) {
     // SAFETY: the host writes exactly `reason.len()` bytes into a live slice or traps.
     unsafe { raw::session_error_copy(session, reason.as_mut_ptr(), 0, reason.len()) }
 }
+
+/// A part of memory that a task fills.
+#[cfg(all(target_arch = "wasm32", not(feature = "sequential")))]
+#[repr(C)]
+pub(crate) struct Window {
+    pub(crate) start: usize,
+    pub(crate) bytes: usize,
+}
+
+/// A task, entered with the environment's address and its index.
+#[cfg(all(target_arch = "wasm32", not(feature = "sequential")))]
+pub(crate) type Task = unsafe extern "C" fn(*const (), u32);
+
+#[cfg(all(target_arch = "wasm32", not(feature = "sequential")))]
+mod fork {
+    use super::{Task, Window};
+
+    #[link(wasm_import_module = "lockstep")]
+    unsafe extern "C" {
+        pub(super) fn fork(
+            task: Task,
+            environment: *const (),
+            count: usize,
+            windows: *const Window,
+            instructions: i64,
+            pages: u32,
+        );
+    }
+
+    #[link(wasm_import_module = "ic0")]
+    unsafe extern "C" {
+        pub(super) safe fn performance_counter(kind: i32) -> i64;
+    }
+}
+
+/// Runs a task per window and returns when all are done.
+///
+/// # Safety
+/// `task` may be entered with `environment` and every index below the number of windows, and the
+/// windows hold data of which any bytes are valid and to which nothing else refers.
+#[cfg(all(target_arch = "wasm32", not(feature = "sequential")))]
+pub(crate) unsafe fn fork(
+    task: Task,
+    environment: *const (),
+    windows: &[Window],
+    instructions: u64,
+    pages: u32,
+) {
+    let instructions = i64::try_from(instructions).unwrap_or(i64::MAX);
+    // SAFETY: the host reads the windows from a live slice; the rest is the caller's promise.
+    unsafe {
+        fork::fork(
+            task,
+            environment,
+            windows.len(),
+            windows.as_ptr(),
+            instructions,
+            pages,
+        );
+    }
+}
+
+/// Instructions that this message has used.
+#[cfg(all(target_arch = "wasm32", not(feature = "sequential")))]
+pub(crate) fn instructions_used() -> u64 {
+    fork::performance_counter(0).cast_unsigned()
+}
