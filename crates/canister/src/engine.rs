@@ -247,17 +247,9 @@ impl Engine {
         call: &Call,
         environment: &Environment<'_>,
     ) -> Execution {
-        // The message gets a stack of its own size, whichever thread asks.
-        thread::scope(|scope| {
-            let thread = thread::Builder::new()
-                .name("message".into())
-                .stack_size(NATIVE_STACK_BYTES);
-            let message =
-                thread.spawn_scoped(scope, || execute::execute(self, state, call, environment));
-            match message.expect("a thread can be started").join() {
-                Ok(execution) => execution,
-                Err(panic) => std::panic::resume_unwind(panic),
-            }
+        // Whichever thread asks, the message gets a stack of its own size.
+        stacker::grow(NATIVE_STACK_BYTES, || {
+            execute::execute(self, state, call, environment)
         })
     }
 }

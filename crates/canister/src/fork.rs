@@ -42,6 +42,8 @@ pub const FORK: Instructions = 500_000;
 pub const FORK_TASK: Instructions = 50_000;
 /// Stack units that a fork inside a task takes of those left.
 const FORK_DEPTH: i32 = 256 * 1024;
+/// Pages of the processor in one of Wasm.
+const PAGES_PER_WASM_PAGE: u64 = (PAGE_BYTES / LEAF_BYTES) as u64;
 /// Where a fork may stand: in every message, and in its tasks.
 const CONTEXTS: Contexts = context::ANY | context::FORK;
 
@@ -169,7 +171,7 @@ fn run_all(
     windows: Vec<Window<'_>>,
 ) -> Vec<Outcome> {
     let count = windows.len();
-    let slots: Vec<_> = windows
+    let places: Vec<_> = windows
         .into_iter()
         .map(|window| Mutex::new((Some(window), None)))
         .collect();
@@ -183,17 +185,17 @@ fn run_all(
             if index >= count || index > trapped.load(Ordering::Relaxed) {
                 return;
             }
-            let window = lock(&slots[index]).0.take().expect("a task runs once");
+            let window = lock(&places[index]).0.take().expect("a task runs once");
             let outcome = run(task_host(host, tasks), tasks, snapshot, index, window);
             if outcome.trap.is_some() {
                 trapped.fetch_min(index, Ordering::Relaxed);
             }
-            lock(&slots[index]).1 = Some(outcome);
+            lock(&places[index]).1 = Some(outcome);
         }
     });
-    let outcomes = slots.into_iter().map_while(|slot| {
-        let slot = slot.into_inner().unwrap_or_else(PoisonError::into_inner);
-        slot.1
+    let outcomes = places.into_iter().map_while(|place| {
+        let place = place.into_inner().unwrap_or_else(PoisonError::into_inner);
+        place.1
     });
     outcomes.collect()
 }
@@ -225,9 +227,6 @@ fn run(
     let debug = std::mem::take(&mut running.store.data_mut().debug);
     Outcome { used, debug, trap }
 }
-
-/// Pages of the processor in one of Wasm.
-const PAGES_PER_WASM_PAGE: u64 = (PAGE_BYTES / LEAF_BYTES) as u64;
 
 /// Checks a task's pages and joins its window.
 fn finish(

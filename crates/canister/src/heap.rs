@@ -12,6 +12,8 @@
 #[allow(unsafe_code)]
 mod dirty;
 mod image;
+#[allow(unsafe_code)]
+mod mapping;
 mod tree;
 #[allow(unsafe_code)]
 mod view;

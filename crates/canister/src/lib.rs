@@ -4,7 +4,7 @@
 //! [`CanisterState`](state::CanisterState); what it changed comes back as
 //! [`Effects`](engine::Effects), which the caller applies or drops. Nothing here knows how messages
 //! are ordered, replicated or received.
-// Mappings, under a running instance: `heap::view` and `heap::dirty`.
+// Mappings and what is under a running instance: `heap::{dirty, mapping, view}`.
 #![deny(unsafe_code)]
 
 pub mod engine;

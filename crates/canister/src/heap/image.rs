@@ -11,6 +11,7 @@
 //! A leaf beyond the size of a version is zeros in that version.
 use super::{
     LEAF_BYTES, Leaf,
+    mapping::Mapping,
     tree::{Tree, leaf_digest},
 };
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
@@ -36,8 +37,9 @@ pub(super) struct Versions {
     /// steps become one when nobody has the version between them.
     deltas: BTreeMap<Number, Delta>,
     live: BTreeSet<Number>,
-    /// Mappings of the file.
+    /// Mappings of the file by instances.
     readers: usize,
+    mapping: Mapping,
     /// Of the newest version, but for the stale leaves.
     tree: Tree,
     stale: BTreeSet<Leaf>,
@@ -158,6 +160,22 @@ impl Image {
         self.lock().read_leaf(&self.file, version, leaf, bytes)
     }
 
+    /// Those of the leaves that are not as in a living version.
+    pub(super) fn differences<'a>(
+        &self,
+        version: Number,
+        leaves: impl Iterator<Item = (Leaf, &'a [u8; LEAF_BYTES])>,
+    ) -> io::Result<Delta> {
+        let mut versions = self.lock();
+        let mut delta = Delta::default();
+        for (leaf, bytes) in leaves {
+            if versions.content(&self.file, version, leaf)? != bytes {
+                delta.insert(leaf, bytes);
+            }
+        }
+        Ok(delta)
+    }
+
     /// The leaves that may differ between two living versions.
     pub(super) fn changed(&self, first: Number, second: Number) -> BTreeSet<Leaf> {
         let (earlier, later) = (first.min(second), first.max(second));
@@ -240,6 +258,17 @@ impl Versions {
         leaf: Leaf,
         bytes: &mut [u8; LEAF_BYTES],
     ) -> io::Result<()> {
+        match self.step(version, leaf) {
+            Some(found) => {
+                *bytes = *found;
+                Ok(())
+            }
+            None => file.read_exact_at(bytes, offset(leaf)),
+        }
+    }
+
+    /// The step that says what a version has at a leaf, if not the file.
+    fn step(&self, version: Number, leaf: Leaf) -> Option<&[u8; LEAF_BYTES]> {
         let found = if version < self.base {
             let mut undo = self.deltas.range(steps(version, self.base));
             undo.find_map(|(_, delta)| delta.leaves.get(&leaf))
@@ -247,13 +276,20 @@ impl Versions {
             let mut redo = self.deltas.range(steps(self.base, version)).rev();
             redo.find_map(|(_, delta)| delta.leaves.get(&leaf))
         };
-        match found {
-            Some(found) => {
-                bytes.copy_from_slice(&**found);
-                Ok(())
-            }
-            None => file.read_exact_at(bytes, offset(leaf)),
-        }
+        found.map(|bytes| &**bytes)
+    }
+
+    /// A leaf's bytes at a version.
+    fn content(
+        &mut self,
+        file: &File,
+        version: Number,
+        leaf: Leaf,
+    ) -> io::Result<&[u8; LEAF_BYTES]> {
+        self.mapping.reach(file, leaf)?;
+        Ok(self
+            .step(version, leaf)
+            .unwrap_or_else(|| self.mapping.leaf(leaf)))
     }
 
     /// What differs between the file and a version.
@@ -272,18 +308,14 @@ impl Versions {
     }
 
     fn digests(
-        &self,
+        &mut self,
         file: &File,
         version: Number,
         leaves: &BTreeSet<Leaf>,
     ) -> io::Result<Vec<(Leaf, [u8; 32])>> {
-        let mut bytes = [0; LEAF_BYTES];
         leaves
             .iter()
-            .map(|&leaf| {
-                self.read_leaf(file, version, leaf, &mut bytes)?;
-                Ok((leaf, leaf_digest(&bytes)))
-            })
+            .map(|&leaf| Ok((leaf, leaf_digest(self.content(file, version, leaf)?))))
             .collect()
     }
 
@@ -321,11 +353,13 @@ impl Versions {
             let keeps = !forward || self.live.range(..step).next().is_some();
             let mut delta = self.deltas.remove(&step).unwrap_or_default();
             for (&leaf, bytes) in &mut delta.leaves {
-                let new = **bytes;
+                self.mapping.reach(file, leaf)?;
+                let place = self.mapping.leaf_mut(leaf);
                 if keeps {
-                    file.read_exact_at(&mut **bytes, offset(leaf))?;
+                    place.swap_with_slice(&mut **bytes);
+                } else {
+                    *place = **bytes;
                 }
-                file.write_all_at(&new, offset(leaf))?;
             }
             if keeps {
                 self.deltas.insert(step, delta);

@@ -277,19 +277,17 @@ impl View {
 
     /// What differs from the heap that was mapped.
     fn delta(&self) -> io::Result<Delta> {
-        let mut delta = Delta::default();
-        let mut old = [0; LEAF_BYTES];
-        for leaf in self.written()? {
-            let bytes = self.leaf(leaf);
-            match &self.entered {
-                Some(Entered { image, version }) => image.read_leaf(*version, leaf, &mut old)?,
-                None => old.fill(0),
-            }
-            if *bytes != old {
-                delta.insert(leaf, bytes);
+        let leaves = self.written()?.map(|leaf| (leaf, self.leaf(leaf)));
+        match &self.entered {
+            Some(Entered { image, version }) => image.differences(*version, leaves),
+            None => {
+                let mut delta = Delta::default();
+                leaves
+                    .filter(|(_, bytes)| **bytes != [0; LEAF_BYTES])
+                    .for_each(|(leaf, bytes)| delta.insert(leaf, bytes));
+                Ok(delta)
             }
         }
-        Ok(delta)
     }
 
     /// In how many pages this heap differs from `snapshot`, which was mapped, counting all by which it has
