@@ -1,7 +1,7 @@
 //! One message in a fresh instance.
 use crate::{
     engine::{Call, Effects, Engine, EntryPoint, Environment, Execution, ExecutionError, Response},
-    heap::{Heap, View},
+    heap::{Heap, Snapshot, View},
     host::{Contexts, Host, code, context},
     instance::Running,
     instrument::reserved,
@@ -60,10 +60,10 @@ pub(crate) fn execute(
     let host = host(engine, state, installed, call, environment, &entry);
     let mut running = Running::new(engine, host, limit);
     let view = if entry.installs {
-        running.map(engine, &installed.module.initial_heap())
+        running.map(engine, Snapshot::from(&installed.module.initial_heap()))
     } else {
         running.set_globals(&installed.globals);
-        running.map(engine, &installed.heap)
+        running.map(engine, Snapshot::from(&installed.heap))
     };
     running.store.data_mut().view = view;
     finish(running, state, installed, &entry)

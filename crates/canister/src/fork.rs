@@ -2,7 +2,7 @@
 //!
 //! # Design
 //! The forking instance waits in the import. What it has done so far becomes a version of its heap, which
-//! every task's instance maps privately; globals, tables and the rest of the stack are those at the fork.
+//! every task's instance maps privately (in a task that forks: changes, which its tasks copy); globals, tables and the rest of the stack are those at the fork.
 //! Tasks write into private pages; their windows are copied into the caller's heap. Tasks run on the
 //! engine's threads in any order, each by itself; inside a task they run one after another.
 //!
@@ -16,7 +16,7 @@
 //! the end, and all by which it grew.
 use crate::{
     engine::Instructions,
-    heap::{Heap, LEAF_BYTES, PAGE_BYTES, Window},
+    heap::{LEAF_BYTES, PAGE_BYTES, Snapshot, Window},
     host::{Contexts, Host, HostTrap, Imports, charge, code, context, enter, left, read, trapped},
     instance::{Running, value},
     instrument::reserved,
@@ -89,8 +89,8 @@ struct Tasks {
 }
 
 /// What a task starts from.
-struct Snapshot {
-    heap: Heap,
+struct Start {
+    heap: Snapshot,
     globals: Vec<GlobalValue>,
     depth: i32,
 }
@@ -147,14 +147,20 @@ fn fork(
     let Some(mut view) = caller.data_mut().view.take() else {
         return trapped("lockstep.fork: the canister has no memory");
     };
-    let snapshot = Snapshot {
-        heap: view.snapshot(),
+    // Tasks that fork side by side cannot each make the next version.
+    let heap = if nested {
+        view.changes()
+    } else {
+        view.version()
+    };
+    let start = Start {
+        heap,
         globals,
         depth,
     };
     let outcomes = view
         .windows(&windows)
-        .map(|windows| run_all(caller.data(), tasks, &snapshot, windows));
+        .map(|windows| run_all(caller.data(), tasks, &start, windows));
     let host = caller.data_mut();
     host.view = Some(view);
     match outcomes {
@@ -164,12 +170,7 @@ fn fork(
 }
 
 /// Runs the tasks, or those up to one that traps.
-fn run_all(
-    host: &Host,
-    tasks: &Tasks,
-    snapshot: &Snapshot,
-    windows: Vec<Window<'_>>,
-) -> Vec<Outcome> {
+fn run_all(host: &Host, tasks: &Tasks, start: &Start, windows: Vec<Window<'_>>) -> Vec<Outcome> {
     let count = windows.len();
     let places: Vec<_> = windows
         .into_iter()
@@ -186,7 +187,7 @@ fn run_all(
                 return;
             }
             let window = lock(&places[index]).0.take().expect("a task runs once");
-            let outcome = run(task_host(host, tasks), tasks, snapshot, index, window);
+            let outcome = run(task_host(host, tasks), tasks, start, index, window);
             if outcome.trap.is_some() {
                 trapped.fetch_min(index, Ordering::Relaxed);
             }
@@ -201,27 +202,21 @@ fn run_all(
 }
 
 /// Runs one task in an instance of its own.
-fn run(
-    host: Host,
-    tasks: &Tasks,
-    snapshot: &Snapshot,
-    index: usize,
-    window: Window<'_>,
-) -> Outcome {
+fn run(host: Host, tasks: &Tasks, start: &Start, index: usize, window: Window<'_>) -> Outcome {
     let engine = host.engine.clone();
     let mut running = Running::new(&engine, host, tasks.instructions);
-    running.set_globals(&snapshot.globals);
-    running.set_depth(snapshot.depth);
-    let view = running.map(&engine, &snapshot.heap);
+    running.set_globals(&start.globals);
+    running.set_depth(start.depth);
+    let view = running.map(&engine, start.heap.clone());
     let host = running.store.data_mut();
     host.view = view;
-    host.growth_pages_max = Some(snapshot.heap.size_pages() + tasks.pages / PAGES_PER_WASM_PAGE);
+    host.growth_pages_max = Some(start.heap.size_pages() + tasks.pages / PAGES_PER_WASM_PAGE);
     let arguments = (tasks.function, tasks.environment, index as i32);
     let result = running.call(reserved::TASK, arguments);
     let (used, exceeded) = running.used();
     let trap = match result {
         _ if exceeded => Some(running.exceeded()),
-        Ok(()) => finish(&running, tasks, snapshot, window),
+        Ok(()) => finish(&running, tasks, window),
         Err(error) => Some(running.classify(&error)),
     };
     let debug = std::mem::take(&mut running.store.data_mut().debug);
@@ -229,14 +224,9 @@ fn run(
 }
 
 /// Checks a task's pages and joins its window.
-fn finish(
-    running: &Running,
-    tasks: &Tasks,
-    snapshot: &Snapshot,
-    window: Window<'_>,
-) -> Option<(u16, String)> {
+fn finish(running: &Running, tasks: &Tasks, window: Window<'_>) -> Option<(u16, String)> {
     let view = running.store.data().view.as_ref()?;
-    let pages = view.private_pages(&snapshot.heap, tasks.pages);
+    let pages = view.private_pages(tasks.pages);
     if pages > tasks.pages {
         let text = format!(
             "Canister trapped: {pages} private pages, more than the quota of {}",

@@ -18,7 +18,7 @@ mod tree;
 #[allow(unsafe_code)]
 mod view;
 
-pub(crate) use view::{Slots, View, Window};
+pub(crate) use view::{Slots, Snapshot, View, Window};
 
 use crate::host::MachineFailure;
 use image::{Delta, Image, Number};

@@ -1,7 +1,7 @@
 //! An instance of a canister's module: prepared, run, and read out.
 use crate::{
     engine::{Engine, Instructions},
-    heap::{Heap, View},
+    heap::{Snapshot, View},
     host::{Host, HostTrap, MachineFailure, code},
     instrument::reserved,
     state::GlobalValue,
@@ -42,7 +42,7 @@ impl Running {
     }
 
     /// Puts a heap in the place of the instance's memory, if it has one.
-    pub(crate) fn map(&mut self, engine: &Engine, heap: &Heap) -> Option<View> {
+    pub(crate) fn map(&mut self, engine: &Engine, heap: Snapshot) -> Option<View> {
         let memory = self.store.data().memory?;
         let slot = engine.slots().find(memory.data_ptr(&self.store));
         let view = View::new(slot.expect("the engine's memories are slots"), heap);

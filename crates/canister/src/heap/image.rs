@@ -46,14 +46,24 @@ pub(super) struct Versions {
 }
 
 /// Leaves with their bytes.
-#[derive(Clone, Default)]
+#[derive(Default)]
 pub(super) struct Delta {
     leaves: BTreeMap<Leaf, Box<[u8; LEAF_BYTES]>>,
+}
+
+impl fmt::Debug for Delta {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Delta({} leaves)", self.leaves.len())
+    }
 }
 
 impl Delta {
     pub(super) fn insert(&mut self, leaf: Leaf, bytes: &[u8; LEAF_BYTES]) {
         self.leaves.insert(leaf, Box::new(*bytes));
+    }
+
+    pub(super) fn get(&self, leaf: Leaf) -> Option<&[u8; LEAF_BYTES]> {
+        self.leaves.get(&leaf).map(|bytes| &**bytes)
     }
 
     pub(super) fn leaves(&self) -> impl Iterator<Item = Leaf> {
@@ -269,14 +279,13 @@ impl Versions {
 
     /// The step that says what a version has at a leaf, if not the file.
     fn step(&self, version: Number, leaf: Leaf) -> Option<&[u8; LEAF_BYTES]> {
-        let found = if version < self.base {
+        if version < self.base {
             let mut undo = self.deltas.range(steps(version, self.base));
-            undo.find_map(|(_, delta)| delta.leaves.get(&leaf))
+            undo.find_map(|(_, delta)| delta.get(leaf))
         } else {
             let mut redo = self.deltas.range(steps(self.base, version)).rev();
-            redo.find_map(|(_, delta)| delta.leaves.get(&leaf))
-        };
-        found.map(|bytes| &**bytes)
+            redo.find_map(|(_, delta)| delta.get(leaf))
+        }
     }
 
     /// A leaf's bytes at a version.

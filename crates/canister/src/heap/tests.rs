@@ -7,7 +7,7 @@ const CAPACITY: usize = 64 * PAGE_BYTES;
 
 fn view(heap: &Heap) -> View {
     let slot = Slot::reserve(CAPACITY, PAGE_BYTES).unwrap();
-    View::new(Arc::new(slot), heap)
+    View::new(Arc::new(slot), Snapshot::from(heap))
 }
 
 fn heap(bytes: &[u8]) -> Heap {
@@ -124,6 +124,35 @@ fn both_ways_to_find_written_pages_agree() {
         Err(error) => eprintln!("SKIPPED: this kernel does not scan: {error}"),
     }
     assert_eq!(leaves(dirty::written(mapping).unwrap()), read);
+}
+
+#[test]
+fn changes_are_seen_and_counted_without_a_version() {
+    let first = heap(&vec![7; 2 * PAGE_BYTES]);
+    let mut outer = view(&first);
+    outer.grow(3 * PAGE_BYTES);
+    outer.bytes_mut()[0] = 1;
+    outer.bytes_mut()[2 * PAGE_BYTES + LEAF_BYTES] = 2;
+    let start = outer.bytes_mut().to_vec();
+
+    let slot = || Arc::new(Slot::reserve(CAPACITY, PAGE_BYTES).unwrap());
+    let mut inner = View::new(slot(), outer.changes());
+    assert!(inner.bytes_mut() == start);
+    assert_eq!(inner.private_pages(0), 0);
+    // Another change of a changed page, one back to what the version has, one of a page as it was.
+    inner.bytes_mut()[2 * PAGE_BYTES + LEAF_BYTES] = 3;
+    inner.bytes_mut()[0] = 7;
+    inner.bytes_mut()[PAGE_BYTES] = 4;
+    assert_eq!(inner.private_pages(2), 3);
+    let pages_after_growth = 3 + (PAGE_BYTES / LEAF_BYTES) as u64;
+    inner.grow(4 * PAGE_BYTES);
+    assert_eq!(inner.private_pages(0), pages_after_growth);
+
+    let mut innermost = View::new(slot(), inner.changes());
+    assert!(innermost.bytes_mut() == inner.bytes_mut());
+    let end = inner.bytes_mut().to_vec();
+    assert_eq!(bytes(&inner.commit()), end);
+    assert!(outer.bytes_mut() == start);
 }
 
 #[derive(Clone, Debug)]

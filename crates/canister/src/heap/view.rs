@@ -8,7 +8,7 @@
 //! # Errors
 //! Failures are this machine's; a caller in replicated code ends the replica.
 use super::{
-    Heap, LEAF_BYTES, Leaf, dirty,
+    Heap, LEAF_BYTES, Leaf, PAGE_BYTES, dirty,
     image::{Delta, Image, Number},
     provided,
 };
@@ -181,11 +181,35 @@ unsafe impl LinearMemory for SlotMemory {
     }
 }
 
-/// A version in a slot. The instance must learn the new size by growing by nothing.
+/// What an instance starts from: a version, or one with something changed that is no version.
+#[derive(Clone, Debug)]
+pub(crate) struct Snapshot {
+    heap: Heap,
+    changes: Arc<Delta>,
+    size: usize,
+}
+
+impl Snapshot {
+    pub(crate) fn size_pages(&self) -> u64 {
+        (self.size / PAGE_BYTES) as u64
+    }
+}
+
+impl From<&Heap> for Snapshot {
+    fn from(heap: &Heap) -> Self {
+        Self {
+            heap: heap.clone(),
+            changes: Arc::default(),
+            size: heap.size_bytes() as usize,
+        }
+    }
+}
+
+/// A snapshot in a slot. The instance must learn the new size by growing by nothing.
 #[derive(Debug)]
 pub(crate) struct View {
     slot: Arc<Slot>,
-    heap: Heap,
+    snapshot: Snapshot,
     entered: Option<Entered>,
 }
 
@@ -202,43 +226,39 @@ impl Drop for Entered {
 }
 
 impl View {
-    /// Puts a heap in the place of what the slot holds. The slot's instance does not run.
-    pub(crate) fn new(slot: Arc<Slot>, heap: &Heap) -> Self {
-        provided(Self::try_new(slot, heap))
+    /// Puts a snapshot in the place of what the slot holds. The slot's instance does not run.
+    pub(crate) fn new(slot: Arc<Slot>, snapshot: Snapshot) -> Self {
+        provided(Self::try_new(slot, snapshot))
     }
 
-    fn try_new(slot: Arc<Slot>, heap: &Heap) -> io::Result<Self> {
-        let size = heap.size_bytes() as usize;
-        let old = slot.size();
-        slot.map(size.min(old)..old, Content::Nothing)?;
-        let mut entered = None;
-        if let Some((image, version)) = heap.version() {
+    fn try_new(slot: Arc<Slot>, snapshot: Snapshot) -> io::Result<Self> {
+        let in_heap = snapshot.heap.size_bytes() as usize;
+        let size = snapshot.size;
+        slot.map(size..slot.size().max(size), Content::Nothing)?;
+        slot.map(in_heap..size, Content::Zeros)?;
+        slot.size.store(size, Ordering::Relaxed);
+        let mut view = Self {
+            slot,
+            snapshot,
+            entered: None,
+        };
+        if let Some((image, version)) = view.snapshot.heap.version() {
             let patches = image.enter(version)?;
-            entered = Some(Entered {
-                image: Arc::clone(image),
-                version,
-            });
-            slot.map(0..size, Content::Image(image))?;
+            let image = Arc::clone(image);
+            view.slot.map(0..in_heap, Content::Image(&image))?;
+            view.entered = Some(Entered { image, version });
             for (leaf, bytes) in patches {
-                let offset = leaf as usize * LEAF_BYTES;
-                if offset < size {
-                    // SAFETY: mapped above for writing; the instance does not run.
-                    unsafe {
-                        std::ptr::copy_nonoverlapping(
-                            bytes.as_ptr(),
-                            slot.start.as_ptr().add(offset),
-                            LEAF_BYTES,
-                        );
-                    }
+                // A later version may have been larger.
+                if (leaf as usize) < in_heap / LEAF_BYTES {
+                    *view.leaf_mut(leaf) = *bytes;
                 }
             }
         }
-        slot.size.store(size, Ordering::Relaxed);
-        Ok(Self {
-            slot,
-            heap: heap.clone(),
-            entered,
-        })
+        let changes = Arc::clone(&view.snapshot.changes);
+        for (leaf, bytes) in changes.iter() {
+            *view.leaf_mut(leaf) = *bytes;
+        }
+        Ok(view)
     }
 
     /// What the instance would see.
@@ -259,23 +279,34 @@ impl View {
         let delta = provided(self.delta());
         let size = self.slot.size() as u64;
         drop(self.entered);
-        provided(self.heap.changed_by(delta, size))
+        provided(self.snapshot.heap.changed_by(delta, size))
     }
 
-    /// Makes what the instance has done so far a version, on which it goes on. The instance waits in an
-    /// import.
-    pub(crate) fn snapshot(&mut self) -> Heap {
+    /// What the instance has done so far as a version, on which it goes on: nobody copies it. The instance
+    /// waits in an import.
+    pub(crate) fn version(&mut self) -> Snapshot {
         let delta = provided(self.delta());
-        let size = self.slot.size() as u64;
-        if delta.leaves().next().is_some() || size != self.heap.size_bytes() {
+        let size = self.slot.size();
+        let heap = &self.snapshot.heap;
+        if delta.leaves().next().is_some() || size as u64 != heap.size_bytes() {
             self.entered = None;
-            let heap = provided(self.heap.changed_by(delta, size));
-            *self = Self::new(Arc::clone(&self.slot), &heap);
+            let heap = provided(heap.changed_by(delta, size as u64));
+            *self = Self::new(Arc::clone(&self.slot), Snapshot::from(&heap));
         }
-        self.heap.clone()
+        self.snapshot.clone()
     }
 
-    /// What differs from the heap that was mapped.
+    /// What the instance has done so far as changes of what is mapped: everybody copies them. The instance
+    /// waits in an import.
+    pub(crate) fn changes(&self) -> Snapshot {
+        Snapshot {
+            heap: self.snapshot.heap.clone(),
+            changes: Arc::new(provided(self.delta())),
+            size: self.slot.size(),
+        }
+    }
+
+    /// What differs from the version that is mapped.
     fn delta(&self) -> io::Result<Delta> {
         let leaves = self.written()?.map(|leaf| (leaf, self.leaf(leaf)));
         match &self.entered {
@@ -290,22 +321,34 @@ impl View {
         }
     }
 
-    /// In how many pages this heap differs from `snapshot`, which was mapped, counting all by which it has
-    /// grown; exact when above `limit`, which is all that is asked then.
-    pub(crate) fn private_pages(&self, snapshot: &Heap, limit: u64) -> u64 {
-        let old_leaves = snapshot.size_bytes() / LEAF_BYTES as u64;
+    /// In how many pages this heap differs from its snapshot, counting all by which it has grown; exact
+    /// when above `limit`, which is all that is asked then.
+    pub(crate) fn private_pages(&self, limit: u64) -> u64 {
+        let snapshot = &self.snapshot;
+        let old_leaves = (snapshot.size / LEAF_BYTES) as u64;
         let grown = (self.slot.size() / LEAF_BYTES) as u64 - old_leaves;
         if old_leaves + grown <= limit {
             return grown;
         }
-        let written = provided(self.written()).filter(|leaf| u64::from(*leaf) < old_leaves);
-        let at_most = grown + written.count() as u64;
+        let old = |leaf: &Leaf| u64::from(*leaf) < old_leaves;
+        let at_most = grown + provided(self.written()).filter(old).count() as u64;
         if at_most <= limit {
             return at_most;
         }
+        // Changed are the leaves that are neither as in the version nor as the snapshot's changes say, and
+        // those that were changed there and are now as in the version.
         let delta = provided(self.delta());
-        let changed = delta.leaves();
-        grown + changed.filter(|leaf| u64::from(*leaf) < old_leaves).count() as u64
+        let differs = |leaf: &Leaf| match snapshot.changes.get(*leaf) {
+            Some(bytes) => self.leaf(*leaf) != bytes,
+            None => true,
+        };
+        let restored = snapshot
+            .changes
+            .leaves()
+            .filter(|leaf| delta.get(*leaf).is_none());
+        let changed =
+            delta.leaves().filter(old).filter(differs).count() + restored.filter(old).count();
+        grown + changed as u64
     }
 
     /// The leaves that may have been written.
@@ -324,6 +367,13 @@ impl View {
         assert!(offset < self.slot.size(), "leaf outside of the heap");
         // SAFETY: within the mapping, of which a leaf is a whole page; the instance does not run.
         unsafe { self.slot.start.add(offset).cast().as_ref() }
+    }
+
+    fn leaf_mut(&mut self, leaf: Leaf) -> &mut [u8; LEAF_BYTES] {
+        let offset = leaf as usize * LEAF_BYTES;
+        assert!(offset < self.slot.size(), "leaf outside of the heap");
+        // SAFETY: as in `leaf`, and borrowed mutably.
+        unsafe { self.slot.start.add(offset).cast().as_mut() }
     }
 
     /// Parts of this heap that tasks will fill, in their order; `None` when two overlap or one lies
