@@ -2,7 +2,7 @@
 //!
 //! # Design
 //! The forking instance waits in the import. What it has done so far becomes a version of its heap, which
-//! every task's instance maps privately (in a task that forks: changes, which its tasks copy); globals, tables and the rest of the stack are those at the fork.
+//! every task's instance maps privately (in tasks and queries: changes, which their tasks copy); globals, tables and the rest of the stack are those at the fork.
 //! Tasks write into private pages; their windows are copied into the caller's heap. Tasks run on the
 //! engine's threads in any order, each by itself; inside a task they run one after another.
 //!
@@ -147,8 +147,8 @@ fn fork(
     let Some(mut view) = caller.data_mut().view.take() else {
         return trapped("lockstep.fork: the canister has no memory");
     };
-    // Tasks that fork side by side cannot each make the next version.
-    let heap = if nested {
+    // Tasks and queries fork side by side, and cannot each make the next version.
+    let heap = if nested || caller.data().context == context::QUERY {
         view.changes()
     } else {
         view.version()

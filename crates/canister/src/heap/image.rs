@@ -155,6 +155,16 @@ impl Image {
             .collect())
     }
 
+    /// Moves the base to the newest version, if nobody maps the file but the instance that has made it from
+    /// the version it maps.
+    pub(super) fn advance(&self, version: Number) -> io::Result<()> {
+        let mut versions = self.lock();
+        if versions.readers == 1 && versions.newest == version {
+            versions.move_base(&self.file, version)?;
+        }
+        Ok(())
+    }
+
     /// Ends what [`Self::enter`] began.
     pub(super) fn leave(&self) {
         self.lock().readers -= 1;

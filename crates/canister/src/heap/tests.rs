@@ -5,9 +5,12 @@ use view::Slot;
 /// Addresses enough for the tests.
 const CAPACITY: usize = 64 * PAGE_BYTES;
 
+fn slot() -> Arc<Slot> {
+    Arc::new(Slot::reserve(CAPACITY, PAGE_BYTES).unwrap())
+}
+
 fn view(heap: &Heap) -> View {
-    let slot = Slot::reserve(CAPACITY, PAGE_BYTES).unwrap();
-    View::new(Arc::new(slot), Snapshot::from(heap))
+    View::new(slot(), Snapshot::from(heap))
 }
 
 fn heap(bytes: &[u8]) -> Heap {
@@ -135,7 +138,6 @@ fn changes_are_seen_and_counted_without_a_version() {
     outer.bytes_mut()[2 * PAGE_BYTES + LEAF_BYTES] = 2;
     let start = outer.bytes_mut().to_vec();
 
-    let slot = || Arc::new(Slot::reserve(CAPACITY, PAGE_BYTES).unwrap());
     let mut inner = View::new(slot(), outer.changes());
     assert!(inner.bytes_mut() == start);
     assert_eq!(inner.private_pages(0), 0);
@@ -162,6 +164,8 @@ enum Step {
         heap: usize,
         writes: Vec<(usize, u8)>,
         grows: usize,
+        /// After how many writes each what there is becomes a version, as in a fork.
+        forks: usize,
     },
     /// A view that stays open.
     Query(usize),
@@ -171,10 +175,10 @@ enum Step {
 }
 
 fn steps() -> impl Strategy<Value = Vec<Step>> {
-    let writes = prop::collection::vec((any::<usize>(), any::<u8>()), 0..6);
+    let writes = prop::collection::vec((any::<usize>(), any::<u8>()), 0..20);
     let step = prop_oneof![
-        4 => (any::<usize>(), writes, 0..2_usize)
-            .prop_map(|(heap, writes, grows)| Step::Message { heap, writes, grows }),
+        4 => (any::<usize>(), writes, 0..2_usize, 1..8_usize)
+            .prop_map(|(heap, writes, grows, forks)| Step::Message { heap, writes, grows, forks }),
         2 => any::<usize>().prop_map(Step::Query),
         2 => any::<usize>().prop_map(Step::EndQuery),
         3 => any::<usize>().prop_map(Step::Forget),
@@ -194,7 +198,7 @@ proptest! {
         let mut queries: Vec<(View, Vec<u8>)> = Vec::new();
         for step in steps {
             match step {
-                Step::Message { heap, writes, grows } => {
+                Step::Message { heap, writes, grows, forks } => {
                     let (heap, mut content) = heaps[heap % heaps.len()].clone();
                     let mut message = view(&heap);
                     prop_assert!(message.bytes_mut() == content);
@@ -202,10 +206,15 @@ proptest! {
                         content.resize(content.len() + grows * PAGE_BYTES, 0);
                         message.grow(content.len());
                     }
-                    for (offset, byte) in writes {
+                    for (index, (offset, byte)) in writes.into_iter().enumerate() {
                         let offset = offset % content.len();
                         content[offset] = byte;
                         message.bytes_mut()[offset] = byte;
+                        if index % forks == forks - 1 {
+                            let mut task = View::new(slot(), message.version());
+                            prop_assert!(task.bytes_mut() == content);
+                            prop_assert!(message.bytes_mut() == content);
+                        }
                     }
                     heaps.push((message.commit(), content));
                 }

@@ -26,6 +26,9 @@ use std::{
 };
 use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
+/// Written pages that are compared again at every fork rather than mapped anew.
+const WRITTEN_MAX: usize = if cfg!(test) { 4 } else { 4096 };
+
 /// Addresses of one linear memory.
 #[derive(Debug)]
 pub(crate) struct Slot {
@@ -286,12 +289,31 @@ impl View {
     /// waits in an import.
     pub(crate) fn version(&mut self) -> Snapshot {
         let delta = provided(self.delta());
-        let size = self.slot.size();
-        let heap = &self.snapshot.heap;
-        if delta.leaves().next().is_some() || size as u64 != heap.size_bytes() {
+        let size = self.slot.size() as u64;
+        let changed = delta.leaves().count();
+        if changed == 0 && size == self.snapshot.heap.size_bytes() {
+            return self.snapshot.clone();
+        }
+        let heap = provided(self.snapshot.heap.changed_by(delta, size));
+        let written = provided(self.written()).count();
+        let goes_on = match (&mut self.entered, heap.version()) {
+            // What differs from the file are pages that the instance has to itself, and so the file can
+            // change under it. Worth it unless most of those pages are as in the file by now.
+            (Some(entered), Some((image, version)))
+                if Arc::ptr_eq(&entered.image, image) && written <= WRITTEN_MAX + 4 * changed =>
+            {
+                provided(image.advance(version));
+                entered.version = version;
+                true
+            }
+            _ => false,
+        };
+        let snapshot = Snapshot::from(&heap);
+        if goes_on {
+            self.snapshot = snapshot;
+        } else {
             self.entered = None;
-            let heap = provided(heap.changed_by(delta, size as u64));
-            *self = Self::new(Arc::clone(&self.slot), Snapshot::from(&heap));
+            *self = Self::new(Arc::clone(&self.slot), snapshot);
         }
         self.snapshot.clone()
     }

@@ -370,6 +370,33 @@ fn tasks_may_fork() {
 }
 
 #[test]
+fn queries_fork_side_by_side() {
+    let mut canister = Canister::new(&forking(
+        &[SUM],
+        r#"(func $go
+            (call $windows (i32.const 6) (i32.const 65536) (i32.const 8))
+            (i64.store (i32.const 1024) (i64.add (i64.load (i32.const 1024)) (i64.const 100)))
+            (call $fork (i32.const 0) (i32.const 1024) (i32.const 6) (i32.const 0) (i64.const 1000) (i32.const 10))
+            (call $answer (i64.load (i32.const 65568))))
+        (func (export "canister_query ask") (call $go))
+        (func (export "canister_update go") (call $go))"#,
+    ));
+    for round in 1..4 {
+        // Queries see the state before the update, also while it runs.
+        let snapshot = &canister;
+        std::thread::scope(|scope| {
+            let queries = [(); 4].map(|()| scope.spawn(|| number(&snapshot.query("ask"))));
+            let update = snapshot.execute(EntryPoint::Update("go".into()), b"");
+            assert_eq!(answer(&update), 100 * round + 9);
+            for query in queries {
+                assert_eq!(query.join().unwrap(), 100 * round + 9);
+            }
+        });
+        assert_eq!(number(&canister.update("go", b"")), 100 * round + 9);
+    }
+}
+
+#[test]
 fn endless_nesting_ends_by_rule() {
     let canister = Canister::new(&forking(
         &[
