@@ -2,9 +2,10 @@
 //!
 //! # Design
 //! The forking instance waits in the import. What it has done so far becomes a version of its heap, which
-//! every task's instance maps privately (in tasks and queries: changes, which their tasks copy); globals, tables and the rest of the stack are those at the fork.
-//! Tasks write into private pages; their windows are copied into the caller's heap. Tasks run on the
-//! engine's threads in any order, each by itself; inside a task they run one after another.
+//! every task's instance maps privately (in tasks and queries: changes, which their tasks copy); globals,
+//! tables and the rest of the stack are those at the fork. Tasks write into private pages; their windows
+//! are copied into the caller's heap. Tasks run on the engine's threads in any order, each by itself;
+//! inside a task they run one after another.
 //!
 //! # Determinism
 //! A task is a function of the snapshot and its index. Windows do not overlap, quotas are the same for

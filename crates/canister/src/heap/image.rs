@@ -266,7 +266,7 @@ impl Image {
         let mut versions = self.lock();
         versions.live.remove(&version);
         versions.prune();
-        versions.join(version);
+        versions.join();
     }
 }
 
@@ -388,7 +388,7 @@ impl Versions {
         Ok(())
     }
 
-    /// Drops what no living version needs, and joins steps that meet at a version nobody has.
+    /// Drops what no living version needs.
     fn prune(&mut self) {
         let oldest = self.live.first().copied().unwrap_or(self.base);
         let latest = self.live.last().copied().unwrap_or(self.base);
@@ -400,16 +400,21 @@ impl Versions {
         self.newest = latest.max(self.base);
     }
 
-    /// Joins the steps to and from a version that nobody has any more.
-    fn join(&mut self, dead: Number) {
-        let next = self.deltas.range(dead + 1..).next();
-        let Some(next) = next.map(|(number, _)| *number) else {
+    /// Joins the steps that meet at a version nobody has any more. Where that is the file's, one undoes and
+    /// the other redoes: it is joined when the base has moved on.
+    fn join(&mut self) {
+        let dead = |number: &Number| *number != self.base && !self.live.contains(number);
+        let dead: Vec<_> = self.deltas.keys().copied().filter(dead).collect();
+        for number in dead {
+            self.join_at(number);
+        }
+    }
+
+    fn join_at(&mut self, dead: Number) {
+        let Some(next) = self.deltas.range(dead + 1..).next() else {
             return;
         };
-        // One undoes and the other redoes where the file's version is between them.
-        if dead == self.base || !self.deltas.contains_key(&dead) {
-            return;
-        }
+        let next = *next.0;
         let earlier = self.deltas.remove(&dead).unwrap_or_default();
         let later = self.deltas.remove(&next).unwrap_or_default();
         let joined = if next <= self.base {
