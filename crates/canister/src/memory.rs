@@ -90,7 +90,7 @@ impl Page {
     /// # Panics
     /// When `bytes` is not [`PAGE_BYTES`] long.
     #[must_use]
-    pub fn new(bytes: Box<[u8]>) -> Self {
+    pub(crate) fn new(bytes: Box<[u8]>) -> Self {
         assert_eq!(bytes.len(), PAGE_BYTES, "a page has a fixed size");
         let digest = *blake3::hash(&bytes).as_bytes();
         Self { bytes, digest }
@@ -114,7 +114,7 @@ static ZERO: LazyLock<Arc<Page>> =
 
 /// The page of zeros, one for the whole process.
 #[must_use]
-pub fn zero_page() -> Arc<Page> {
+pub(crate) fn zero_page() -> Arc<Page> {
     Arc::clone(&ZERO)
 }
 
@@ -140,7 +140,7 @@ pub struct PagedMemory {
 impl PagedMemory {
     /// An image made of these pages, first page first.
     #[must_use]
-    pub fn from_pages(pages: Vec<Arc<Page>>) -> Self {
+    pub(crate) fn of(pages: Vec<Arc<Page>>) -> Self {
         Self { pages }
     }
 

@@ -68,7 +68,7 @@ impl StableMemory {
         for (page, bytes) in self.written {
             self.pages[page] = page_of(&bytes, Some(&self.pages[page]));
         }
-        PagedMemory::from_pages(self.pages)
+        PagedMemory::of(self.pages)
     }
 
     /// Cuts an access at page boundaries: page, offset in the page, range in the caller's buffer.

@@ -2,21 +2,16 @@
 //! inputs, with this machine's portable kernels.
 
 use std::collections::BTreeMap;
-use std::io::Write as _;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::Command;
 use std::sync::LazyLock;
 
 use lockstep_conformance::{Inputs, digest, kernels};
 use lockstep_numeric::Isa;
 use lockstep_numeric::selftest::cases;
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 const VECTORS: &str = include_str!("../../../vectors/numeric.toml");
-
-/// Status of the tools when a target cannot be set up on this machine.
-const UNAVAILABLE: i32 = 3;
 
 const FROZEN: Inputs = Inputs {
     first: 0,
@@ -50,33 +45,10 @@ static EXPECTED_FURTHER: LazyLock<Digests> = LazyLock::new(|| {
         .collect()
 });
 
-/// Past the capture of a passing test's output, so that a skip is seen.
-#[allow(clippy::explicit_write)] // `eprintln` is captured
-fn skip(reason: &str) {
-    writeln!(std::io::stderr(), "SKIPPED: {reason}").unwrap();
-}
-
 /// Runs cargo for a target and returns the folder of its products, or nothing where there is no such toolchain.
 fn build(target: &str, arguments: &[&str]) -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("guests");
-    let Output { status, stderr, .. } = Command::new("bash")
-        .arg(Path::new(ROOT).join("tools/target-cargo.sh"))
-        .arg(target)
-        .args(arguments)
-        .args(["--release", "--locked", "--package", "lockstep-conformance"])
-        .arg("--manifest-path")
-        .arg(Path::new(ROOT).join("Cargo.toml"))
-        .arg("--target-dir")
-        .arg(&folder)
-        .output()
-        .expect("bash runs");
-    let messages = String::from_utf8_lossy(&stderr);
-    if status.code() == Some(UNAVAILABLE) {
-        skip(&format!("no guest for {target}:\n{messages}"));
-        return None;
-    }
-    assert!(status.success(), "no guest for {target}:\n{messages}");
-    Some(folder.join(target).join("release"))
+    lockstep_guests::build(target, "lockstep-conformance", arguments, &folder)
 }
 
 fn assert_equal(place: &str, actual: &Digests, expected: &Digests) {

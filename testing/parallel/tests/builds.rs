@@ -8,47 +8,20 @@ use lockstep_canister::{
 use lockstep_parallel::METHODS;
 use std::{
     collections::BTreeSet,
-    io::Write as _,
     num::{NonZeroU32, NonZeroUsize},
     path::Path,
-    process::Command,
     sync::Arc,
 };
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
-/// Status of the tools when a target cannot be set up on this machine.
-const UNAVAILABLE: i32 = 3;
 const LANES: NonZeroU32 = NonZeroU32::new(4).unwrap();
 
 /// The canister's bytes, or nothing where there is no such toolchain.
-#[allow(clippy::explicit_write)] // `eprintln` is captured, and a skip must be seen
 fn build(name: &str, arguments: &[&str]) -> Option<Vec<u8>> {
+    let arguments = [&["build", "--lib"], arguments].concat();
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let output = Command::new("bash")
-        .arg(Path::new(ROOT).join("tools/target-cargo.sh"))
-        .args([
-            "wasm32-unknown-unknown",
-            "build",
-            "--lib",
-            "--release",
-            "--locked",
-        ])
-        .args(["--package", "lockstep-parallel"])
-        .args(arguments)
-        .arg("--manifest-path")
-        .arg(Path::new(ROOT).join("Cargo.toml"))
-        .arg("--target-dir")
-        .arg(&folder)
-        .output()
-        .expect("bash runs");
-    let messages = String::from_utf8_lossy(&output.stderr);
-    if output.status.code() == Some(UNAVAILABLE) {
-        writeln!(std::io::stderr(), "SKIPPED: no canister:\n{messages}").unwrap();
-        return None;
-    }
-    assert!(output.status.success(), "no canister:\n{messages}");
-    let module = folder.join("wasm32-unknown-unknown/release/lockstep_parallel.wasm");
-    Some(std::fs::read(module).unwrap())
+    let target = "wasm32-unknown-unknown";
+    let products = lockstep_guests::build(target, "lockstep-parallel", &arguments, &folder)?;
+    Some(std::fs::read(products.join("lockstep_parallel.wasm")).unwrap())
 }
 
 /// The modules that a module imports from.

@@ -1,0 +1,48 @@
+//! Builds packages of this workspace for other targets, from within tests.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
+/// Status of the tools when a target cannot be set up on this machine.
+const UNAVAILABLE: i32 = 3;
+
+/// Builds `package` for `target` below `folder`, `arguments` being those of cargo, its command first, and returns the
+/// folder of the products; nothing, after saying why, where there is no such toolchain.
+///
+/// # Panics
+/// The package does not build.
+#[must_use]
+pub fn build(target: &str, package: &str, arguments: &[&str], folder: &Path) -> Option<PathBuf> {
+    let output = Command::new("bash")
+        .arg(Path::new(ROOT).join("tools/target-cargo.sh"))
+        .arg(target)
+        .args(arguments)
+        .args(["--release", "--locked", "--package", package])
+        .arg("--manifest-path")
+        .arg(Path::new(ROOT).join("Cargo.toml"))
+        .arg("--target-dir")
+        .arg(folder)
+        .output()
+        .expect("bash runs");
+    let messages = String::from_utf8_lossy(&output.stderr);
+    if output.status.code() == Some(UNAVAILABLE) {
+        skip(&format!("no {package} for {target}:\n{messages}"));
+        return None;
+    }
+    assert!(
+        output.status.success(),
+        "no {package} for {target}:\n{messages}"
+    );
+    Some(folder.join(target).join("release"))
+}
+
+/// Says why a test does nothing, past the capture of a passing test's output, so that it is seen.
+///
+/// # Panics
+/// Standard error is closed.
+#[allow(clippy::explicit_write)] // `eprintln` is captured
+pub fn skip(reason: &str) {
+    writeln!(std::io::stderr(), "SKIPPED: {reason}").expect("standard error is open");
+}
