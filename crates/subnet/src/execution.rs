@@ -60,7 +60,7 @@ pub struct Outcome {
     pub state: ReplicatedState,
     /// Calls that were executed.
     pub calls: u64,
-    /// Instructions used by messages.
+    /// Instructions of the time that messages took, in which the lanes of a fork run side by side.
     pub instructions: Instructions,
     /// Work done for sessions.
     pub work: Work,

@@ -62,7 +62,7 @@ pub struct Status {
     pub calls_executed: u64,
     /// Queries answered by this replica since its start.
     pub queries_answered: u64,
-    /// Instructions of messages executed by this replica since its start.
+    /// Instructions of the time that messages took on this replica since its start.
     pub instructions_executed: u64,
     /// Multiply-accumulates done for sessions by this replica since its start.
     pub session_work_done: u64,

@@ -52,7 +52,7 @@ pub struct Genesis {
     pub models: BTreeMap<String, ModelDigest>,
     /// Work that all sessions together get at each height.
     pub session_work_per_height: Work,
-    /// Instructions after which a height starts no further message.
+    /// Instructions of the time after which a height starts no further message.
     pub round_instructions: u64,
     /// How many tasks of a fork count as running side by side.
     pub fork_lanes: NonZeroU32,
