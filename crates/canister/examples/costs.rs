@@ -104,21 +104,14 @@ impl Canister {
 
     /// Seconds of a message and what it did.
     fn run(&self, entry: EntryPoint, arguments: &[u32]) -> (f64, Effects) {
+        let sessions = Sessions::default();
         let environment = Environment {
-            time_ns: 0,
-            subnet_id: Principal::management_canister(),
-            root_key: b"",
             instruction_limit: 1 << 50,
             lanes: NonZeroU32::new(4).expect("not zero"),
-            data_certificate: None,
-            sessions: &Sessions::default(),
+            ..Environment::new(&sessions)
         };
         let argument = arguments.iter().flat_map(|word| word.to_le_bytes());
-        let call = Call {
-            entry,
-            caller: Principal::anonymous(),
-            argument: argument.collect(),
-        };
+        let call = Call::new(entry, Principal::anonymous(), argument.collect());
         let begun = Instant::now();
         let execution = self.engine.execute(&self.state, &call, &environment);
         let seconds = begun.elapsed().as_secs_f64();

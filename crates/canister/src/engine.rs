@@ -13,15 +13,18 @@
 //! A message costs what it touches; see [`heap`](crate::heap).
 use crate::{
     execute, fork,
-    heap::{HEAP_BYTES_MAX, Heap, Slots},
+    heap::{HEAP_BYTES_MAX, Slots},
     host::Imports,
     ic0, lockstep_api,
-    memory::PagedMemory,
-    session::{SessionState, Sessions},
-    state::{CanisterState, GlobalValue},
+    prices::Prices,
+    session::{SessionIds, Sessions},
+    state::CanisterState,
 };
 pub use crate::{
     host::SYSTEM_CALL,
+    message::{
+        Call, CallerInfo, Closure, Cycles, Effects, EntryPoint, OutgoingCall, Rejection, Response,
+    },
     module::{MODULE_BYTES_MAX, Module, ModuleError},
     stable::STABLE_PAGES_MAX,
 };
@@ -47,39 +50,8 @@ const GUARD_BYTES: u64 = 32 * 1024 * 1024;
 /// Wasm instructions by the published weights.
 pub type Instructions = u64;
 
-/// Which export a call enters.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum EntryPoint {
-    /// Instantiate (data segments, `start`), then `canister_init`.
-    Init,
-    /// `canister_pre_upgrade` of the old code.
-    PreUpgrade,
-    /// Instantiate with stable memory kept, then `canister_post_upgrade`.
-    PostUpgrade,
-    /// `canister_update NAME`.
-    Update(String),
-    /// `canister_query NAME`, not replicated: changes are dropped.
-    Query(String),
-    /// `canister_query NAME` called as an update: replicated, changes are dropped.
-    ReplicatedQuery(String),
-    /// `canister_inspect_message` for the method.
-    Inspect(String),
-    /// `canister_global_timer`.
-    GlobalTimer,
-    /// `canister_heartbeat`.
-    Heartbeat,
-}
-
-/// One message.
-#[derive(Clone, Debug)]
-pub struct Call {
-    /// Where it enters.
-    pub entry: EntryPoint,
-    /// Who sent it.
-    pub caller: Principal,
-    /// Its argument.
-    pub argument: Vec<u8>,
-}
+/// Instructions of an update call, a callback, a timer or a heartbeat.
+pub const UPDATE_INSTRUCTIONS: Instructions = 40_000_000_000;
 
 /// What a message sees besides its canister.
 #[derive(Clone, Copy, Debug)]
@@ -99,17 +71,41 @@ pub struct Environment<'a> {
     pub data_certificate: Option<&'a [u8]>,
     /// Sessions and models.
     pub sessions: &'a Sessions,
+    /// The ids that sessions started by this message get.
+    pub session_ids: SessionIds,
+    /// What calls and storage cost.
+    pub prices: Prices,
+    /// Cycles of the balance that calls and burning must leave.
+    pub frozen_cycles: Cycles,
+    /// Bytes by which the canister's memories may grow.
+    pub memory_available: u64,
+    /// Calls under way to each callee.
+    pub calls_under_way: &'a BTreeMap<Principal, usize>,
 }
 
-/// How a message answered.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Response {
-    /// `msg_reply`.
-    Reply(Vec<u8>),
-    /// `msg_reject`, with its text.
-    Reject(String),
-    /// Neither (fine for everything but updates and queries).
-    None,
+/// Of a message that nothing else is under way beside.
+static NO_CALLS: BTreeMap<Principal, usize> = BTreeMap::new();
+
+impl<'a> Environment<'a> {
+    /// A message on a subnet of 13 nodes at time 0 with the limits of an update, beside which nothing
+    /// runs: what callers start from.
+    #[must_use]
+    pub fn new(sessions: &'a Sessions) -> Self {
+        Self {
+            time_ns: 0,
+            subnet_id: Principal::management_canister(),
+            root_key: &[],
+            instruction_limit: UPDATE_INSTRUCTIONS,
+            lanes: NonZeroU32::MIN,
+            data_certificate: None,
+            sessions,
+            session_ids: sessions.ids(),
+            prices: Prices::new(13),
+            frozen_cycles: 0,
+            memory_available: u64::MAX,
+            calls_under_way: &NO_CALLS,
+        }
+    }
 }
 
 /// A message that did not complete, with the Internet Computer's error code and text.
@@ -120,25 +116,6 @@ pub struct ExecutionError {
     pub code: u16,
     /// The replica's wording.
     pub message: String,
-}
-
-/// What a message changed; to be applied as a whole or dropped.
-#[derive(Clone, Debug)]
-pub struct Effects {
-    /// The heap after it.
-    pub heap: Heap,
-    /// Mutable globals after it.
-    pub globals: Vec<GlobalValue>,
-    /// Stable memory after it.
-    pub stable: PagedMemory,
-    /// Certified data, if set.
-    pub certified_data: Option<Vec<u8>>,
-    /// Global timer, if set.
-    pub global_timer_ns: Option<u64>,
-    /// Sessions started or changed (`None`: closed), by id; new ids follow [`Sessions::next_id`].
-    pub sessions: BTreeMap<u64, Option<SessionState>>,
-    /// Whether `accept_message` was called.
-    pub accepted: bool,
 }
 
 /// The result of [`Engine::execute`].

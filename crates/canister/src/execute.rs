@@ -10,7 +10,7 @@ use crate::{
     stable::StableMemory,
     state::{CanisterState, Installed},
 };
-use std::{collections::BTreeMap, sync::Arc};
+use std::sync::Arc;
 
 /// Where a call enters a module.
 struct Entry {
@@ -95,11 +95,15 @@ fn find(module: &Module, entry: &EntryPoint) -> Result<Entry, String> {
     };
     Ok(match entry {
         EntryPoint::Init => optional(context::INIT, "canister_init", true),
-        EntryPoint::PostUpgrade => optional(context::INIT, "canister_post_upgrade", true),
+        EntryPoint::PostUpgrade { .. } => optional(context::INIT, "canister_post_upgrade", true),
         EntryPoint::PreUpgrade => optional(context::PRE_UPGRADE, "canister_pre_upgrade", false),
         EntryPoint::Inspect(_) => optional(context::INSPECT, "canister_inspect_message", false),
         EntryPoint::GlobalTimer => optional(context::TASK, "canister_global_timer", false),
         EntryPoint::Heartbeat => optional(context::TASK, "canister_heartbeat", false),
+        EntryPoint::LowWasmMemory => optional(context::TASK, "canister_on_low_wasm_memory", false),
+        EntryPoint::Reply(_) | EntryPoint::Reject(..) | EntryPoint::Cleanup(_) => {
+            return Err("callbacks are not supported yet".into());
+        }
         EntryPoint::Update(name) => {
             required(context::UPDATE, "update", &["canister_update"], name)?
         }
@@ -119,15 +123,11 @@ fn find(module: &Module, entry: &EntryPoint) -> Result<Entry, String> {
 }
 
 fn unchanged(state: &CanisterState, installed: &Installed) -> Effects {
-    Effects {
-        heap: installed.heap.clone(),
-        globals: installed.globals.clone(),
-        stable: state.stable.clone(),
-        certified_data: None,
-        global_timer_ns: None,
-        sessions: BTreeMap::new(),
-        accepted: false,
-    }
+    Effects::none(
+        installed.heap.clone(),
+        installed.globals.clone(),
+        state.stable.clone(),
+    )
 }
 
 fn finish(
@@ -256,7 +256,7 @@ fn host(
         certified_data: None,
         global_timer: (state.global_timer_ns, false),
         sessions: if module.uses_sessions() {
-            SessionTable::new(environment.sessions, state.id)
+            SessionTable::new(environment.sessions, environment.session_ids, state.id)
         } else {
             SessionTable::default()
         },

@@ -36,7 +36,9 @@ use crate::{
         context::{INIT as I, QUERY, REPLICATED_QUERY, TASK as T, UPDATE as U},
         copy, enter, read, violated,
     },
-    session::{Ended, GenerationRequest, ModelDigest, Progress, SessionState, Sessions},
+    session::{
+        Ended, GenerationRequest, ModelDigest, Progress, SessionIds, SessionState, Sessions,
+    },
 };
 use ic_principal::Principal;
 use std::{collections::BTreeMap, sync::Arc};
@@ -64,12 +66,12 @@ pub(crate) struct SessionTable {
     owner: Option<Principal>,
     models: Vec<(String, ModelDigest)>,
     sessions: BTreeMap<u64, Arc<SessionState>>,
-    next_id: u64,
+    ids: Option<SessionIds>,
     changes: BTreeMap<u64, Option<SessionState>>,
 }
 
 impl SessionTable {
-    pub(crate) fn new(sessions: &Sessions, owner: Principal) -> Self {
+    pub(crate) fn new(sessions: &Sessions, ids: SessionIds, owner: Principal) -> Self {
         let own = sessions
             .sessions
             .iter()
@@ -84,7 +86,7 @@ impl SessionTable {
             sessions: own
                 .map(|(id, session)| (*id, Arc::clone(session)))
                 .collect(),
-            next_id: sessions.next_id,
+            ids: Some(ids),
             changes: BTreeMap::new(),
         }
     }
@@ -115,8 +117,7 @@ impl SessionTable {
         if self.count() >= SESSIONS_PER_CANISTER_MAX {
             return None;
         }
-        let id = self.next_id;
-        self.next_id += 1;
+        let id = self.ids.as_mut()?.take();
         let session = SessionState {
             owner: self.owner?,
             model,

@@ -120,7 +120,34 @@ impl SessionState {
     }
 }
 
+/// The ids that one message may give to sessions: those of messages that run side by side differ.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SessionIds {
+    /// The first.
+    pub next: u64,
+    /// From each to the next.
+    pub step: u64,
+}
+
+impl SessionIds {
+    /// Takes one.
+    pub fn take(&mut self) -> u64 {
+        let id = self.next;
+        self.next += self.step;
+        id
+    }
+}
+
 impl Sessions {
+    /// The ids for a message that nothing runs beside.
+    #[must_use]
+    pub fn ids(&self) -> SessionIds {
+        SessionIds {
+            next: self.next_id,
+            step: 1,
+        }
+    }
+
     /// Takes over the sessions a message started, changed or closed, and moves
     /// [`Self::next_id`] behind the ids it used.
     pub fn apply(&mut self, changes: &BTreeMap<u64, Option<SessionState>>) {

@@ -183,11 +183,7 @@ fn enter(
     } else {
         EntryPoint::Update(call.method.clone())
     };
-    let message = Call {
-        entry: entry.clone(),
-        caller: call.sender,
-        argument: call.argument.clone(),
-    };
+    let message = Call::new(entry.clone(), call.sender, call.argument.clone());
     let environment = environment(state, &state.sessions, UPDATE_INSTRUCTIONS);
     Ok((
         entry,
@@ -226,8 +222,7 @@ pub fn environment<'state>(
         root_key: &state.genesis.root_key,
         instruction_limit,
         lanes: state.genesis.fork_lanes,
-        data_certificate: None,
-        sessions,
+        ..Environment::new(sessions)
     }
 }
 
@@ -274,11 +269,7 @@ fn fire_timers(state: &mut ReplicatedState, engine: &Engine) -> Instructions {
         let canister = state.canister_mut(&id).expect("it is due");
         canister.state.global_timer_ns = 0;
         let entry = EntryPoint::GlobalTimer;
-        let call = Call {
-            entry,
-            caller: Principal::management_canister(),
-            argument: Vec::new(),
-        };
+        let call = Call::new(entry, Principal::management_canister(), Vec::new());
         let canister = &state.canisters()[&id].state;
         let execution = engine.execute(
             canister,

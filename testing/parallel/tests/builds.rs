@@ -46,20 +46,12 @@ fn install(engine: &Engine, wasm: &[u8]) -> CanisterState {
 }
 
 fn execute(engine: &Engine, state: &CanisterState, entry: EntryPoint, size: u32) -> Execution {
+    let sessions = Sessions::default();
     let environment = Environment {
-        time_ns: 0,
-        subnet_id: Principal::management_canister(),
-        root_key: b"",
-        instruction_limit: 40_000_000_000,
         lanes: LANES,
-        data_certificate: None,
-        sessions: &Sessions::default(),
+        ..Environment::new(&sessions)
     };
-    let call = Call {
-        entry,
-        caller: Principal::anonymous(),
-        argument: size.to_le_bytes().to_vec(),
-    };
+    let call = Call::new(entry, Principal::anonymous(), size.to_le_bytes().to_vec());
     engine.execute(state, &call, &environment)
 }
 

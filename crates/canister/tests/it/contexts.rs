@@ -7,7 +7,11 @@ use lockstep_canister::heap::{Heap, PAGE_BYTES};
 fn entries() -> Vec<(&'static str, &'static str, EntryPoint)> {
     vec![
         ("init", "canister_init", EntryPoint::Init),
-        ("init", "canister_post_upgrade", EntryPoint::PostUpgrade),
+        (
+            "init",
+            "canister_post_upgrade",
+            EntryPoint::PostUpgrade { keep_heap: false },
+        ),
         (
             "pre upgrade",
             "canister_pre_upgrade",
@@ -78,7 +82,7 @@ fn forbidden(module: &str, name: &str, parameters: &str, results: usize) -> Vec<
     let mut found = Vec::new();
     for (context, _, entry) in entries() {
         let mut canister = Canister::before_init(&wat);
-        if !matches!(entry, EntryPoint::Init | EntryPoint::PostUpgrade) {
+        if !matches!(entry, EntryPoint::Init | EntryPoint::PostUpgrade { .. }) {
             let installed = canister.state.installed.as_mut().expect("installed");
             installed.heap = Heap::from_pages(1, [(0, [0; PAGE_BYTES])]);
         }

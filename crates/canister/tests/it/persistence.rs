@@ -136,7 +136,7 @@ fn upgrades_keep_stable_memory_alone() {
         .result
         .expect("completes");
     canister
-        .replicated(EntryPoint::PostUpgrade, b"")
+        .replicated(EntryPoint::PostUpgrade { keep_heap: false }, b"")
         .result
         .expect("completes");
     assert_eq!(number(&canister.query("heap")), 0);

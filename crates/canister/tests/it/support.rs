@@ -87,17 +87,10 @@ impl Canister {
             instruction_limit: self.limit,
             lanes: LANES,
             data_certificate: Some(b"certificate"),
-            sessions: &self.sessions,
+            ..Environment::new(&self.sessions)
         };
-        engine.execute(
-            &self.state,
-            &Call {
-                entry,
-                caller: caller(),
-                argument: argument.to_vec(),
-            },
-            &environment,
-        )
+        let call = Call::new(entry, caller(), argument.to_vec());
+        engine.execute(&self.state, &call, &environment)
     }
 
     /// Executes and applies the effects of a message that completed.

@@ -227,7 +227,11 @@ fn install_code(
             }
             installation.canister.global_timer_ns = 0;
             installation.canister.installed = Some(Installed::new(module));
-            installation.enter(state, EntryPoint::PostUpgrade, arguments.arg)?;
+            installation.enter(
+                state,
+                EntryPoint::PostUpgrade { keep_heap: false },
+                arguments.arg,
+            )?;
         }
     }
     let Installation {
@@ -257,11 +261,7 @@ impl Installation<'_> {
         entry: EntryPoint,
         argument: Vec<u8>,
     ) -> Result<(), Reject> {
-        let call = Call {
-            entry,
-            caller: self.caller,
-            argument,
-        };
+        let call = Call::new(entry, self.caller, argument);
         let environment = environment(state, &self.sessions, INSTALL_INSTRUCTIONS);
         let execution = self.engine.execute(&self.canister, &call, &environment);
         *self.instructions += execution.time;

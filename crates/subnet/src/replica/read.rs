@@ -115,11 +115,7 @@ impl Replica {
                     target: *canister_id,
                 });
             }
-            let call = Call {
-                entry: EntryPoint::Query(method_name.clone()),
-                caller: *sender,
-                argument: arg.clone(),
-            };
+            let call = Call::new(EntryPoint::Query(method_name.clone()), *sender, arg.clone());
             self.run_query(&certified, canister_id, &call)
         };
         self.counters.add_query();

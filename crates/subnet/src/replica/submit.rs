@@ -91,11 +91,7 @@ impl Replica {
         if canister.state.installed.is_none() {
             return Err(no_code(&call.canister));
         }
-        let message = Call {
-            entry: call.inspection(),
-            caller: call.sender,
-            argument: call.argument.clone(),
-        };
+        let message = Call::new(call.inspection(), call.sender, call.argument.clone());
         let environment = environment(state, &state.sessions, INSPECT_INSTRUCTIONS);
         let (_, effects) = self
             .engine
