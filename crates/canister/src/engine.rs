@@ -192,6 +192,12 @@ impl Engine {
         }
     }
 
+    /// On how many threads the tasks of a fork run.
+    #[must_use]
+    pub fn threads(&self) -> usize {
+        self.workers.threads()
+    }
+
     pub(crate) fn wasm(&self) -> &wasmtime::Engine {
         &self.compiler.wasm
     }

@@ -106,6 +106,37 @@ impl Module {
         self.has_entry(&format!("canister_update {name}"))
     }
 
+    /// Whether it exports `canister_heartbeat`.
+    #[must_use]
+    pub fn has_heartbeat(&self) -> bool {
+        self.has_entry("canister_heartbeat")
+    }
+
+    /// Whether it exports `canister_global_timer`.
+    #[must_use]
+    pub fn has_global_timer(&self) -> bool {
+        self.has_entry("canister_global_timer")
+    }
+
+    /// Whether it exports `canister_on_low_wasm_memory`.
+    #[must_use]
+    pub fn has_low_memory_hook(&self) -> bool {
+        self.has_entry("canister_on_low_wasm_memory")
+    }
+
+    /// Whether upgrades may keep its heap (enhanced orthogonal persistence): it says so in a section.
+    #[must_use]
+    pub fn keeps_heap(&self) -> bool {
+        self.metadata()
+            .contains_key("enhanced-orthogonal-persistence")
+    }
+
+    /// Whether its memory has 64-bit addresses, which doubles the price of its instructions.
+    #[must_use]
+    pub fn memory64(&self) -> bool {
+        self.facts.memory.is_some_and(|memory| memory.memory64)
+    }
+
     pub(crate) fn has_entry(&self, export: &str) -> bool {
         self.facts.entries.contains_key(export)
     }

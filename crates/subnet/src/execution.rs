@@ -1,9 +1,8 @@
 //! Executes a block: the function from a state and a block to the next state.
 //!
 //! # Design
-//! A height takes the block's calls into the queue, runs calls in the order of the queue until the
-//! round's instructions are used up, fires due timers, and then gives the generation sessions their
-//! slice of work. A call that has been taken in once is never executed again: its entry in the
+//! A height takes the block's calls into the queue, lets canisters take turns until the height's time
+//! is used up ([`round`]), and then gives the generation sessions their slice of work. A call that has been taken in once is never executed again: its entry in the
 //! history outlives its expiry.
 //!
 //! # Determinism
@@ -14,25 +13,28 @@
 //! What goes wrong in a message is its answer. [`Halt`] is trouble of this replica only; the height
 //! is then not executed, rather than executed differently.
 pub mod management;
+mod round;
 pub mod sessions;
+mod turn;
+mod upkeep;
 
 use crate::{
     application::FinalizedBlock,
     ingress::{INGRESS_TTL_NS, Ingress},
-    state::{Answer, Canister, Reject, ReplicatedState, Status},
+    state::{Answer, Canister, Message, Reject, ReplicatedState, Status},
 };
 use ic_principal::Principal;
+pub use lockstep_canister::engine::UPDATE_INSTRUCTIONS;
 use lockstep_canister::{
-    engine::{Call, Effects, Engine, EntryPoint, Environment, Execution, Instructions, Response},
+    engine::{Engine, Environment, Instructions, Response},
     models::Work,
     session::Sessions,
-    state::CanisterState,
+    state::{CanisterState, RunState},
 };
 use sessions::Generations;
-use std::sync::Arc;
 
-/// Instructions of an update call or a timer.
-pub const UPDATE_INSTRUCTIONS: Instructions = 40_000_000_000;
+/// The error code of a canister's own rejection.
+const CANISTER_REJECTED: u16 = 406;
 /// Instructions of a query.
 pub const QUERY_INSTRUCTIONS: Instructions = 5_000_000_000;
 /// Instructions of each entry point that an installation runs.
@@ -89,24 +91,14 @@ pub fn execute(
     // Consensus orders times; a state's time never goes back, whatever it is handed.
     state.time_ns = block.payload.time_ns.max(state.time_ns);
     state.history.prune(state.time_ns);
+    upkeep::begin_height(&mut state);
     for bytes in &block.payload.messages {
         if let Ok(call) = Ingress::decode(bytes) {
             take_in(&mut state, call);
         }
     }
-    let (mut calls, mut instructions) = (0, 0);
-    while instructions < state.genesis.round_instructions
-        && let Some((_, call)) = state.queue.pop_first()
-    {
-        calls += 1;
-        let (result, used) = run(&mut state, engine, &call);
-        instructions += used;
-        let status = result.map_or_else(Status::Rejected, Status::Replied);
-        state
-            .history
-            .insert(*call.id, answer(&state, &call, status));
-    }
-    instructions += fire_timers(&mut state, engine);
+    let budget = state.genesis.round_instructions;
+    let (calls, instructions) = round::run_messages(&mut state, engine, budget);
     let work = sessions::advance(&mut state, generations)?;
     Ok(Outcome {
         state,
@@ -116,7 +108,7 @@ pub fn execute(
     })
 }
 
-/// Queues a call, unless it is known, too late or one too many.
+/// Queues a call, unless it is known, too late or one too many; its receiver pays for that.
 fn take_in(state: &mut ReplicatedState, call: Ingress) {
     if call.expiry_ns < state.time_ns
         || state.history.get(&call.id).is_some()
@@ -124,71 +116,45 @@ fn take_in(state: &mut ReplicatedState, call: Ingress) {
     {
         return;
     }
-    state
-        .history
-        .insert(*call.id, answer(state, &call, Status::Received));
-    state.queue.insert(state.next_queue_key, Arc::new(call));
-    state.next_queue_key += 1;
-}
-
-fn answer(state: &ReplicatedState, call: &Ingress, status: Status) -> Answer {
+    let status = match charge_for(state, &call) {
+        Ok(()) => Status::Received,
+        Err(reject) => Status::Rejected(reject),
+    };
+    let accepted = status == Status::Received;
     let keep_until_ns = call
         .expiry_ns
         .max(state.time_ns.saturating_add(INGRESS_TTL_NS));
-    Answer::new(call.sender, keep_until_ns, status)
-}
-
-fn run(
-    state: &mut ReplicatedState,
-    engine: &Engine,
-    call: &Ingress,
-) -> (Result<Vec<u8>, Reject>, Instructions) {
-    if call.canister == Principal::management_canister() {
-        return management::update(state, engine, call);
+    let answer = Answer::new(call.sender, keep_until_ns, status);
+    state.history.insert(*call.id, answer);
+    if accepted {
+        state.enqueue(Message::Ingress(call));
     }
-    let (entry, execution) = match enter(state, engine, call) {
-        Ok(entered) => entered,
-        Err(reject) => return (Err(reject), 0),
-    };
-    let result = execution
-        .result
-        .map_err(Reject::from)
-        .and_then(|(response, effects)| {
-            let canister = state
-                .canister_mut(&call.canister)
-                .expect("the canister has just run");
-            canister.state.version += 1;
-            if matches!(entry, EntryPoint::Update(_)) {
-                canister.state.apply(&effects);
-                state.sessions.apply(&effects.sessions);
-            }
-            reply(&call.canister, response)
-        });
-    (result, execution.time)
 }
 
-fn enter(
-    state: &ReplicatedState,
-    engine: &Engine,
-    call: &Ingress,
-) -> Result<(EntryPoint, Execution), Reject> {
-    let canister = running_canister(state, &call.canister)?;
-    let Some(installed) = &canister.state.installed else {
-        return Err(no_code(&call.canister));
-    };
-    let is_query =
-        !installed.module.has_update(&call.method) && installed.module.has_query(&call.method);
-    let entry = if is_query {
-        EntryPoint::ReplicatedQuery(call.method.clone())
+/// Takes the price of a user's message from the canister it is for, if there is one.
+fn charge_for(state: &mut ReplicatedState, call: &Ingress) -> Result<(), Reject> {
+    let payer = if call.canister == Principal::management_canister() {
+        management::effective_canister(&call.method, &call.argument)?
     } else {
-        EntryPoint::Update(call.method.clone())
+        Some(call.canister)
     };
-    let message = Call::new(entry.clone(), call.sender, call.argument.clone());
-    let environment = environment(state, &state.sessions, UPDATE_INSTRUCTIONS);
-    Ok((
-        entry,
-        engine.execute(&canister.state, &message, &environment),
-    ))
+    let Some(payer) = payer else { return Ok(()) };
+    let prices = state.genesis.prices();
+    let canister = state
+        .canister_mut(&payer)
+        .ok_or_else(|| not_found(&payer))?;
+    let price = prices.ingress((call.method.len() + call.argument.len()) as u64);
+    let frozen = canister.state.frozen_cycles(prices);
+    // A canister without cycles can still be managed: that is how it gets some.
+    if canister.state.cycles < frozen + price && call.canister == payer {
+        let text = format!(
+            "Canister {payer} is out of cycles: please top up the canister with at least {} additional cycles",
+            frozen + price - canister.state.cycles
+        );
+        return Err(Reject::new(207, text));
+    }
+    canister.state.cycles = canister.state.cycles.saturating_sub(price);
+    Ok(())
 }
 
 /// A canister that takes messages.
@@ -200,13 +166,17 @@ pub fn running_canister<'state>(
     id: &Principal,
 ) -> Result<&'state Canister, Reject> {
     let canister = state.canisters().get(id).ok_or_else(|| not_found(id))?;
-    if canister.stopped {
-        return Err(Reject::new(
-            508,
-            format!("Canister {id} is stopped and therefore does not accept messages"),
-        ));
-    }
+    check_running(&canister.state)?;
     Ok(canister)
+}
+
+fn check_running(canister: &CanisterState) -> Result<(), Reject> {
+    let id = canister.id;
+    match canister.run_state {
+        RunState::Running => Ok(()),
+        RunState::Stopping => Err(Reject::new(509, format!("Canister {id} is stopping"))),
+        RunState::Stopped => Err(Reject::new(508, format!("Canister {id} is stopped"))),
+    }
 }
 
 /// What a message sees at this state.
@@ -233,7 +203,7 @@ pub fn environment<'state>(
 pub fn reply(canister: &Principal, response: Response) -> Result<Vec<u8>, Reject> {
     match response {
         Response::Reply(reply) => Ok(reply),
-        Response::Reject(message) => Err(Reject::new(406, message)),
+        Response::Reject(message) => Err(Reject::new(CANISTER_REJECTED, message)),
         Response::None => Err(Reject::new(
             506,
             format!("Error from Canister {canister}: Canister did not produce a response"),
@@ -250,43 +220,4 @@ pub(crate) fn no_code(id: &Principal) -> Reject {
         "Error from Canister {id}: Attempted to execute a message on canister {id} that does not have any code installed"
     );
     Reject::new(537, text)
-}
-
-/// Runs the global timers that are due. One that traps changes nothing but is off all the same.
-fn fire_timers(state: &mut ReplicatedState, engine: &Engine) -> Instructions {
-    let is_due = |canister: &CanisterState| {
-        let deadline_ns = canister.global_timer_ns;
-        deadline_ns != 0 && deadline_ns <= state.time_ns && canister.installed.is_some()
-    };
-    let due: Vec<Principal> = state
-        .canisters()
-        .iter()
-        .filter(|(_, canister)| !canister.stopped && is_due(&canister.state))
-        .map(|(id, _)| *id)
-        .collect();
-    let mut instructions = 0;
-    for id in due {
-        let canister = state.canister_mut(&id).expect("it is due");
-        canister.state.global_timer_ns = 0;
-        let entry = EntryPoint::GlobalTimer;
-        let call = Call::new(entry, Principal::management_canister(), Vec::new());
-        let canister = &state.canisters()[&id].state;
-        let execution = engine.execute(
-            canister,
-            &call,
-            &environment(state, &state.sessions, UPDATE_INSTRUCTIONS),
-        );
-        instructions += execution.time;
-        if let Ok((_, effects)) = execution.result {
-            apply(state, &id, &effects);
-        }
-    }
-    instructions
-}
-
-fn apply(state: &mut ReplicatedState, id: &Principal, effects: &Effects) {
-    let canister = state.canister_mut(id).expect("the canister has just run");
-    canister.state.version += 1;
-    canister.state.apply(effects);
-    state.sessions.apply(&effects.sessions);
 }

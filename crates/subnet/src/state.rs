@@ -9,63 +9,27 @@
 //! Maps are ordered. [`ReplicatedState::digest`] covers every field, so equal digests mean equal
 //! states; it stands in the certified tree.
 mod cached;
+mod canister;
 mod genesis;
 mod history;
+mod log;
+mod message;
 
 pub use cached::Cached;
+pub use canister::{CallContext, Callback, Canister, Ledger, LowMemory, StopCall};
 pub use genesis::{Genesis, GenesisError, NODE_KEY_DER_BYTES, ROOT_KEY_DER_BYTES};
 pub use history::{Answer, History, Reject, Status};
+pub use log::{CanisterLog, LogRecord};
+pub use message::{CallResult, Message, Origin, Request, Response};
 
-use crate::{application::Height, ingress::Ingress, tree::Tree};
+use crate::application::Height;
 use ic_principal::Principal;
-use lockstep_canister::{models::Work, session::Sessions, state::CanisterState};
+use lockstep_canister::{models::Work, session::Sessions};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 
 /// The index of the first canister created without a given id.
 const FIRST_CANISTER_INDEX: u64 = 1 << 32;
-
-/// A canister and what the subnet keeps about it.
-#[derive(Debug, Clone)]
-pub struct Canister {
-    /// What messages see and change.
-    pub state: CanisterState,
-    /// Whether it takes no messages.
-    pub stopped: bool,
-    digest: Cached<[u8; 32]>,
-    tree: Cached<Tree>,
-}
-
-impl Canister {
-    /// A running canister.
-    #[must_use]
-    pub fn new(state: CanisterState) -> Self {
-        Self {
-            state,
-            stopped: false,
-            digest: Cached::default(),
-            tree: Cached::default(),
-        }
-    }
-
-    /// BLAKE3 over its whole state.
-    #[must_use]
-    pub fn digest(&self) -> [u8; 32] {
-        *self.digest.get_or_init(|| {
-            let mut hasher = blake3::Hasher::new();
-            hasher.update(b"lockstep subnet canister 1");
-            hasher
-                .update(&self.state.digest())
-                .update(&[u8::from(self.stopped)]);
-            *hasher.finalize().as_bytes()
-        })
-    }
-
-    /// Its subtree of the state tree.
-    pub(crate) fn tree(&self, build: impl FnOnce(&CanisterState) -> Tree) -> &Tree {
-        self.tree.get_or_init(|| build(&self.state))
-    }
-}
 
 /// Where the sharing of session work stands.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -90,9 +54,9 @@ pub struct ReplicatedState {
     pub sessions: Sessions,
     /// Calls received and their answers.
     pub history: History,
-    /// Calls that wait for execution, in order.
-    pub queue: BTreeMap<u64, Arc<Ingress>>,
-    /// The key the next call in [`Self::queue`] gets.
+    /// Messages that wait for execution, in order.
+    pub queue: BTreeMap<u64, Arc<Message>>,
+    /// The key the next message in [`Self::queue`] gets.
     pub next_queue_key: u64,
     /// The index of the next canister.
     pub next_canister_index: u64,
@@ -131,9 +95,14 @@ impl ReplicatedState {
     /// A canister to be changed.
     pub fn canister_mut(&mut self, id: &Principal) -> Option<&mut Canister> {
         let canister = Arc::make_mut(self.canisters.get_mut(id)?);
-        canister.digest = Cached::default();
-        canister.tree = Cached::default();
+        canister.touch();
         Some(canister)
+    }
+
+    /// Puts a message behind those that wait.
+    pub fn enqueue(&mut self, message: Message) {
+        self.queue.insert(self.next_queue_key, Arc::new(message));
+        self.next_queue_key += 1;
     }
 
     /// Adds a canister, or replaces one.
@@ -170,18 +139,18 @@ impl ReplicatedState {
 
     /// BLAKE3 over the whole state.
     ///
-    /// The encoding: the tag `lockstep state 1`, height, time, digest of the genesis, next canister
+    /// The encoding: the tag `lockstep state 2`, height, time, digest of the genesis, next canister
     /// index, debt, last session, digest of the sessions; then canisters (their digests), queue
-    /// (key, request id, envelope) and history (request id, sender, end of keeping, digest of the
-    /// answer's subtree), each preceded by its count. Integers are little-endian u64; principals
-    /// and envelopes are preceded by their length.
+    /// (key, CBOR of the message preceded by its length) and history (request id, sender, end of keeping, digest of the
+    /// answer's subtree), each preceded by its count. Integers are little-endian u64; principals are
+    /// preceded by their length.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         let number = |hasher: &mut blake3::Hasher, value: u64| {
             hasher.update(&value.to_le_bytes());
         };
-        hasher.update(b"lockstep state 1");
+        hasher.update(b"lockstep state 2");
         number(&mut hasher, self.height);
         number(&mut hasher, self.time_ns);
         hasher.update(&self.genesis.digest());
@@ -195,11 +164,12 @@ impl ReplicatedState {
         }
         number(&mut hasher, self.next_queue_key);
         number(&mut hasher, self.queue.len() as u64);
-        for (key, call) in &self.queue {
+        for (key, message) in &self.queue {
             number(&mut hasher, *key);
-            hasher.update(&call.id[..]);
-            number(&mut hasher, call.bytes.len() as u64);
-            hasher.update(&call.bytes);
+            let mut bytes = Vec::new();
+            ciborium::into_writer(message.as_ref(), &mut bytes).expect("a vector takes every byte");
+            number(&mut hasher, bytes.len() as u64);
+            hasher.update(&bytes);
         }
         self.history.encode(&mut hasher);
         *hasher.finalize().as_bytes()

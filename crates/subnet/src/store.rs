@@ -25,7 +25,7 @@ use std::{
 };
 
 /// What a file of this layout says it is.
-const FORMAT: &[u8] = b"lockstep state store 2";
+const FORMAT: &[u8] = b"lockstep state store 3";
 /// How many roots of past heights are kept.
 const ROOTS_MAX: u64 = 65_536;
 
@@ -172,9 +172,7 @@ impl Store {
             key,
             cbor,
         )?;
-        write_changes(&transaction, QUEUE, &old.queue, &state.queue, key, |call| {
-            call.bytes.to_vec()
-        })?;
+        write_changes(&transaction, QUEUE, &old.queue, &state.queue, key, cbor)?;
         write_changes(
             &transaction,
             CANISTERS,
@@ -246,9 +244,8 @@ impl Store {
                 .insert(self.number(&key)?, Arc::new(self.decode(&bytes)?));
         }
         for (key, bytes) in self.rows(QUEUE)? {
-            let call = crate::ingress::Ingress::decode(&bytes.into())
-                .map_err(|error| self.damaged(error))?;
-            state.queue.insert(self.number(&key)?, Arc::new(call));
+            let message = self.decode(&bytes)?;
+            state.queue.insert(self.number(&key)?, Arc::new(message));
         }
         let mut modules = BTreeMap::new();
         for (hash, wasm) in self.rows(MODULES)? {

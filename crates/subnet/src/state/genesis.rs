@@ -1,6 +1,6 @@
 //! What a subnet's replicas agree on before the first block.
 use ic_principal::Principal;
-use lockstep_canister::{models::Work, session::ModelDigest};
+use lockstep_canister::{models::Work, prices::Prices, session::ModelDigest};
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, num::NonZeroU32};
 
@@ -17,6 +17,12 @@ const ROUND_INSTRUCTIONS: u64 = 4_000_000_000;
 
 /// Tasks of a fork that count as running side by side: the cores of a small replica.
 const FORK_LANES: NonZeroU32 = NonZeroU32::new(4).unwrap();
+
+/// Canisters whose turns count as running side by side.
+const SCHEDULER_LANES: NonZeroU32 = NonZeroU32::new(4).unwrap();
+
+/// The size of subnet whose published prices hold.
+const PRICED_AS_NODES: u32 = 13;
 
 /// Why a genesis makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -56,6 +62,10 @@ pub struct Genesis {
     pub round_instructions: u64,
     /// How many tasks of a fork count as running side by side.
     pub fork_lanes: NonZeroU32,
+    /// Over how many lanes canisters are spread, to take their turns side by side.
+    pub scheduler_lanes: NonZeroU32,
+    /// Prices are those of a subnet with so many nodes.
+    pub priced_as_nodes: u32,
 }
 
 impl Genesis {
@@ -93,10 +103,18 @@ impl Genesis {
             session_work_per_height: SESSION_WORK_PER_HEIGHT,
             round_instructions: ROUND_INSTRUCTIONS,
             fork_lanes: FORK_LANES,
+            scheduler_lanes: SCHEDULER_LANES,
+            priced_as_nodes: PRICED_AS_NODES,
         })
     }
 
-    /// BLAKE3 over every field: the tag `lockstep genesis 2`, then the fields but the subnet id in
+    /// What canisters pay.
+    #[must_use]
+    pub fn prices(&self) -> Prices {
+        Prices::new(self.priced_as_nodes)
+    }
+
+    /// BLAKE3 over every field: the tag `lockstep genesis 3`, then the fields but the subnet id in
     /// the order of the declaration; integers are little-endian u64, maps and byte strings are
     /// preceded by their length.
     #[must_use]
@@ -106,7 +124,7 @@ impl Genesis {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        bytes(b"lockstep genesis 2");
+        bytes(b"lockstep genesis 3");
         bytes(&self.root_key);
         bytes(&(self.nodes.len() as u64).to_le_bytes());
         for key in self.nodes.values() {
@@ -120,6 +138,8 @@ impl Genesis {
         bytes(&self.session_work_per_height.to_le_bytes());
         bytes(&self.round_instructions.to_le_bytes());
         bytes(&u64::from(self.fork_lanes.get()).to_le_bytes());
+        bytes(&u64::from(self.scheduler_lanes.get()).to_le_bytes());
+        bytes(&u64::from(self.priced_as_nodes).to_le_bytes());
         *hasher.finalize().as_bytes()
     }
 }

@@ -30,7 +30,7 @@ impl Reject {
     pub fn reject_code(&self) -> u8 {
         // Codes have three digits; anything else would be the canister's error.
         match self.error_code / 100 {
-            code @ 1..=5 => code as u8,
+            code @ 1..=6 => code as u8,
             _ => 5,
         }
     }
@@ -50,6 +50,8 @@ impl From<ExecutionError> for Reject {
 pub enum Status {
     /// Ordered, not executed.
     Received,
+    /// Its execution has begun.
+    Processing,
     /// Answered.
     Replied(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Refused or failed.
@@ -85,13 +87,14 @@ impl Answer {
     /// Whether nothing more will happen to the call.
     #[must_use]
     pub fn is_final(&self) -> bool {
-        self.status != Status::Received
+        !matches!(self.status, Status::Received | Status::Processing)
     }
 
     /// Its subtree of the state tree.
     pub(crate) fn tree(&self) -> &Tree {
         self.tree.get_or_init(|| match &self.status {
             Status::Received => Tree::named([("status", Tree::leaf("received"))]),
+            Status::Processing => Tree::named([("status", Tree::leaf("processing"))]),
             Status::Replied(reply) => Tree::named([
                 ("reply", Tree::leaf(reply.clone())),
                 ("status", Tree::leaf("replied")),
@@ -133,6 +136,14 @@ impl History {
     /// Sets the entry of a call.
     pub fn insert(&mut self, id: [u8; 32], answer: Answer) {
         self.0.insert(id, Arc::new(answer));
+    }
+
+    /// Sets how far a known call has come.
+    pub fn set_status(&mut self, id: &[u8; 32], status: Status) {
+        if let Some(entry) = self.0.get_mut(id) {
+            let answer = Answer::new(entry.sender, entry.keep_until_ns, status);
+            *entry = Arc::new(answer);
+        }
     }
 
     /// Forgets entries whose time is over, unless their calls still wait.

@@ -1,12 +1,12 @@
 //! What the store writes besides pages, modules and envelopes.
 use super::StoreError;
-use crate::state::{Canister, ReplicatedState, Schedule};
+use crate::state::{Canister, Ledger, ReplicatedState, Schedule};
 use ic_principal::Principal;
 use lockstep_canister::{
     engine::Module,
     heap::Heap,
-    memory::PagedMemory,
-    state::{CanisterState, GlobalValue, Installed},
+    memory::{Paged, PagedMemory},
+    state::{CanisterState, GlobalValue, Installed, RunState, Settings},
 };
 use serde::{Deserialize, Serialize};
 use std::{
@@ -60,14 +60,17 @@ impl StateRecord {
 #[derive(Serialize, Deserialize)]
 pub(super) struct CanisterRecord {
     controllers: BTreeSet<Principal>,
+    settings: Settings,
+    run_state: RunState,
     cycles: u128,
     version: u64,
     #[serde(with = "serde_bytes")]
     certified_data: Vec<u8>,
     global_timer_ns: u64,
-    stopped: bool,
+    other_bytes: u64,
     stable_pages: u64,
     installed: Option<InstalledRecord>,
+    ledger: Ledger,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -83,17 +86,20 @@ impl CanisterRecord {
         let state = &canister.state;
         Self {
             controllers: state.controllers.clone(),
+            settings: state.settings.clone(),
+            run_state: state.run_state,
             cycles: state.cycles,
             version: state.version,
             certified_data: state.certified_data.clone(),
             global_timer_ns: state.global_timer_ns,
-            stopped: canister.stopped,
-            stable_pages: state.stable.pages().len() as u64,
+            other_bytes: state.other_bytes,
+            stable_pages: state.stable.size_pages(),
             installed: state.installed.as_ref().map(|installed| InstalledRecord {
                 module: installed.module.hash().to_vec(),
                 heap_pages: installed.heap.size_pages(),
                 globals: installed.globals.clone(),
             }),
+            ledger: canister.ledger.clone(),
         }
     }
 
@@ -108,25 +114,31 @@ impl CanisterRecord {
         let Ok(id) = Principal::try_from_slice(id) else {
             return Ok(None);
         };
-        let mut state = CanisterState::new(id, self.controllers, self.cycles);
-        state.version = self.version;
-        state.certified_data = self.certified_data;
-        state.global_timer_ns = self.global_timer_ns;
-        state.stable = stable(self.stable_pages)?;
-        if let Some(installed) = self.installed {
-            let Some(module) = modules.get(&installed.module) else {
+        let mut installed = None;
+        if let Some(record) = self.installed {
+            let Some(module) = modules.get(&record.module) else {
                 return Ok(None);
             };
-            let heap = heap(installed.heap_pages)?;
-            state.installed = Some(Installed {
+            installed = Some(Installed {
                 module: Arc::clone(module),
-                heap,
-                globals: installed.globals,
+                heap: heap(record.heap_pages)?,
+                globals: record.globals,
             });
         }
-        let mut canister = Canister::new(state);
-        canister.stopped = self.stopped;
-        Ok(Some(canister))
+        let state = CanisterState {
+            id,
+            controllers: self.controllers,
+            settings: self.settings,
+            run_state: self.run_state,
+            cycles: self.cycles,
+            version: self.version,
+            certified_data: self.certified_data,
+            global_timer_ns: self.global_timer_ns,
+            other_bytes: self.other_bytes,
+            stable: stable(self.stable_pages)?,
+            installed,
+        };
+        Ok(Some(Canister::restore(state, self.ledger)))
     }
 }
 

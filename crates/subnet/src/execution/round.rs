@@ -1,0 +1,313 @@
+//! A height's rounds of turns: canisters side by side, their messages one after another.
+//!
+//! # Design
+//! A round gives every canister that has something to do a turn. Canisters are ordered by when they last
+//! had theirs in full, then by id, and the i-th goes to lane i modulo [`Genesis::scheduler_lanes`].
+//! Lanes run side by side on as many threads as there are; a lane's canisters run one after another
+//! until the lane's time is up. Then what the turns want done elsewhere takes effect, in the order of
+//! the canisters' ids, and the next round begins, until nothing is left to do or the height's time is
+//! used up.
+//!
+//! # Determinism
+//! Lanes share nothing while they run: each turn owns its canister, the memory that may still be
+//! allocated is split between lanes before and summed after, and session ids are interleaved. So
+//! neither the number of threads nor their speed can be seen.
+use super::turn::{Output, Round, Task, Turn, rejection};
+use crate::state::{CallResult, Canister, LowMemory, Message, ReplicatedState, Response};
+use ic_principal::Principal;
+use lockstep_canister::{
+    engine::{Engine, Instructions},
+    session::SessionIds,
+    state::RunState,
+};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    sync::{Arc, Mutex, PoisonError},
+    thread,
+};
+
+/// Bytes that all canisters of a subnet may use together.
+const SUBNET_MEMORY_BYTES: u64 = 2 << 40;
+
+/// A turn to be taken.
+struct Due {
+    canister: Arc<Canister>,
+    tasks: Vec<Task>,
+    messages: Vec<(u64, Arc<Message>)>,
+}
+
+/// A turn that was taken.
+struct Taken {
+    canister: Canister,
+    /// Keys of the messages that were executed.
+    keys: Vec<u64>,
+    outputs: Vec<Output>,
+    executed: u64,
+}
+
+/// Runs messages until none is left or `budget` is used up. Returns how many were executed and their
+/// time.
+pub(super) fn run_messages(
+    state: &mut ReplicatedState,
+    engine: &Engine,
+    budget: Instructions,
+) -> (u64, Instructions) {
+    let mut tasks = tasks(state);
+    let (mut executed, mut time) = (0, 0);
+    while time < budget {
+        let (managed, spent) = super::management::run_all(state, engine, budget - time);
+        executed += managed;
+        time += spent;
+        if time >= budget {
+            break;
+        }
+        let due = due(state, &mut tasks);
+        if due.is_empty() {
+            break;
+        }
+        let (taken, spent) = take_turns(state, engine, due, budget - time);
+        time += spent;
+        if taken.is_empty() {
+            break;
+        }
+        executed += deliver(state, taken);
+        super::upkeep::finish_stopping(state);
+    }
+    (executed, time)
+}
+
+/// What runs in this height without being called.
+fn tasks(state: &ReplicatedState) -> BTreeMap<Principal, Vec<Task>> {
+    let mut tasks = BTreeMap::new();
+    for (id, canister) in state.canisters() {
+        let Some(installed) = &canister.state.installed else {
+            continue;
+        };
+        if canister.state.run_state != RunState::Running {
+            continue;
+        }
+        let deadline_ns = canister.state.global_timer_ns;
+        let module = &installed.module;
+        let due: Vec<Task> = [
+            (
+                canister.ledger.low_memory == LowMemory::Due && module.has_low_memory_hook(),
+                Task::LowWasmMemory,
+            ),
+            (module.has_heartbeat(), Task::Heartbeat),
+            (
+                deadline_ns != 0 && deadline_ns <= state.time_ns && module.has_global_timer(),
+                Task::GlobalTimer,
+            ),
+        ]
+        .into_iter()
+        .filter_map(|(is_due, task)| is_due.then_some(task))
+        .collect();
+        if !due.is_empty() {
+            tasks.insert(*id, due);
+        }
+    }
+    tasks
+}
+
+/// The canisters that have something to do, in the order of their turns.
+fn due(state: &ReplicatedState, tasks: &mut BTreeMap<Principal, Vec<Task>>) -> Vec<Due> {
+    let mut messages: BTreeMap<Principal, Vec<(u64, Arc<Message>)>> = BTreeMap::new();
+    for (key, message) in &state.queue {
+        let of_canister = messages.entry(*message.receiver()).or_default();
+        of_canister.push((*key, Arc::clone(message)));
+    }
+    let mut due = Vec::new();
+    for (id, canister) in state.canisters() {
+        let tasks = tasks.remove(id).unwrap_or_default();
+        let messages = messages.remove(id).unwrap_or_default();
+        if !tasks.is_empty() || !messages.is_empty() {
+            due.push(Due {
+                canister: Arc::clone(canister),
+                tasks,
+                messages,
+            });
+        }
+    }
+    due.sort_by_key(|due| (due.canister.ledger.served_height, due.canister.state.id));
+    due
+}
+
+/// Runs the turns on their lanes, as far as the time allows; in the order of the canisters' ids.
+fn take_turns(
+    state: &ReplicatedState,
+    engine: &Engine,
+    due: Vec<Due>,
+    budget: Instructions,
+) -> (Vec<Taken>, Instructions) {
+    let round = Round {
+        engine,
+        genesis: &state.genesis,
+        prices: state.genesis.prices(),
+        sessions: &state.sessions,
+        height: state.height,
+        time_ns: state.time_ns,
+    };
+    let lanes = state.genesis.scheduler_lanes.get() as usize;
+    let used: u64 = state
+        .canisters()
+        .values()
+        .map(|canister| canister.state.memory_bytes())
+        .sum();
+    let memory_available = SUBNET_MEMORY_BYTES.saturating_sub(used) / lanes as u64;
+    let count = due.len() as u64;
+    let mut by_lane: Vec<Vec<(SessionIds, Due)>> = (0..lanes).map(|_| Vec::new()).collect();
+    for (index, due) in due.into_iter().enumerate() {
+        let ids = SessionIds {
+            next: state.sessions.next_id + index as u64,
+            step: count,
+        };
+        by_lane[index % lanes].push((ids, due));
+    }
+    by_lane.retain(|lane| !lane.is_empty());
+    let results = side_by_side(engine.threads(), by_lane, |lane| {
+        run_lane(&round, lane, budget, memory_available)
+    });
+    let time = results.iter().map(|(_, time)| *time).max().unwrap_or(0);
+    let mut taken: Vec<Taken> = results.into_iter().flat_map(|(taken, _)| taken).collect();
+    taken.sort_by_key(|taken| taken.canister.state.id);
+    (taken, time)
+}
+
+/// Runs a lane's turns until its time is up.
+fn run_lane(
+    round: &Round<'_>,
+    lane: Vec<(SessionIds, Due)>,
+    budget: Instructions,
+    mut memory_available: u64,
+) -> (Vec<Taken>, Instructions) {
+    let mut taken = Vec::new();
+    let mut time = 0;
+    for (session_ids, due) in lane {
+        if time >= budget {
+            break;
+        }
+        let mut turn = Turn {
+            round,
+            canister: due.canister.as_ref().clone(),
+            sessions: Cow::Borrowed(round.sessions),
+            session_ids,
+            memory_available,
+            outputs: Vec::new(),
+            time: 0,
+            executed: 0,
+        };
+        for task in due.tasks {
+            turn.run_task(task);
+        }
+        let mut keys = Vec::new();
+        let mut messages = due.messages.into_iter().peekable();
+        while time + turn.time < budget
+            && let Some((key, message)) = messages.next()
+        {
+            turn.process(&message);
+            keys.push(key);
+        }
+        let in_full = messages.peek().is_none();
+        time += turn.time;
+        memory_available = turn.memory_available;
+        taken.push(turn.finish(in_full, keys));
+    }
+    (taken, time)
+}
+
+impl Turn<'_> {
+    fn finish(mut self, in_full: bool, keys: Vec<u64>) -> Taken {
+        if in_full {
+            self.canister.ledger.served_height = self.round.height;
+        }
+        Taken {
+            canister: self.canister,
+            keys,
+            outputs: self.outputs,
+            executed: self.executed,
+        }
+    }
+}
+
+/// Maps `items` on up to `threads` threads; results in the order of the items.
+fn side_by_side<T: Send, R: Send>(
+    threads: usize,
+    items: Vec<T>,
+    map: impl Fn(T) -> R + Sync,
+) -> Vec<R> {
+    let count = items.len();
+    let threads = threads.min(count);
+    if threads <= 1 {
+        return items.into_iter().map(map).collect();
+    }
+    let results: Vec<Mutex<Option<R>>> = (0..count).map(|_| Mutex::new(None)).collect();
+    let items = Mutex::new(items.into_iter().enumerate());
+    let work = || {
+        loop {
+            let next = lock(&items).next();
+            let Some((index, item)) = next else { return };
+            *lock(&results[index]) = Some(map(item));
+        }
+    };
+    thread::scope(|scope| {
+        for _ in 1..threads {
+            scope.spawn(work);
+        }
+        work();
+    });
+    let results = results.into_iter().map(|result| {
+        let result = result.into_inner().unwrap_or_else(PoisonError::into_inner);
+        result.expect("every item was mapped")
+    });
+    results.collect()
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Puts turns into the state and delivers what they sent, in order. Returns how many messages were
+/// executed.
+fn deliver(state: &mut ReplicatedState, taken: Vec<Taken>) -> u64 {
+    let mut executed = 0;
+    let mut outputs = Vec::new();
+    for turn in taken {
+        executed += turn.executed;
+        for key in turn.keys {
+            state.queue.remove(&key);
+        }
+        state.insert_canister(Canister::restore(turn.canister.state, turn.canister.ledger));
+        outputs.extend(turn.outputs);
+    }
+    for output in outputs {
+        put(state, output);
+    }
+    executed
+}
+
+/// Makes an output take effect.
+pub(super) fn put(state: &mut ReplicatedState, output: Output) {
+    match output {
+        Output::Answer(id, status) => state.history.set_status(&id, status),
+        Output::Sessions(changes) => state.sessions.apply(&changes),
+        Output::Message(message) => send(state, message),
+    }
+}
+
+/// Queues a message, or the answer that nobody is there to take it.
+fn send(state: &mut ReplicatedState, message: Message) {
+    let receiver = *message.receiver();
+    if receiver == Principal::management_canister() || state.canisters().contains_key(&receiver) {
+        return state.enqueue(message);
+    }
+    // Nobody waits for an answer to a response: its canister is gone, and its cycles with it.
+    if let Message::Request(request) = message {
+        state.enqueue(Message::Response(Response {
+            receiver: request.sender,
+            callback: request.callback,
+            result: CallResult::Reject(rejection(super::not_found(&receiver))),
+            refund: request.cycles,
+        }));
+    }
+}

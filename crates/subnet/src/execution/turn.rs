@@ -1,0 +1,479 @@
+//! A canister's turn: its messages, one after another, until there are none or the lane's time is up.
+//!
+//! # Design
+//! A turn owns its canister and reads what does not change while lanes run. What it wants done
+//! elsewhere are [`Output`]s, which take effect after all lanes have ended.
+//!
+//! # Cycles
+//! An execution is paid for in advance, up to its limit, and gets back what it did not use. A callback
+//! is paid for by its call. What an execution leaves must cover the freezing threshold.
+use super::{CANISTER_REJECTED, UPDATE_INSTRUCTIONS};
+use crate::state::{
+    CallContext, CallResult, Callback, Canister, Genesis, LowMemory, Message, Origin, Reject,
+    Request, Response, Status,
+};
+use ic_principal::Principal;
+use lockstep_canister::{
+    engine::{
+        self, Call, Cycles, Effects, Engine, EntryPoint, Environment, Execution, Instructions,
+        Rejection,
+    },
+    prices::Prices,
+    session::{SessionIds, SessionState, Sessions},
+};
+use std::{borrow::Cow, collections::BTreeMap};
+
+/// Time of a message beside its instructions: finding it, switching to the canister, taking its effects
+/// over.
+pub(super) const MESSAGE_OVERHEAD: Instructions = 2_000_000;
+
+/// What every message of a height sees.
+pub(super) struct Round<'a> {
+    pub(super) engine: &'a Engine,
+    pub(super) genesis: &'a Genesis,
+    pub(super) prices: Prices,
+    pub(super) sessions: &'a Sessions,
+    pub(super) height: u64,
+    pub(super) time_ns: u64,
+}
+
+/// What a turn wants done outside of its canister.
+#[derive(Debug)]
+pub(super) enum Output {
+    /// To be delivered.
+    Message(Message),
+    /// What became of a user's call.
+    Answer([u8; 32], Status),
+    /// Sessions started, changed or closed.
+    Sessions(BTreeMap<u64, Option<SessionState>>),
+}
+
+/// What runs without being called.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Task {
+    LowWasmMemory,
+    Heartbeat,
+    GlobalTimer,
+}
+
+/// A canister's turn under way.
+pub(super) struct Turn<'a> {
+    pub(super) round: &'a Round<'a>,
+    pub(super) canister: Canister,
+    pub(super) sessions: Cow<'a, Sessions>,
+    pub(super) session_ids: SessionIds,
+    /// Bytes by which the canister may grow.
+    pub(super) memory_available: u64,
+    pub(super) outputs: Vec<Output>,
+    /// Instructions of the time so far.
+    pub(super) time: Instructions,
+    /// Messages executed so far.
+    pub(super) executed: u64,
+}
+
+/// What a message did in the view of its call context.
+type Outcome = Result<(engine::Response, Effects), Reject>;
+
+impl Turn<'_> {
+    pub(super) fn process(&mut self, message: &Message) {
+        self.executed += 1;
+        self.time += MESSAGE_OVERHEAD;
+        match message {
+            Message::Ingress(call) => {
+                let origin = Origin::User {
+                    id: *call.id,
+                    sender: call.sender,
+                };
+                self.begin(origin, &call.method, &call.argument, 0);
+            }
+            Message::Request(request) => {
+                let origin = Origin::Canister {
+                    sender: request.sender,
+                    callback: request.callback,
+                    deadline_ns: request.deadline_ns,
+                };
+                self.begin(origin, &request.method, &request.argument, request.cycles);
+            }
+            Message::Response(response) => self.resume(response),
+        }
+    }
+
+    /// Runs what is due without being called.
+    pub(super) fn run_task(&mut self, task: Task) {
+        self.executed += 1;
+        self.time += MESSAGE_OVERHEAD;
+        let entry = match task {
+            Task::LowWasmMemory => {
+                self.canister.ledger.low_memory = LowMemory::Done;
+                EntryPoint::LowWasmMemory
+            }
+            Task::Heartbeat => EntryPoint::Heartbeat,
+            Task::GlobalTimer => {
+                self.canister.state.global_timer_ns = 0;
+                EntryPoint::GlobalTimer
+            }
+        };
+        let caller = Principal::management_canister();
+        let call = Call::new(entry, caller, Vec::new());
+        let context = self.open(Origin::System, 0);
+        let outcome = self.run_paid(context, &call);
+        self.settle(context, outcome);
+    }
+
+    /// A call's first message.
+    fn begin(&mut self, origin: Origin, method: &str, argument: &[u8], cycles: Cycles) {
+        let entry = match self.entry(&origin, method, cycles) {
+            Ok(entry) => entry,
+            Err(reject) => return self.respond(&origin, Err(reject), cycles),
+        };
+        let call = Call {
+            cycles_available: cycles,
+            deadline_ns: origin.deadline_ns(),
+            ..Call::new(entry, origin.caller(), argument.to_vec())
+        };
+        let context = self.open(origin, cycles);
+        let outcome = self.run_paid(context, &call);
+        self.settle(context, outcome);
+    }
+
+    /// Where a call enters, if the canister takes it.
+    fn entry(&self, origin: &Origin, method: &str, cycles: Cycles) -> Result<EntryPoint, Reject> {
+        let state = &self.canister.state;
+        super::check_running(state)?;
+        let Some(installed) = &state.installed else {
+            return Err(super::no_code(&state.id));
+        };
+        if let Origin::Canister { deadline_ns, .. } = origin {
+            if *deadline_ns != 0 && *deadline_ns <= self.round.time_ns {
+                return Err(Reject::new(601, "Call deadline has expired."));
+            }
+            let least = state.settings.minimum_call_cycles;
+            if cycles < least {
+                let text = format!(
+                    "Canister {} requires at least {least} cycles to be attached to an incoming call, but only {cycles} were",
+                    state.id
+                );
+                return Err(Reject::new(CANISTER_REJECTED, text));
+            }
+        }
+        let module = &installed.module;
+        if module.has_composite_query(method) {
+            let text = format!(
+                "Error from Canister {}: Composite query cannot be called in replicated mode",
+                state.id
+            );
+            return Err(Reject::new(527, text));
+        }
+        if !module.has_update(method) && module.has_query(method) {
+            Ok(EntryPoint::ReplicatedQuery(method.to_owned()))
+        } else {
+            Ok(EntryPoint::Update(method.to_owned()))
+        }
+    }
+
+    /// The answer to a call of the canister's.
+    fn resume(&mut self, response: &Response) {
+        let ledger = &mut self.canister.ledger;
+        self.canister.state.cycles += response.refund;
+        let Some(callback) = ledger.callbacks.remove(&response.callback) else {
+            return;
+        };
+        let prices = self.round.prices;
+        let transmission = prices.transmission(response.result.bytes());
+        let mut purse = callback.prepaid.saturating_sub(transmission);
+        let context_id = callback.context;
+        let Some(context) = ledger.contexts.get_mut(&context_id) else {
+            self.canister.state.cycles += purse;
+            return;
+        };
+        context.calls_under_way -= 1;
+        if context.abandoned {
+            if context.calls_under_way == 0 {
+                ledger.contexts.remove(&context_id);
+            }
+            self.canister.state.cycles += purse;
+            return;
+        }
+        let (entry, argument) = match &response.result {
+            CallResult::Reply(reply) => (EntryPoint::Reply(callback.on_reply), reply.clone()),
+            CallResult::Reject(rejection) => (
+                EntryPoint::Reject(callback.on_reject, rejection.clone()),
+                Vec::new(),
+            ),
+        };
+        let mut call = Call {
+            cycles_available: context.cycles,
+            cycles_refunded: response.refund,
+            deadline_ns: context.origin.deadline_ns(),
+            answered: context.answered,
+            context_instructions: context.instructions,
+            ..Call::new(entry, context.origin.caller(), argument)
+        };
+        let mut execution = self.execute(&call, UPDATE_INSTRUCTIONS);
+        let mut instructions = execution.instructions;
+        if let (Err(error), Some(cleanup)) = (&mut execution.result, callback.on_cleanup) {
+            call.entry = EntryPoint::Cleanup(cleanup);
+            let left = UPDATE_INSTRUCTIONS.saturating_sub(instructions);
+            let cleanup = self.execute(&call, left);
+            instructions += cleanup.instructions;
+            match cleanup.result {
+                Ok((_, effects)) => self.apply(context_id, effects),
+                Err(also) => {
+                    error.message = format!(
+                        "{}\ncall_on_cleanup also failed:\n\n{}",
+                        error.message, also.message
+                    );
+                }
+            }
+        }
+        let memory64 = self.memory64();
+        purse = purse.saturating_sub(prices.execution(instructions, memory64));
+        self.canister.state.cycles += purse;
+        self.count(context_id, instructions);
+        self.settle(context_id, execution.result.map_err(Reject::from));
+    }
+
+    fn open(&mut self, origin: Origin, cycles: Cycles) -> u64 {
+        let ledger = &mut self.canister.ledger;
+        let id = ledger.next_context;
+        ledger.next_context += 1;
+        let context = CallContext {
+            origin,
+            cycles,
+            answered: false,
+            calls_under_way: 0,
+            instructions: 0,
+            abandoned: false,
+        };
+        ledger.contexts.insert(id, context);
+        id
+    }
+
+    /// Executes a message that the canister pays for.
+    fn run_paid(&mut self, context: u64, call: &Call) -> Outcome {
+        let prices = self.round.prices;
+        let memory64 = self.memory64();
+        let price = prices.execution(UPDATE_INSTRUCTIONS, memory64);
+        let state = &mut self.canister.state;
+        let needed = state.frozen_cycles(prices) + price;
+        if state.cycles < needed {
+            let text = format!(
+                "Canister {} is out of cycles: please top up the canister with at least {} additional cycles",
+                state.id,
+                needed - state.cycles
+            );
+            return Err(Reject::new(207, text));
+        }
+        state.cycles -= price;
+        let execution = self.execute(call, UPDATE_INSTRUCTIONS);
+        let used = prices.execution(execution.instructions, memory64);
+        self.canister.state.cycles += price.saturating_sub(used);
+        self.count(context, execution.instructions);
+        execution.result.map_err(Reject::from)
+    }
+
+    fn execute(&mut self, call: &Call, limit: Instructions) -> Execution {
+        let state = &self.canister.state;
+        let calls_under_way = self.canister.ledger.calls_under_way();
+        let environment = Environment {
+            time_ns: self.round.time_ns,
+            subnet_id: self.round.genesis.subnet_id,
+            root_key: &self.round.genesis.root_key,
+            instruction_limit: limit,
+            lanes: self.round.genesis.fork_lanes,
+            session_ids: self.session_ids,
+            prices: self.round.prices,
+            frozen_cycles: state.frozen_cycles(self.round.prices),
+            memory_available: self.memory_available,
+            calls_under_way: &calls_under_way,
+            ..Environment::new(&self.sessions)
+        };
+        let execution = self.round.engine.execute(state, call, &environment);
+        self.time += execution.time;
+        self.log(&execution);
+        execution
+    }
+
+    fn log(&mut self, execution: &Execution) {
+        let limit = self.canister.state.settings.log_memory_limit;
+        let log = &mut self.canister.ledger.log;
+        for line in &execution.debug {
+            log.push(self.round.time_ns, line.as_bytes(), limit);
+        }
+        if let Err(error) = &execution.result {
+            let line = format!("[TRAP]: {}", error.message);
+            log.push(self.round.time_ns, line.as_bytes(), limit);
+        }
+    }
+
+    fn count(&mut self, context: u64, instructions: Instructions) {
+        if let Some(context) = self.canister.ledger.contexts.get_mut(&context) {
+            context.instructions += instructions;
+        }
+    }
+
+    /// Takes over what a message did, answers its call if it answered, and closes the call context when
+    /// nothing can come any more.
+    fn settle(&mut self, context_id: u64, outcome: Outcome) {
+        let mut failure = None;
+        let mut answer = None;
+        match outcome {
+            Ok((response, effects)) => {
+                self.apply(context_id, effects);
+                answer = match response {
+                    engine::Response::Reply(reply) => Some(Ok(reply)),
+                    engine::Response::Reject(text) => {
+                        Some(Err(Reject::new(CANISTER_REJECTED, text)))
+                    }
+                    engine::Response::None => None,
+                };
+            }
+            Err(reject) => failure = Some(reject),
+        }
+        let id = self.canister.state.id;
+        let contexts = &mut self.canister.ledger.contexts;
+        let context = contexts.get_mut(&context_id).expect("it was opened");
+        let is_over = context.calls_under_way == 0;
+        if is_over && answer.is_none() && !context.answered {
+            let silent = || {
+                let text = format!("Error from Canister {id}: Canister did not produce a response");
+                Reject::new(506, text)
+            };
+            answer = Some(Err(failure.unwrap_or_else(silent)));
+        }
+        let origin = context.origin.clone();
+        let refund = if answer.is_some() {
+            context.answered = true;
+            std::mem::take(&mut context.cycles)
+        } else {
+            0
+        };
+        if is_over {
+            contexts.remove(&context_id);
+        }
+        match (answer, origin) {
+            (Some(answer), origin) => self.respond(&origin, answer, refund),
+            (None, Origin::User { id, .. }) if !is_over => {
+                self.outputs.push(Output::Answer(id, Status::Processing));
+            }
+            (None, _) => {}
+        }
+    }
+
+    fn apply(&mut self, context_id: u64, effects: Effects) {
+        let before = self.canister.state.memory_bytes();
+        let state = &mut self.canister.state;
+        state.apply(&effects);
+        state.version += 1;
+        let grown = state.memory_bytes().saturating_sub(before);
+        self.memory_available = self.memory_available.saturating_sub(grown);
+        self.note_memory();
+        if !effects.sessions.is_empty() {
+            self.sessions.to_mut().apply(&effects.sessions);
+            for &id in effects.sessions.keys() {
+                while self.session_ids.next <= id && id >= self.round.sessions.next_id {
+                    self.session_ids.take();
+                }
+            }
+            self.outputs.push(Output::Sessions(effects.sessions));
+        }
+        let ledger = &mut self.canister.ledger;
+        let context = ledger.contexts.get_mut(&context_id);
+        let context = context.expect("effects are of an open call context");
+        context.cycles = context.cycles.saturating_sub(effects.cycles_accepted);
+        for call in effects.calls {
+            let callback = ledger.next_callback;
+            ledger.next_callback += 1;
+            context.calls_under_way += 1;
+            let deadline_ns = call.timeout_seconds.map_or(0, |seconds| {
+                let timeout_ns = u64::from(seconds) * 1_000_000_000;
+                self.round.time_ns.saturating_add(timeout_ns)
+            });
+            ledger.callbacks.insert(
+                callback,
+                Callback {
+                    context: context_id,
+                    callee: call.callee,
+                    on_reply: call.on_reply,
+                    on_reject: call.on_reject,
+                    on_cleanup: call.on_cleanup,
+                    prepaid: call.prepaid,
+                    deadline_ns,
+                    expired: false,
+                },
+            );
+            self.outputs.push(Output::Message(Message::Request(Request {
+                sender: self.canister.state.id,
+                callback,
+                receiver: call.callee,
+                method: call.method,
+                argument: call.argument,
+                cycles: call.cycles,
+                deadline_ns,
+            })));
+        }
+    }
+
+    /// Notes when the heap has come close to its limit.
+    fn note_memory(&mut self) {
+        let state = &self.canister.state;
+        let settings = &state.settings;
+        let room = settings
+            .wasm_memory_limit
+            .saturating_sub(state.heap_bytes());
+        let is_low = settings.wasm_memory_threshold > 0 && room < settings.wasm_memory_threshold;
+        let low_memory = &mut self.canister.ledger.low_memory;
+        *low_memory = match (*low_memory, is_low) {
+            (_, false) => LowMemory::Enough,
+            (LowMemory::Enough, true) => LowMemory::Due,
+            (unchanged, true) => unchanged,
+        };
+    }
+
+    fn respond(&mut self, origin: &Origin, answer: Result<Vec<u8>, Reject>, refund: Cycles) {
+        self.outputs.extend(response(origin, answer, refund));
+    }
+
+    fn memory64(&self) -> bool {
+        let installed = self.canister.state.installed.as_ref();
+        installed.is_some_and(|installed| installed.module.memory64())
+    }
+}
+
+/// The answer to a call, for whoever is owed it.
+pub(super) fn response(
+    origin: &Origin,
+    answer: Result<Vec<u8>, Reject>,
+    refund: Cycles,
+) -> Option<Output> {
+    match origin {
+        Origin::User { id, .. } => {
+            let status = answer.map_or_else(Status::Rejected, Status::Replied);
+            Some(Output::Answer(*id, status))
+        }
+        Origin::Canister {
+            sender, callback, ..
+        } => Some(Output::Message(Message::Response(Response {
+            receiver: *sender,
+            callback: *callback,
+            result: match answer {
+                Ok(reply) => CallResult::Reply(reply),
+                Err(reject) => CallResult::Reject(rejection(reject)),
+            },
+            refund,
+        }))),
+        Origin::System => None,
+    }
+}
+
+/// A rejection as a canister sees it: its own words as they are, everything else with its code.
+pub(super) fn rejection(reject: Reject) -> Rejection {
+    Rejection {
+        code: reject.reject_code(),
+        message: if reject.error_code == CANISTER_REJECTED {
+            reject.message
+        } else {
+            reject.to_string()
+        },
+    }
+}

@@ -1,0 +1,176 @@
+//! What time does to canisters: deadlines pass, storage is paid for, stopping ends.
+use super::{
+    CANISTER_REJECTED,
+    round::put,
+    turn::{rejection, response},
+};
+use crate::state::{CallResult, Message, Reject, ReplicatedState, Response, Status};
+use ic_principal::Principal;
+use lockstep_canister::{memory::PagedMemory, state::RunState};
+
+/// How often canisters pay for their keep, nanoseconds.
+const PAYMENT_NS: u64 = 10_000_000_000;
+/// How long `stop_canister` waits for calls under way, nanoseconds.
+const STOP_TIMEOUT_NS: u64 = 300_000_000_000;
+
+/// What the time of a new height brings about.
+pub(super) fn begin_height(state: &mut ReplicatedState) {
+    expire_ingress(state);
+    expire_calls(state);
+    expire_stops(state);
+    charge(state);
+}
+
+/// Rejects users' calls that waited too long.
+fn expire_ingress(state: &mut ReplicatedState) {
+    let now_ns = state.time_ns;
+    let mut expired = Vec::new();
+    state.queue.retain(|_, message| match message.ingress() {
+        Some(call) if call.expiry_ns < now_ns => {
+            expired.push(*call.id);
+            false
+        }
+        _ => true,
+    });
+    for id in expired {
+        let text = format!(
+            "Ingress message {} timed out waiting to start executing.",
+            hex::encode(id)
+        );
+        let status = Status::Rejected(Reject::new(202, text));
+        state.history.set_status(&id, status);
+    }
+}
+
+/// Answers calls whose callers have stopped waiting.
+fn expire_calls(state: &mut ReplicatedState) {
+    let now_ns = state.time_ns;
+    let mut expired: Vec<(Principal, u64)> = Vec::new();
+    for (id, canister) in state.canisters() {
+        let calls = canister.ledger.callbacks.iter();
+        let late = calls.filter(|(_, call)| {
+            call.deadline_ns != 0 && call.deadline_ns <= now_ns && !call.expired
+        });
+        expired.extend(late.map(|(callback, _)| (*id, *callback)));
+    }
+    for (receiver, callback) in expired {
+        let canister = state.canister_mut(&receiver).expect("it was just listed");
+        let call = canister.ledger.callbacks.get_mut(&callback);
+        call.expect("it was just listed").expired = true;
+        let reject = Reject::new(601, "Call deadline has expired.");
+        state.enqueue(Message::Response(Response {
+            receiver,
+            callback,
+            result: CallResult::Reject(rejection(reject)),
+            refund: 0,
+        }));
+    }
+}
+
+/// Rejects calls of `stop_canister` that waited too long.
+fn expire_stops(state: &mut ReplicatedState) {
+    let since_ns = state.time_ns.saturating_sub(STOP_TIMEOUT_NS);
+    let waits = |canister: &crate::state::Canister| {
+        let calls = &canister.ledger.stop_calls;
+        calls.iter().any(|call| call.since_ns < since_ns)
+    };
+    let late: Vec<Principal> = state
+        .canisters()
+        .iter()
+        .filter(|(_, canister)| waits(canister))
+        .map(|(id, _)| *id)
+        .collect();
+    for id in late {
+        let canister = state.canister_mut(&id).expect("it was just listed");
+        let (expired, waiting) = std::mem::take(&mut canister.ledger.stop_calls)
+            .into_iter()
+            .partition(|call| call.since_ns < since_ns);
+        canister.ledger.stop_calls = waiting;
+        for call in Vec::<crate::state::StopCall>::from(expired) {
+            let reject = Reject::new(206, "Stop canister request timed out");
+            if let Some(output) = response(&call.origin, Err(reject), call.cycles) {
+                put(state, output);
+            }
+        }
+    }
+}
+
+/// Stops canisters that are stopping and have no call left, and says so to who waits.
+pub(super) fn finish_stopping(state: &mut ReplicatedState) {
+    let is_done = |canister: &crate::state::Canister| {
+        canister.state.run_state == RunState::Stopping && canister.ledger.contexts.is_empty()
+    };
+    let done: Vec<Principal> = state
+        .canisters()
+        .iter()
+        .filter(|(_, canister)| is_done(canister))
+        .map(|(id, _)| *id)
+        .collect();
+    for id in done {
+        let canister = state.canister_mut(&id).expect("it was just listed");
+        canister.state.run_state = RunState::Stopped;
+        canister.state.version += 1;
+        for call in std::mem::take(&mut canister.ledger.stop_calls) {
+            let nothing = candid::encode_args(()).expect("nothing has a Candid form");
+            if let Some(output) = response(&call.origin, Ok(nothing), call.cycles) {
+                put(state, output);
+            }
+        }
+    }
+}
+
+/// Takes from balances what storage and allocations have cost since the last time. A canister that
+/// cannot pay loses its code and its memories.
+fn charge(state: &mut ReplicatedState) {
+    let now_ns = state.time_ns;
+    let prices = state.genesis.prices();
+    let owing: Vec<Principal> = state
+        .canisters()
+        .iter()
+        .filter(|(_, canister)| now_ns.saturating_sub(canister.ledger.paid_until_ns) >= PAYMENT_NS)
+        .map(|(id, _)| *id)
+        .collect();
+    for id in owing {
+        let canister = state.canister_mut(&id).expect("it was just listed");
+        let since_ns = now_ns.saturating_sub(canister.ledger.paid_until_ns);
+        canister.ledger.paid_until_ns = now_ns;
+        let price = canister.state.idle_cycles(prices, since_ns);
+        match canister.state.cycles.checked_sub(price) {
+            Some(left) => canister.state.cycles = left,
+            None => {
+                canister.state.cycles = 0;
+                uninstall(state, &id);
+            }
+        }
+    }
+}
+
+/// Removes code and memories, and rejects the calls that are not answered.
+pub(super) fn uninstall(state: &mut ReplicatedState, id: &Principal) {
+    let canister = state.canister_mut(id).expect("the caller has found it");
+    canister.state.installed = None;
+    canister.state.stable = PagedMemory::default();
+    canister.state.certified_data = Vec::new();
+    canister.state.global_timer_ns = 0;
+    canister.state.version += 1;
+    canister.ledger.log.clear();
+    let mut rejected = Vec::new();
+    canister.ledger.contexts.retain(|_, context| {
+        context.abandoned = true;
+        if !std::mem::replace(&mut context.answered, true) {
+            let refund = std::mem::take(&mut context.cycles);
+            rejected.push((context.origin.clone(), refund));
+        }
+        context.calls_under_way > 0
+    });
+    state
+        .sessions
+        .sessions
+        .retain(|_, session| session.owner != *id);
+    for (origin, refund) in rejected {
+        let reject = Reject::new(CANISTER_REJECTED, "Canister has been uninstalled.");
+        if let Some(output) = response(&origin, Err(reject), refund) {
+            put(state, output);
+        }
+    }
+}

@@ -1,0 +1,170 @@
+//! A canister and what the subnet keeps about it.
+use super::{Cached, CanisterLog, Origin};
+use crate::tree::Tree;
+use ic_principal::Principal;
+use lockstep_canister::{
+    engine::{Closure, Cycles, Instructions},
+    state::{CanisterState, RunState},
+};
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// A canister and what the subnet keeps about it.
+#[derive(Debug, Clone)]
+pub struct Canister {
+    /// What messages see and change.
+    pub state: CanisterState,
+    /// What they do not see.
+    pub ledger: Ledger,
+    digest: Cached<[u8; 32]>,
+    tree: Cached<Tree>,
+}
+
+/// The subnet's books about a canister.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ledger {
+    /// Calls to the canister that are not over, by number.
+    pub contexts: BTreeMap<u64, CallContext>,
+    /// Calls by the canister that are not over, by number.
+    pub callbacks: BTreeMap<u64, Callback>,
+    /// The number of the next call context.
+    pub next_context: u64,
+    /// The number of the next callback.
+    pub next_callback: u64,
+    /// Who waits for the canister to stop.
+    pub stop_calls: Vec<StopCall>,
+    /// Where `canister_on_low_wasm_memory` stands.
+    pub low_memory: LowMemory,
+    /// What the canister printed and why it trapped.
+    pub log: CanisterLog,
+    /// The last height at which the canister had its turn in full.
+    pub served_height: u64,
+    /// Until when the canister has paid for its keep, nanoseconds since 1970.
+    pub paid_until_ns: u64,
+}
+
+/// Whether `canister_on_low_wasm_memory` is to run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LowMemory {
+    /// There is room for heap above the threshold.
+    #[default]
+    Enough,
+    /// There no longer is: it is to run.
+    Due,
+    /// It has run since.
+    Done,
+}
+
+/// A call to a canister that has begun: the messages that belong together.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CallContext {
+    /// Who is owed an answer.
+    pub origin: Origin,
+    /// Cycles that came with the call and have not been accepted.
+    pub cycles: Cycles,
+    /// Whether it has been answered.
+    pub answered: bool,
+    /// Calls made in it that are not over.
+    pub calls_under_way: u64,
+    /// Instructions of its messages.
+    pub instructions: Instructions,
+    /// Whether the code that began it is gone: answers to its calls are not executed.
+    pub abandoned: bool,
+}
+
+/// A call by a canister.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Callback {
+    /// The call context it was made in.
+    pub context: u64,
+    /// Whom it is for.
+    pub callee: Principal,
+    /// Runs when a reply arrives.
+    pub on_reply: Closure,
+    /// Runs when a rejection arrives.
+    pub on_reject: Closure,
+    /// Runs when either traps.
+    pub on_cleanup: Option<Closure>,
+    /// What was paid in advance for the response.
+    pub prepaid: Cycles,
+    /// When the canister stops waiting, nanoseconds since 1970; 0: never.
+    pub deadline_ns: u64,
+    /// Whether it has stopped waiting.
+    pub expired: bool,
+}
+
+/// A call of `stop_canister` that waits.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StopCall {
+    /// Who waits.
+    pub origin: Origin,
+    /// Cycles that came with the call.
+    pub cycles: Cycles,
+    /// Since when, nanoseconds since 1970.
+    pub since_ns: u64,
+}
+
+impl Canister {
+    /// A canister to which nothing has happened; it has paid until `now_ns`.
+    #[must_use]
+    pub fn new(state: CanisterState, now_ns: u64) -> Self {
+        let ledger = Ledger {
+            paid_until_ns: now_ns,
+            ..Ledger::default()
+        };
+        Self::restore(state, ledger)
+    }
+
+    /// A canister as it was.
+    #[must_use]
+    pub fn restore(state: CanisterState, ledger: Ledger) -> Self {
+        Self {
+            state,
+            ledger,
+            digest: Cached::default(),
+            tree: Cached::default(),
+        }
+    }
+
+    /// Forgets what was derived from the canister before a change.
+    pub(super) fn touch(&mut self) {
+        self.digest = Cached::default();
+        self.tree = Cached::default();
+    }
+
+    /// Whether it takes no calls and none is under way.
+    #[must_use]
+    pub fn is_stopped(&self) -> bool {
+        self.state.run_state == RunState::Stopped
+    }
+
+    /// BLAKE3 over its whole state: the tag `lockstep subnet canister 2`, the digest of what messages
+    /// see, and the CBOR of [`Ledger`].
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        *self.digest.get_or_init(|| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(b"lockstep subnet canister 2");
+            hasher.update(&self.state.digest());
+            ciborium::into_writer(&self.ledger, &mut hasher).expect("a hash takes every byte");
+            *hasher.finalize().as_bytes()
+        })
+    }
+
+    /// Its subtree of the state tree.
+    pub(crate) fn tree(&self, build: impl FnOnce(&CanisterState) -> Tree) -> &Tree {
+        self.tree.get_or_init(|| build(&self.state))
+    }
+}
+
+impl Ledger {
+    /// How many of the canister's calls are under way to each callee.
+    #[must_use]
+    pub fn calls_under_way(&self) -> BTreeMap<Principal, usize> {
+        let mut counts = BTreeMap::new();
+        for callback in self.callbacks.values() {
+            *counts.entry(callback.callee).or_default() += 1;
+        }
+        counts
+    }
+}
