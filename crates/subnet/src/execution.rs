@@ -26,7 +26,7 @@ use crate::{
 use ic_principal::Principal;
 pub use lockstep_canister::engine::UPDATE_INSTRUCTIONS;
 use lockstep_canister::{
-    engine::{Engine, Environment, Instructions, Response},
+    engine::{Call, Engine, EntryPoint, Environment, Instructions, Response},
     models::Work,
     session::Sessions,
     state::{CanisterState, RunState},
@@ -66,6 +66,8 @@ pub struct Outcome {
     pub instructions: Instructions,
     /// Work done for sessions.
     pub work: Work,
+    /// What canisters printed, in the order of their turns.
+    pub printed: Vec<(Principal, String)>,
 }
 
 /// Executes `block` on top of `state`.
@@ -98,13 +100,14 @@ pub fn execute(
         }
     }
     let budget = state.genesis.round_instructions;
-    let (calls, instructions) = round::run_messages(&mut state, engine, budget);
+    let done = round::run_messages(&mut state, engine, budget);
     let work = sessions::advance(&mut state, generations)?;
     Ok(Outcome {
         state,
-        calls,
-        instructions,
+        calls: done.executed,
+        instructions: done.time,
         work,
+        printed: done.printed,
     })
 }
 
@@ -194,6 +197,37 @@ pub fn environment<'state>(
         lanes: state.genesis.fork_lanes,
         ..Environment::new(sessions)
     }
+}
+
+/// Executes a query on a state.
+///
+/// # Errors
+/// The rejection.
+pub fn query(
+    state: &ReplicatedState,
+    engine: &Engine,
+    id: &Principal,
+    sender: &Principal,
+    method: &str,
+    argument: &[u8],
+    certificate: Option<&[u8]>,
+) -> Result<Vec<u8>, Reject> {
+    if *id == Principal::management_canister() {
+        return management::query(state, sender, method, argument);
+    }
+    let canister = running_canister(state, id)?;
+    if canister.state.installed.is_none() {
+        return Err(no_code(id));
+    }
+    let entry = EntryPoint::Query(method.to_owned());
+    let call = Call::new(entry, *sender, argument.to_vec());
+    let environment = Environment {
+        data_certificate: certificate,
+        ..environment(state, &state.sessions, QUERY_INSTRUCTIONS)
+    };
+    let execution = engine.execute(&canister.state, &call, &environment);
+    let (response, _) = execution.result?;
+    reply(id, response)
 }
 
 /// A message's response as the answer to its call.

@@ -14,7 +14,7 @@ mod status;
 
 use super::{
     not_found,
-    round::put,
+    round::{Done as Totals, put},
     turn::{MESSAGE_OVERHEAD, response},
 };
 use crate::state::{Canister, Message, Origin, Reject, ReplicatedState};
@@ -79,16 +79,16 @@ enum Done {
 struct Manager<'a> {
     state: &'a mut ReplicatedState,
     engine: &'a Engine,
-    /// Instructions of the time.
-    time: Instructions,
+    totals: &'a mut Totals,
 }
 
-/// Executes the messages that wait, until `budget` is used up. Returns how many and their time.
+/// Executes the messages that wait, until the height's `budget` is used up.
 pub(super) fn run_all(
     state: &mut ReplicatedState,
     engine: &Engine,
     budget: Instructions,
-) -> (u64, Instructions) {
+    done: &mut Totals,
+) {
     let management = Principal::management_canister();
     let keys: Vec<u64> = state
         .queue
@@ -99,11 +99,10 @@ pub(super) fn run_all(
     let mut manager = Manager {
         state,
         engine,
-        time: 0,
+        totals: done,
     };
-    let mut executed = 0;
     for key in keys {
-        if manager.time >= budget {
+        if manager.totals.time >= budget {
             break;
         }
         let message = manager
@@ -111,11 +110,10 @@ pub(super) fn run_all(
             .queue
             .remove(&key)
             .expect("it was just listed");
-        manager.time += MESSAGE_OVERHEAD;
+        manager.totals.time += MESSAGE_OVERHEAD;
+        manager.totals.executed += 1;
         manager.take(&message);
-        executed += 1;
     }
-    (executed, manager.time)
 }
 
 impl Manager<'_> {

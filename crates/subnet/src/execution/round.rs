@@ -44,37 +44,44 @@ struct Taken {
     keys: Vec<u64>,
     outputs: Vec<Output>,
     executed: u64,
+    printed: Vec<String>,
 }
 
-/// Runs messages until none is left or `budget` is used up. Returns how many were executed and their
-/// time.
+/// What a height's messages amount to.
+#[derive(Default)]
+pub(super) struct Done {
+    /// Messages executed.
+    pub(super) executed: u64,
+    /// Instructions of the time.
+    pub(super) time: Instructions,
+    /// What canisters printed.
+    pub(super) printed: Vec<(Principal, String)>,
+}
+
+/// Runs messages until none is left or `budget` is used up.
 pub(super) fn run_messages(
     state: &mut ReplicatedState,
     engine: &Engine,
     budget: Instructions,
-) -> (u64, Instructions) {
+) -> Done {
     let mut tasks = tasks(state);
-    let (mut executed, mut time) = (0, 0);
-    while time < budget {
-        let (managed, spent) = super::management::run_all(state, engine, budget - time);
-        executed += managed;
-        time += spent;
-        if time >= budget {
+    let mut done = Done::default();
+    while done.time < budget {
+        super::management::run_all(state, engine, budget, &mut done);
+        super::upkeep::finish_stopping(state);
+        if done.time >= budget {
             break;
         }
         let due = due(state, &mut tasks);
         if due.is_empty() {
             break;
         }
-        let (taken, spent) = take_turns(state, engine, due, budget - time);
-        time += spent;
-        if taken.is_empty() {
-            break;
-        }
-        executed += deliver(state, taken);
-        super::upkeep::finish_stopping(state);
+        let (taken, time) = take_turns(state, engine, due, budget - done.time);
+        done.time += time;
+        deliver(state, taken, &mut done);
     }
-    (executed, time)
+    super::upkeep::finish_stopping(state);
+    done
 }
 
 /// What runs in this height without being called.
@@ -196,6 +203,7 @@ fn run_lane(
             outputs: Vec::new(),
             time: 0,
             executed: 0,
+            printed: Vec::new(),
         };
         for task in due.tasks {
             turn.run_task(task);
@@ -226,6 +234,7 @@ impl Turn<'_> {
             keys,
             outputs: self.outputs,
             executed: self.executed,
+            printed: self.printed,
         }
     }
 }
@@ -267,13 +276,14 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// Puts turns into the state and delivers what they sent, in order. Returns how many messages were
-/// executed.
-fn deliver(state: &mut ReplicatedState, taken: Vec<Taken>) -> u64 {
-    let mut executed = 0;
+/// Puts turns into the state and delivers what they sent, in order.
+fn deliver(state: &mut ReplicatedState, taken: Vec<Taken>, done: &mut Done) {
     let mut outputs = Vec::new();
     for turn in taken {
-        executed += turn.executed;
+        done.executed += turn.executed;
+        let id = turn.canister.state.id;
+        done.printed
+            .extend(turn.printed.into_iter().map(|line| (id, line)));
         for key in turn.keys {
             state.queue.remove(&key);
         }
@@ -283,7 +293,6 @@ fn deliver(state: &mut ReplicatedState, taken: Vec<Taken>) -> u64 {
     for output in outputs {
         put(state, output);
     }
-    executed
 }
 
 /// Makes an output take effect.

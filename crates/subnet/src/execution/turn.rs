@@ -69,6 +69,8 @@ pub(super) struct Turn<'a> {
     pub(super) time: Instructions,
     /// Messages executed so far.
     pub(super) executed: u64,
+    /// What they printed.
+    pub(super) printed: Vec<String>,
 }
 
 /// What a message did in the view of its call context.
@@ -299,6 +301,7 @@ impl Turn<'_> {
         let log = &mut self.canister.ledger.log;
         for line in &execution.debug {
             log.push(self.round.time_ns, line.as_bytes(), limit);
+            self.printed.push(line.clone());
         }
         if let Err(error) = &execution.result {
             let line = format!("[TRAP]: {}", error.message);

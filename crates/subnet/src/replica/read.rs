@@ -1,7 +1,7 @@
 //! Answers clients from the last certified state.
 use super::{Certified, Replica};
 use crate::{
-    execution::{QUERY_INSTRUCTIONS, environment, management, no_code, reply, running_canister},
+    execution::{self, management},
     ingress::{IngressError, Request, RequestId},
     state::Reject,
     tree::{
@@ -14,7 +14,6 @@ use ic_principal::Principal;
 use ic_transport_types::{
     EnvelopeContent, NodeSignature, QueryResponse, RejectCode, RejectResponse, ReplyResponse,
 };
-use lockstep_canister::engine::{Call, EntryPoint, Environment};
 
 /// Why a read was not answered.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -115,8 +114,7 @@ impl Replica {
                     target: *canister_id,
                 });
             }
-            let call = Call::new(EntryPoint::Query(method_name.clone()), *sender, arg.clone());
-            self.run_query(&certified, canister_id, &call)
+            self.run_query(&certified, canister_id, sender, method_name, arg)
         };
         self.counters.add_query();
         Ok(self.sign(result, request.id(), certified.executed.state.time_ns))
@@ -153,28 +151,26 @@ impl Replica {
         &self,
         certified: &Certified,
         id: &Principal,
-        call: &Call,
+        sender: &Principal,
+        method: &str,
+        argument: &[u8],
     ) -> Result<Vec<u8>, Reject> {
         let state = &certified.executed.state;
-        let canister = running_canister(state, id)?;
-        if canister.state.installed.is_none() {
-            return Err(no_code(id));
-        }
         let data = [
             b"canister".to_vec(),
             id.as_slice().to_vec(),
             b"certified_data".to_vec(),
         ];
         let certificate = certified.certificate(&[data.to_vec()]);
-        let environment = Environment {
-            data_certificate: Some(&certificate),
-            ..environment(state, &state.sessions, QUERY_INSTRUCTIONS)
-        };
-        let (response, _) = self
-            .engine
-            .execute(&canister.state, call, &environment)
-            .result?;
-        reply(id, response)
+        execution::query(
+            state,
+            &self.engine,
+            id,
+            sender,
+            method,
+            argument,
+            Some(&certificate),
+        )
     }
 
     fn sign(&self, result: Result<Vec<u8>, Reject>, id: RequestId, timestamp: u64) -> Vec<u8> {

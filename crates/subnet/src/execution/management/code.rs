@@ -1,7 +1,7 @@
 //! Installing and removing code.
 use super::{Done, ManagementCall, Manager, decode, nothing};
 use crate::{
-    execution::{INSTALL_INSTRUCTIONS, environment, no_code, upkeep},
+    execution::{INSTALL_INSTRUCTIONS, environment, no_code, round::Done as Totals, upkeep},
     state::{Reject, ReplicatedState},
 };
 use ic_management_canister_types::{
@@ -32,7 +32,7 @@ impl Manager<'_> {
             self.engine,
             &call.sender,
             &arguments,
-            &mut self.time,
+            self.totals,
         );
         result.and_then(|()| nothing())
     }
@@ -44,7 +44,7 @@ fn install(
     engine: &Engine,
     caller: &Principal,
     arguments: &InstallCodeArgs,
-    time: &mut Instructions,
+    totals: &mut Totals,
 ) -> Result<(), Reject> {
     let id = arguments.canister_id;
     let old = &state.canisters()[&id].state;
@@ -54,7 +54,7 @@ fn install(
         sessions: state.sessions.clone(),
         engine,
         caller: *caller,
-        time,
+        totals,
         left: INSTALL_INSTRUCTIONS,
     };
     let argument = arguments.arg.clone();
@@ -141,7 +141,7 @@ struct Installation<'call> {
     sessions: Sessions,
     engine: &'call Engine,
     caller: Principal,
-    time: &'call mut Instructions,
+    totals: &'call mut Totals,
     /// Instructions that its entry points may still use together.
     left: Instructions,
 }
@@ -177,7 +177,10 @@ impl Installation<'_> {
             ..environment(state, &self.sessions, self.left)
         };
         let execution = self.engine.execute(&self.canister, &call, &environment);
-        *self.time += execution.time;
+        self.totals.time += execution.time;
+        let id = self.canister.id;
+        let lines = execution.debug.into_iter();
+        self.totals.printed.extend(lines.map(|line| (id, line)));
         self.left = self.left.saturating_sub(execution.instructions);
         let used = prices.execution(execution.instructions, memory64);
         self.canister.cycles += price.saturating_sub(used);

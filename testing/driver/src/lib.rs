@@ -1,0 +1,322 @@
+//! A subnet in one call stack, for tests of canisters.
+//!
+//! # Design
+//! [`Subnet`] executes blocks as a replica does, with the same code, but without consensus,
+//! certificates, storage, clocks and signatures: every sender is believed, time is set by hand, and a
+//! call returns when it is answered.
+//!
+//! ```
+//! use lockstep_driver::Subnet;
+//! use ic_principal::Principal;
+//!
+//! let wasm = wat::parse_str(
+//!     r#"(module
+//!         (import "ic0" "msg_reply" (func $reply))
+//!         (func (export "canister_update go") (call $reply)))"#,
+//! )?;
+//! let mut subnet = Subnet::new();
+//! let canister = subnet.create_canister();
+//! subnet.install(canister, &wasm, b"")?;
+//! assert_eq!(subnet.update(canister, Principal::anonymous(), "go", b"")?, b"");
+//! # Ok::<(), Box<dyn std::error::Error>>(())
+//! ```
+mod management;
+pub mod script;
+
+use bytes::Bytes;
+use ic_principal::Principal;
+use ic_transport_types::{Envelope, EnvelopeContent};
+use lockstep_canister::{
+    engine::{Cycles, Engine, Instructions},
+    models::{Generation, GenerationError, ModelHost},
+    session::{GenerationRequest, ModelDigest, Progress},
+};
+pub use lockstep_subnet::state::{Reject, Status};
+use lockstep_subnet::{
+    application::{FinalizedBlock, Payload},
+    execution::{self, sessions::Generations},
+    ingress::Ingress,
+    state::{Canister, Genesis, ReplicatedState},
+    tree::state::state_tree,
+};
+use std::{borrow::Cow, collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
+
+/// Time of a new subnet, nanoseconds since 1970: 6 May 2021.
+pub const START_NS: u64 = 1_620_328_630_000_000_000;
+/// How long a call stays valid.
+const EXPIRY_NS: u64 = 240_000_000_000;
+/// Most blocks that a call or [`Subnet::settle`] waits for.
+const BLOCKS_MAX: usize = 10_000;
+
+/// A call that was sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MessageId([u8; 32]);
+
+/// A line that a canister printed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Printed {
+    /// Which one.
+    pub canister: Principal,
+    /// The line.
+    pub text: String,
+}
+
+/// A subnet.
+#[derive(Debug)]
+pub struct Subnet {
+    state: ReplicatedState,
+    engine: Engine,
+    generations: Generations,
+    time_ns: u64,
+    tick_ns: u64,
+    nonce: u64,
+    waiting: Vec<Bytes>,
+    printed: Vec<Printed>,
+}
+
+/// There are no models here.
+struct NoModels;
+
+impl ModelHost for NoModels {
+    fn start(
+        &self,
+        _model: &ModelDigest,
+        _request: &GenerationRequest,
+        _progress: &Progress,
+    ) -> Result<Box<dyn Generation>, GenerationError> {
+        Err(GenerationError::Rejected("there are no models here".into()))
+    }
+}
+
+impl Default for Subnet {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Subnet {
+    /// A subnet without canisters, of one node, at [`START_NS`].
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_engine(Engine::new())
+    }
+
+    /// As [`Self::new`], working on so many threads. Nothing may depend on it.
+    #[must_use]
+    pub fn on_threads(threads: NonZeroUsize) -> Self {
+        Self::with_engine(Engine::new().on_threads(threads))
+    }
+
+    /// As [`Self::new`], on an engine that was made before: compiled modules can be shared.
+    ///
+    /// # Panics
+    /// Never: the keys are fixed.
+    #[must_use]
+    pub fn with_engine(engine: Engine) -> Self {
+        let genesis = Genesis::new(&[0; 96], &[NODE_KEY], BTreeMap::new());
+        Self::with_genesis(engine, genesis.expect("fixed keys"))
+    }
+
+    /// As [`Self::with_engine`], with other parameters of the subnet.
+    #[must_use]
+    pub fn with_genesis(engine: Engine, genesis: Genesis) -> Self {
+        Self {
+            state: ReplicatedState::new(Arc::new(genesis)),
+            engine,
+            generations: Generations::new(Arc::new(NoModels)),
+            time_ns: START_NS,
+            tick_ns: 1,
+            nonce: 0,
+            waiting: Vec::new(),
+            printed: Vec::new(),
+        }
+    }
+
+    /// The time of the next block, nanoseconds since 1970.
+    #[must_use]
+    pub fn time_ns(&self) -> u64 {
+        self.time_ns
+    }
+
+    /// Lets time pass; deadlines and timers notice at the next block.
+    pub fn advance_time(&mut self, by: Duration) {
+        let by_ns = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX);
+        self.time_ns = self.time_ns.saturating_add(by_ns);
+    }
+
+    /// Sets by how much the time advances with each block; a nanosecond at first.
+    pub fn set_block_time(&mut self, by: Duration) {
+        self.tick_ns = u64::try_from(by.as_nanos()).unwrap_or(u64::MAX).max(1);
+    }
+
+    /// Executes a block with the calls that were submitted. Returns the instructions of its time.
+    ///
+    /// # Panics
+    /// When the machine cannot go on, see [`Engine::execute`].
+    pub fn tick(&mut self) -> Instructions {
+        let block = FinalizedBlock {
+            height: self.state.height + 1,
+            digest: [0; 32],
+            payload: Payload {
+                time_ns: self.time_ns,
+                messages: std::mem::take(&mut self.waiting),
+            },
+        };
+        let outcome = execution::execute(&self.state, &block, &self.engine, &mut self.generations);
+        let outcome = outcome.expect("without models nothing halts");
+        self.state = outcome.state;
+        let lines = outcome.printed.into_iter();
+        self.printed
+            .extend(lines.map(|(canister, text)| Printed { canister, text }));
+        self.time_ns = self.time_ns.saturating_add(self.tick_ns);
+        outcome.instructions
+    }
+
+    /// Executes blocks until no message is under way, or [`BLOCKS_MAX`] have passed.
+    pub fn settle(&mut self) {
+        for _ in 0..BLOCKS_MAX {
+            if self.waiting.is_empty() && self.is_quiet() {
+                return;
+            }
+            self.tick();
+        }
+    }
+
+    /// Whether nothing is under way.
+    fn is_quiet(&self) -> bool {
+        let mut canisters = self.state.canisters().values();
+        self.state.queue.is_empty()
+            && canisters.all(|canister| canister.ledger.callbacks.is_empty())
+    }
+
+    /// Sends a call; it is taken in by the next block.
+    pub fn submit(
+        &mut self,
+        canister: Principal,
+        sender: Principal,
+        method: &str,
+        argument: &[u8],
+    ) -> MessageId {
+        self.nonce += 1;
+        let content = EnvelopeContent::Call {
+            nonce: Some(self.nonce.to_be_bytes().to_vec()),
+            ingress_expiry: self.time_ns.saturating_add(EXPIRY_NS),
+            sender,
+            canister_id: canister,
+            method_name: method.into(),
+            arg: argument.to_vec(),
+            sender_info: None,
+        };
+        let envelope = Envelope {
+            content: Cow::Owned(content),
+            sender_pubkey: None,
+            sender_sig: None,
+            sender_delegation: None,
+        };
+        let bytes = Bytes::from(envelope.encode_bytes());
+        let call = Ingress::decode(&bytes).expect("it was just encoded");
+        self.waiting.push(bytes);
+        MessageId(*call.id)
+    }
+
+    /// How far a call has come; `None` before the block that takes it in, and after it is forgotten.
+    #[must_use]
+    pub fn status(&self, id: MessageId) -> Option<&Status> {
+        let entries = self.state.history.entries();
+        entries.get(&id.0).map(|answer| &answer.status)
+    }
+
+    /// Executes blocks until a call is answered.
+    ///
+    /// # Errors
+    /// The rejection.
+    ///
+    /// # Panics
+    /// When it is not answered within [`BLOCKS_MAX`] blocks.
+    pub fn wait(&mut self, id: MessageId) -> Result<Vec<u8>, Reject> {
+        for _ in 0..BLOCKS_MAX {
+            match self.status(id) {
+                Some(Status::Replied(reply)) => return Ok(reply.clone()),
+                Some(Status::Rejected(reject)) => return Err(reject.clone()),
+                _ => self.tick(),
+            };
+        }
+        panic!("the call is not answered after {BLOCKS_MAX} blocks");
+    }
+
+    /// Sends a call and executes blocks until it is answered.
+    ///
+    /// # Errors
+    /// The rejection.
+    ///
+    /// # Panics
+    /// As [`Self::wait`].
+    pub fn update(
+        &mut self,
+        canister: Principal,
+        sender: Principal,
+        method: &str,
+        argument: &[u8],
+    ) -> Result<Vec<u8>, Reject> {
+        let id = self.submit(canister, sender, method, argument);
+        self.wait(id)
+    }
+
+    /// Answers a query from the state after the last block.
+    ///
+    /// # Errors
+    /// The rejection.
+    pub fn query(
+        &self,
+        canister: Principal,
+        sender: Principal,
+        method: &str,
+        argument: &[u8],
+    ) -> Result<Vec<u8>, Reject> {
+        execution::query(
+            &self.state,
+            &self.engine,
+            &canister,
+            &sender,
+            method,
+            argument,
+            None,
+        )
+    }
+
+    /// A canister's state.
+    #[must_use]
+    pub fn canister(&self, id: Principal) -> Option<&Canister> {
+        self.state.canisters().get(&id).map(Arc::as_ref)
+    }
+
+    /// A canister's balance; 0 when there is none.
+    #[must_use]
+    pub fn cycles(&self, id: Principal) -> Cycles {
+        self.canister(id)
+            .map_or(0, |canister| canister.state.cycles)
+    }
+
+    /// The whole state.
+    #[must_use]
+    pub fn state(&self) -> &ReplicatedState {
+        &self.state
+    }
+
+    /// What a certificate would cover.
+    #[must_use]
+    pub fn root(&self) -> [u8; 32] {
+        *state_tree(&self.state).digest()
+    }
+
+    /// Takes the lines that canisters have printed so far.
+    pub fn take_printed(&mut self) -> Vec<Printed> {
+        std::mem::take(&mut self.printed)
+    }
+}
+
+/// The public key of a node with the Ed25519 seed 0.
+const NODE_KEY: [u8; 32] = [
+    0x3b, 0x6a, 0x27, 0xbc, 0xce, 0xb6, 0xa4, 0x2d, 0x62, 0xa3, 0xa8, 0xd0, 0x2a, 0x6f, 0x0d, 0x73,
+    0x65, 0x32, 0x15, 0x77, 0x1d, 0xe2, 0x43, 0xa6, 0x3a, 0xc0, 0x48, 0xa1, 0x8b, 0x59, 0xda, 0x29,
+];
