@@ -14,7 +14,7 @@
 use crate::{
     execute, fork,
     heap::{HEAP_BYTES_MAX, Slots},
-    host::Imports,
+    host::ImportSets,
     ic0, lockstep_api,
     prices::Prices,
     session::{SessionIds, Sessions},
@@ -142,7 +142,7 @@ pub struct Engine {
 struct Compiler {
     wasm: wasmtime::Engine,
     slots: Arc<Slots>,
-    imports: Imports,
+    imports: ImportSets,
 }
 
 impl fmt::Debug for Engine {
@@ -167,10 +167,10 @@ impl Engine {
         let slots = Arc::new(Slots::default());
         let wasm = wasmtime::Engine::new(configuration().with_host_memory(slots.clone()))
             .expect("the configuration is valid on every supported machine");
-        let mut imports = Imports::new(&wasm);
+        let mut imports = ImportSets::new(&wasm);
         ic0::define(&mut imports);
-        lockstep_api::define(&mut imports);
-        fork::define(&mut imports);
+        lockstep_api::define(&mut imports.narrow);
+        fork::define(&mut imports.narrow);
         let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Self {
             compiler: Arc::new(Compiler {

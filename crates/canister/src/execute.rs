@@ -1,24 +1,78 @@
 //! One message in a fresh instance.
+//!
+//! # Design
+//! [`find`] says where a message enters, [`prepare`] makes the instance and [`complete`] runs it. A message
+//! of its own ends with [`Effects`]; the parts of a composite query ([`query`](crate::query)) go on from one
+//! instance to the next instead.
 use crate::{
-    engine::{Call, Effects, Engine, EntryPoint, Environment, Execution, ExecutionError, Response},
-    heap::{Heap, Snapshot, View},
-    host::{Contexts, Host, code, context},
-    instance::Running,
+    callback,
+    engine::{
+        Call, Closure, Effects, Engine, EntryPoint, Environment, Execution, ExecutionError,
+        Instructions, Response,
+    },
+    heap::{Heap, PAGE_BYTES, Snapshot, View},
+    host::{Contexts, Exchange, Given, Host, MachineFailure, code, context, heap_limit_exceeded},
+    instance::{Running, stop},
     instrument::reserved,
     lockstep_api::SessionTable,
     module::Module,
     stable::StableMemory,
-    state::{CanisterState, Installed},
+    state::{CanisterState, GlobalValue, Installed},
 };
+use ic_principal::Principal;
 use std::sync::Arc;
 
+/// A code and a text without the canister's name.
+type Refusal = (u16, String);
+
 /// Where a call enters a module.
-struct Entry {
-    context: Contexts,
-    /// The export to run; `None` when the module may lack it and does.
-    export: Option<String>,
-    /// Whether the canister's memories start anew.
-    installs: bool,
+#[derive(Debug)]
+pub(crate) struct Entry {
+    pub(crate) context: Contexts,
+    way: Way,
+    begins: Begins,
+}
+
+#[derive(Debug)]
+enum Way {
+    /// An export that the module may lack, and does.
+    None,
+    Export(String),
+    Closure(Closure),
+}
+
+/// What the instance starts from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Begins {
+    /// What earlier messages left.
+    Goes,
+    /// The module's segments.
+    Anew,
+    /// The heap of the module before it, and nothing else.
+    Keeps,
+}
+
+/// What a message runs on.
+#[derive(Debug)]
+pub(crate) struct Subject<'a> {
+    pub(crate) state: &'a CanisterState,
+    pub(crate) installed: &'a Installed,
+    pub(crate) heap: Snapshot,
+    pub(crate) globals: &'a [GlobalValue],
+    pub(crate) stable: StableMemory,
+}
+
+impl<'a> Subject<'a> {
+    /// A canister as it is.
+    pub(crate) fn new(state: &'a CanisterState, installed: &'a Installed) -> Self {
+        Self {
+            state,
+            installed,
+            heap: Snapshot::from(&installed.heap),
+            globals: &installed.globals,
+            stable: StableMemory::new(&state.stable),
+        }
+    }
 }
 
 pub(crate) fn execute(
@@ -27,28 +81,14 @@ pub(crate) fn execute(
     call: &Call,
     environment: &Environment<'_>,
 ) -> Execution {
-    let refuse = |code, text: String| Execution {
-        result: Err(ExecutionError {
-            code,
-            message: format!("Error from Canister {}: {text}", state.id),
-        }),
-        instructions: 0,
-        time: 0,
-        debug: Vec::new(),
+    let (installed, entry) = match enter(state, &call.entry) {
+        Ok(entered) => entered,
+        Err(error) => return failed(error),
     };
-    let Some(installed) = &state.installed else {
-        return refuse(
-            code::NO_MODULE,
-            "Attempted to execute a message, but the canister contains no Wasm module".into(),
-        );
-    };
-    let entry = match find(&installed.module, &call.entry) {
-        Ok(entry) => entry,
-        Err(text) => return refuse(code::METHOD_NOT_FOUND, text),
-    };
-    if entry.export.is_none() && !entry.installs {
+    if matches!(entry.way, Way::None) && entry.begins == Begins::Goes {
         let mut effects = unchanged(state, installed);
-        effects.accepted = call.entry_accepts_by_default();
+        // A canister without `canister_inspect_message` accepts every message.
+        effects.accepted = entry.context == context::INSPECT;
         return Execution {
             result: Ok((Response::None, effects)),
             instructions: 0,
@@ -56,70 +96,248 @@ pub(crate) fn execute(
             debug: Vec::new(),
         };
     }
-    let limit = environment.instruction_limit;
-    let host = host(engine, state, installed, call, environment, &entry);
-    let mut running = Running::new(engine, host, limit);
-    let view = if entry.installs {
-        running.map(engine, Snapshot::from(&installed.module.initial_heap()))
-    } else {
-        running.set_globals(&installed.globals);
-        running.map(engine, Snapshot::from(&installed.heap))
+    let subject = Subject::new(state, installed);
+    let mut running = match prepare(engine, subject, call, environment, &entry) {
+        Ok(running) => running,
+        Err(refusal) => return failed(named(&state.id, refusal)),
     };
-    running.store.data_mut().view = view;
-    finish(running, state, installed, &entry)
+    let ended = complete(&mut running, &entry);
+    let result = match ended.result {
+        Ok(response) => Ok((response, effects(running, state, installed, entry.context))),
+        Err(refusal) => Err(named(&state.id, refusal)),
+    };
+    Execution {
+        result,
+        instructions: ended.instructions,
+        time: ended.time,
+        debug: ended.debug,
+    }
 }
 
-impl Call {
-    /// A canister without `canister_inspect_message` accepts every message.
-    fn entry_accepts_by_default(&self) -> bool {
-        matches!(self.entry, EntryPoint::Inspect(_))
+fn failed(error: ExecutionError) -> Execution {
+    Execution {
+        result: Err(error),
+        instructions: 0,
+        time: 0,
+        debug: Vec::new(),
+    }
+}
+
+/// An error as clients see it.
+pub(crate) fn named(canister: &Principal, (code, text): Refusal) -> ExecutionError {
+    ExecutionError {
+        code,
+        message: format!("Error from Canister {canister}: {text}"),
+    }
+}
+
+/// The code of a canister, and where a message enters it.
+pub(crate) fn enter<'a>(
+    state: &'a CanisterState,
+    entry: &EntryPoint,
+) -> Result<(&'a Installed, Entry), ExecutionError> {
+    let Some(installed) = &state.installed else {
+        let text = "Attempted to execute a message, but the canister contains no Wasm module";
+        return Err(named(&state.id, (code::NO_MODULE, text.into())));
+    };
+    let module = &installed.module;
+    if let EntryPoint::Update(name) | EntryPoint::ReplicatedQuery(name) = entry
+        && module.has_composite_query(name)
+    {
+        return Err(ExecutionError {
+            code: code::COMPOSITE_QUERY_REPLICATED,
+            message: "Composite query cannot be called in replicated mode".into(),
+        });
+    }
+    match find(module, entry) {
+        Ok(entry) => Ok((installed, entry)),
+        Err(text) => Err(named(&state.id, (code::METHOD_NOT_FOUND, text))),
     }
 }
 
 fn find(module: &Module, entry: &EntryPoint) -> Result<Entry, String> {
-    let optional = |context, export: &str, installs| Entry {
+    let optional = |context, export: &str, begins| Entry {
         context,
-        export: module.has_entry(export).then(|| export.to_owned()),
-        installs,
+        way: if module.has_entry(export) {
+            Way::Export(export.to_owned())
+        } else {
+            Way::None
+        },
+        begins,
     };
-    let required = |context, kind: &str, exports: &[&str], name: &str| {
-        let mut exports = exports.iter().map(|prefix| format!("{prefix} {name}"));
-        match exports.find(|export| module.has_entry(export)) {
-            Some(export) => Ok(Entry {
+    let task = |context, export| optional(context, export, Begins::Goes);
+    let required = |context, kind: &str, name: &str| {
+        let export = format!("canister_{kind} {name}");
+        if module.has_entry(&export) {
+            Ok(Entry {
                 context,
-                export: Some(export),
-                installs: false,
-            }),
-            None => Err(format!("Canister has no {kind} method '{name}'.")),
+                way: Way::Export(export),
+                begins: Begins::Goes,
+            })
+        } else {
+            Err(format!("Canister has no {kind} method '{name}'."))
         }
     };
     Ok(match entry {
-        EntryPoint::Init => optional(context::INIT, "canister_init", true),
-        EntryPoint::PostUpgrade { .. } => optional(context::INIT, "canister_post_upgrade", true),
-        EntryPoint::PreUpgrade => optional(context::PRE_UPGRADE, "canister_pre_upgrade", false),
-        EntryPoint::Inspect(_) => optional(context::INSPECT, "canister_inspect_message", false),
-        EntryPoint::GlobalTimer => optional(context::TASK, "canister_global_timer", false),
-        EntryPoint::Heartbeat => optional(context::TASK, "canister_heartbeat", false),
-        EntryPoint::LowWasmMemory => optional(context::TASK, "canister_on_low_wasm_memory", false),
-        EntryPoint::Reply(_) | EntryPoint::Reject(..) | EntryPoint::Cleanup(_) => {
-            return Err("callbacks are not supported yet".into());
+        EntryPoint::Init => optional(context::INIT, "canister_init", Begins::Anew),
+        EntryPoint::PostUpgrade { keep_heap } => {
+            let begins = if *keep_heap {
+                Begins::Keeps
+            } else {
+                Begins::Anew
+            };
+            optional(context::INIT, "canister_post_upgrade", begins)
         }
-        EntryPoint::Update(name) => {
-            required(context::UPDATE, "update", &["canister_update"], name)?
+        EntryPoint::PreUpgrade => task(context::PRE_UPGRADE, "canister_pre_upgrade"),
+        EntryPoint::Inspect(_) => task(context::INSPECT, "canister_inspect_message"),
+        EntryPoint::GlobalTimer => task(context::GLOBAL_TIMER, "canister_global_timer"),
+        EntryPoint::Heartbeat => task(context::HEARTBEAT, "canister_heartbeat"),
+        EntryPoint::LowWasmMemory => task(context::LOW_WASM_MEMORY, "canister_on_low_wasm_memory"),
+        EntryPoint::Reply(closure) => Entry::callback(context::REPLY, *closure),
+        EntryPoint::Reject(closure, _) => Entry::callback(context::REJECT, *closure),
+        EntryPoint::Cleanup(closure, _) => Entry::callback(context::CLEANUP, *closure),
+        EntryPoint::Update(name) => required(context::UPDATE, "update", name)?,
+        EntryPoint::ReplicatedQuery(name) => required(context::REPLICATED_QUERY, "query", name)?,
+        EntryPoint::Query(name) if module.has_composite_query(name) => {
+            required(context::COMPOSITE_QUERY, "composite_query", name)?
         }
-        EntryPoint::ReplicatedQuery(name) => required(
-            context::REPLICATED_QUERY,
-            "query",
-            &["canister_query"],
-            name,
-        )?,
-        EntryPoint::Query(name) => required(
-            context::QUERY,
-            "query",
-            &["canister_query", "canister_composite_query"],
-            name,
-        )?,
+        EntryPoint::Query(name) => required(context::QUERY, "query", name)?,
     })
+}
+
+impl Entry {
+    pub(crate) fn callback(context: Contexts, closure: Closure) -> Self {
+        Self {
+            context,
+            way: Way::Closure(closure),
+            begins: Begins::Goes,
+        }
+    }
+}
+
+/// An instance that is ready to run.
+pub(crate) fn prepare(
+    engine: &Engine,
+    mut subject: Subject<'_>,
+    call: &Call,
+    environment: &Environment<'_>,
+    entry: &Entry,
+) -> Result<Running, Refusal> {
+    let installed = subject.installed;
+    if entry.begins == Begins::Anew {
+        subject.heap = Snapshot::from(&installed.module.initial_heap());
+    }
+    let stable = std::mem::take(&mut subject.stable);
+    let given = Given::new(subject.state, call, environment, entry.context);
+    check_heap(&subject, &given, environment, entry)?;
+    let host = host(engine, &subject, stable, given, call, environment, entry);
+    let mut running = Running::new(engine, host, environment.instruction_limit);
+    if entry.begins == Begins::Goes {
+        running.set_globals(subject.globals);
+    }
+    let view = running.map(engine, subject.heap);
+    running.store.data_mut().view = view;
+    if entry.begins == Begins::Keeps {
+        grow_to_minimum(&mut running);
+    }
+    Ok(running)
+}
+
+/// Whether a message may run on a heap of this size.
+fn check_heap(
+    subject: &Subject<'_>,
+    given: &Given,
+    environment: &Environment<'_>,
+    entry: &Entry,
+) -> Result<(), Refusal> {
+    let mut pages = subject.heap.size_pages();
+    if entry.begins == Begins::Keeps {
+        let (least, most) = subject.installed.module.memory_pages().unwrap_or((0, 0));
+        if pages > most {
+            let text = format!(
+                "Canister's Wasm module is not valid: Wasm memory of {pages} pages cannot be kept by a module with at most {most} pages."
+            );
+            return Err((code::INVALID_WASM, text));
+        }
+        let growth = least.saturating_sub(pages) * PAGE_BYTES as u64;
+        if growth > environment.memory_available {
+            let text = "Canister cannot grow its memory usage.";
+            return Err((code::OUT_OF_MEMORY, text.into()));
+        }
+        pages = pages.max(least);
+    }
+    let bytes = pages * PAGE_BYTES as u64;
+    match given.heap_limit {
+        Some(limit) if bytes > limit => Err(heap_limit_exceeded(bytes, limit)),
+        _ => Ok(()),
+    }
+}
+
+/// Gives a kept heap the size that the module's memory has at first, which is allowed.
+fn grow_to_minimum(running: &mut Running) {
+    let host = running.store.data();
+    let (Some(memory), Some((least, _))) = (host.memory, host.module.memory_pages()) else {
+        return;
+    };
+    let missing = least.saturating_sub(memory.size(&running.store));
+    memory
+        .grow(&mut running.store, missing)
+        .unwrap_or_else(|error| stop(&error.context(MachineFailure)));
+}
+
+/// How a message ended.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) result: Result<Response, Refusal>,
+    pub(crate) instructions: Instructions,
+    pub(crate) time: Instructions,
+    pub(crate) debug: Vec<String>,
+}
+
+/// Runs a message to its end.
+pub(crate) fn complete(running: &mut Running, entry: &Entry) -> Ended {
+    let result = call_exports(running, entry);
+    let (time, exceeded) = running.used();
+    let result = match result {
+        _ if exceeded => Err(running.exceeded()),
+        Ok(()) => respond(running.store.data_mut()),
+        Err(error) => Err(running.classify(&error)),
+    };
+    let host = running.store.data_mut();
+    Ended {
+        result,
+        instructions: time + host.overlap,
+        time,
+        debug: std::mem::take(&mut host.debug),
+    }
+}
+
+fn call_exports(running: &mut Running, entry: &Entry) -> wasmtime::Result<()> {
+    if entry.begins != Begins::Goes && running.store.data().module.has_start() {
+        running.store.data_mut().context = context::START;
+        running.call(reserved::START, ())?;
+        running.store.data_mut().context = entry.context;
+    }
+    match &entry.way {
+        Way::None => Ok(()),
+        Way::Export(export) => running.call(export, ()),
+        Way::Closure(closure) => callback::run(running, closure),
+    }
+}
+
+/// An update answers when it likes, also in a callback; the subnet knows when nothing is left that could.
+/// A query that is not composite has no other time than now.
+fn respond(host: &mut Host) -> Result<Response, Refusal> {
+    const MUST_ANSWER: Contexts =
+        context::QUERY | context::REPLICATED_QUERY | context::COMPOSITE_QUERY;
+    match host.response.take() {
+        Some(response) => Ok(response),
+        None if host.context & MUST_ANSWER != 0 && host.exchange.calls.is_empty() => Err((
+            code::DID_NOT_REPLY,
+            "Canister did not produce a response".into(),
+        )),
+        None => Ok(Response::None),
+    }
 }
 
 fn unchanged(state: &CanisterState, installed: &Installed) -> Effects {
@@ -130,108 +348,58 @@ fn unchanged(state: &CanisterState, installed: &Installed) -> Effects {
     )
 }
 
-fn finish(
-    mut running: Running,
-    state: &CanisterState,
-    installed: &Installed,
-    entry: &Entry,
-) -> Execution {
-    let result = call_exports(&mut running, installed, entry);
-    let (time, exceeded) = running.used();
-    let result = match result {
-        _ if exceeded => Err(running.exceeded()),
-        Ok(()) => respond(running.store.data_mut(), entry),
-        Err(error) => Err(running.classify(&error)),
-    };
-    let host = running.store.data_mut();
-    let debug = std::mem::take(&mut host.debug);
-    let instructions = time + host.overlap;
-    let result = match result {
-        Ok(response) => Ok((response, effects(running, state, installed, entry))),
-        Err((code, text)) => Err(ExecutionError {
-            code,
-            message: format!("Error from Canister {}: {text}", state.id),
-        }),
-    };
-    Execution {
-        result,
-        instructions,
-        time,
-        debug,
-    }
-}
-
-fn call_exports(
-    running: &mut Running,
-    installed: &Installed,
-    entry: &Entry,
-) -> wasmtime::Result<()> {
-    if entry.installs && installed.module.has_start() {
-        running.store.data_mut().context = context::START;
-        running.call(reserved::START, ())?;
-        running.store.data_mut().context = entry.context;
-    }
-    match &entry.export {
-        Some(export) => running.call(export, ()),
-        None => Ok(()),
-    }
-}
-
-fn respond(host: &mut Host, entry: &Entry) -> Result<Response, (u16, String)> {
-    const MUST_ANSWER: Contexts = context::UPDATE | context::QUERY | context::REPLICATED_QUERY;
-    match host.response.take() {
-        Some(response) => Ok(response),
-        None if entry.context & MUST_ANSWER == 0 => Ok(Response::None),
-        None => Err((
-            code::DID_NOT_REPLY,
-            "Canister did not produce a response".into(),
-        )),
-    }
-}
-
 fn effects(
     mut running: Running,
     state: &CanisterState,
     installed: &Installed,
-    entry: &Entry,
+    context: Contexts,
 ) -> Effects {
-    const DROPS_CHANGES: Contexts = context::QUERY | context::REPLICATED_QUERY | context::INSPECT;
     let mut effects = unchanged(state, installed);
-    effects.accepted = running.store.data().accepted;
-    if entry.context & DROPS_CHANGES != 0 {
-        return effects;
+    if context & (context::NOT_REPLICATED | context::REPLICATED_QUERY) == 0 {
+        effects.globals = running.globals();
+        let host = running.store.data_mut();
+        effects.certified_data = host.certified_data.take();
+        effects.global_timer_ns = host.global_timer.1.then_some(host.global_timer.0);
+        effects.sessions = std::mem::take(&mut host.sessions).into_changes();
+        effects.stable = std::mem::take(&mut host.stable).finish();
+        effects.heap = host.view.take().map_or_else(Heap::default, View::commit);
     }
-    effects.globals = running.globals();
-    let host = running.store.into_data();
-    effects.heap = host.view.map_or_else(Heap::default, View::commit);
-    effects.stable = host.stable.finish();
-    effects.certified_data = host.certified_data;
-    effects.global_timer_ns = host.global_timer.1.then_some(host.global_timer.0);
-    effects.sessions = host.sessions.into_changes();
+    let host = running.store.data_mut();
+    effects.accepted = host.accepted;
+    if context & context::NOT_REPLICATED == 0 {
+        effects.cycles_accepted = host.exchange.accepted;
+        effects.cycles_spent = host.exchange.spent;
+    }
+    effects.calls = std::mem::take(&mut host.exchange.calls);
     effects
 }
 
 fn host(
     engine: &Engine,
-    state: &CanisterState,
-    installed: &Installed,
+    subject: &Subject<'_>,
+    stable: StableMemory,
+    given: Given,
     call: &Call,
     environment: &Environment<'_>,
     entry: &Entry,
 ) -> Host {
-    let module = &installed.module;
+    let state = subject.state;
+    let module = &subject.installed.module;
     let method = match &call.entry {
         EntryPoint::Inspect(method) => method.clone(),
         _ => String::new(),
     };
     let certificate = environment
         .data_certificate
-        .filter(|_| entry.context == context::QUERY);
+        .filter(|_| entry.context & (context::QUERY | context::COMPOSITE_QUERY) != 0);
     Host {
         engine: engine.clone(),
         module: Arc::clone(module),
+        given: Arc::new(given),
+        exchange: Exchange::new(state.cycles, call, environment),
         view: None,
         growth_pages_max: None,
+        memory_available: environment.memory_available,
         lanes: environment.lanes,
         overlap: 0,
         context: entry.context,
@@ -240,18 +408,16 @@ fn host(
         argument: Arc::from(call.argument.as_slice()),
         canister_id: state.id,
         controllers: Arc::new(state.controllers.clone()),
-        cycles: state.cycles,
         version: state.version,
         time_ns: environment.time_ns,
         subnet_id: environment.subnet_id,
         root_key: Arc::from(environment.root_key),
         data_certificate: certificate.map(<[u8]>::to_vec),
-        replicated: !matches!(entry.context, context::QUERY | context::INSPECT),
+        replicated: entry.context & context::NOT_REPLICATED == 0,
         instruction_limit: environment.instruction_limit,
-        stable: StableMemory::new(&state.stable),
+        stable,
         reply: Vec::new(),
         response: None,
-        call_pending: false,
         accepted: false,
         certified_data: None,
         global_timer: (state.global_timer_ns, false),

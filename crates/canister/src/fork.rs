@@ -18,7 +18,10 @@
 use crate::{
     engine::Instructions,
     heap::{LEAF_BYTES, PAGE_BYTES, Snapshot, Window},
-    host::{Contexts, Host, HostTrap, Imports, charge, code, context, enter, left, read, trapped},
+    host::{
+        Contexts, Exchange, Host, HostTrap, Imports, charge, code, context, enter, left, read,
+        trapped,
+    },
     instance::{Running, value},
     instrument::reserved,
     lockstep_api::SessionTable,
@@ -149,7 +152,7 @@ fn fork(
         return trapped("lockstep.fork: the canister has no memory");
     };
     // Tasks and queries fork side by side, and cannot each make the next version.
-    let heap = if nested || caller.data().context == context::QUERY {
+    let heap = if nested || caller.data().context & context::NOT_REPLICATED != 0 {
         view.changes()
     } else {
         view.version()
@@ -274,8 +277,11 @@ fn task_host(host: &Host, tasks: &Tasks) -> Host {
     Host {
         engine: host.engine.clone(),
         module: Arc::clone(&host.module),
+        given: Arc::clone(&host.given),
+        exchange: Exchange::default(),
         view: None,
         growth_pages_max: None,
+        memory_available: u64::MAX,
         lanes: host.lanes,
         overlap: 0,
         context: context::FORK,
@@ -284,7 +290,6 @@ fn task_host(host: &Host, tasks: &Tasks) -> Host {
         argument: Arc::clone(&host.argument),
         canister_id: host.canister_id,
         controllers: Arc::clone(&host.controllers),
-        cycles: host.cycles,
         version: host.version,
         time_ns: host.time_ns,
         subnet_id: host.subnet_id,
@@ -295,7 +300,6 @@ fn task_host(host: &Host, tasks: &Tasks) -> Host {
         stable: StableMemory::default(),
         reply: Vec::new(),
         response: None,
-        call_pending: false,
         accepted: false,
         certified_data: None,
         global_timer: (0, false),

@@ -1,74 +1,64 @@
-//! What a running message can reach: its canister, its argument, its effects so far; and the checks
-//! that every import makes.
+//! What a running message can reach: its canister, its argument, its effects so far.
+//!
+//! # Design
+//! [`Host`] lies behind the imports of one instance. What the message is given and never changes is in
+//! [`Given`], what it moves between canisters in [`Exchange`]; how imports are declared and how they
+//! reach the canister's memory is in the modules below.
 //!
 //! # Errors
 //! An import that refuses gives a [`HostTrap`], which carries the error code and the text the
 //! caller sees.
+mod access;
+pub(crate) mod context;
+mod exchange;
+mod imports;
+
+pub(crate) use access::{
+    allocate, called_trap, charge, copy, copy_as, enter, left, peek, read, read_as, stable_read,
+    stable_write, write,
+};
+pub(crate) use context::Contexts;
+pub(crate) use exchange::Exchange;
+pub(crate) use imports::{ImportSets, Imports, Pointer, Signature};
+
 use crate::{
-    engine::{Engine, Instructions, Response},
+    engine::{Call, CallerInfo, Cycles, Engine, Environment, Instructions, Rejection, Response},
     heap::{HEAP_BYTES_MAX, PAGE_BYTES, View},
     lockstep_api::SessionTable,
+    message::EntryPoint,
     module::Module,
+    prices::Prices,
     stable::StableMemory,
+    state::{CanisterState, RunState},
 };
 use ic_principal::Principal;
-use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
-use wasmtime::{Caller, Global, Linker, Memory, ResourceLimiter, Val};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    num::NonZeroU32,
+    sync::Arc,
+};
+use wasmtime::{Global, Memory, ResourceLimiter};
 
 /// Cost of entering an import, before what its bytes cost (one each).
 pub const SYSTEM_CALL: Instructions = 20;
 /// Most elements of all tables of a module together, and of one table after growth.
 pub(crate) const TABLE_ELEMENTS_MAX: u64 = 1_000_000;
 const DEBUG_BYTES_MAX: usize = 32 * 1024;
-const TRAP_TEXT_BYTES_MAX: usize = 16 * 1024;
 
 /// Frozen error codes a message can end with.
 pub(crate) mod code {
     pub(crate) const TRAPPED: u16 = 502;
     pub(crate) const CALLED_TRAP: u16 = 503;
     pub(crate) const CONTRACT_VIOLATION: u16 = 504;
+    pub(crate) const INVALID_WASM: u16 = 505;
     pub(crate) const DID_NOT_REPLY: u16 = 506;
+    pub(crate) const OUT_OF_MEMORY: u16 = 507;
+    pub(crate) const FUNCTION_NOT_FOUND: u16 = 513;
     pub(crate) const INSTRUCTION_LIMIT_EXCEEDED: u16 = 522;
+    pub(crate) const COMPOSITE_QUERY_REPLICATED: u16 = 527;
     pub(crate) const METHOD_NOT_FOUND: u16 = 536;
     pub(crate) const NO_MODULE: u16 = 537;
-}
-
-/// A set of [`context`]s.
-pub(crate) type Contexts = u16;
-
-/// The contexts of the interface specification and that of a forked task, as bits.
-pub(crate) mod context {
-    use super::Contexts;
-
-    pub(crate) const INIT: Contexts = 1;
-    pub(crate) const PRE_UPGRADE: Contexts = 1 << 1;
-    pub(crate) const UPDATE: Contexts = 1 << 2;
-    pub(crate) const REPLICATED_QUERY: Contexts = 1 << 3;
-    pub(crate) const QUERY: Contexts = 1 << 4;
-    pub(crate) const INSPECT: Contexts = 1 << 5;
-    pub(crate) const TASK: Contexts = 1 << 6;
-    pub(crate) const START: Contexts = 1 << 7;
-    /// A task of a fork.
-    pub(crate) const FORK: Contexts = 1 << 8;
-    /// The specification's `*`.
-    pub(crate) const ANY: Contexts = !(START | FORK);
-    /// The specification's `* s`.
-    pub(crate) const ANY_AND_START: Contexts = !FORK;
-
-    /// The replica's name of a context.
-    pub(crate) fn name(context: Contexts) -> &'static str {
-        match context {
-            INIT => "init",
-            PRE_UPGRADE => "pre upgrade",
-            UPDATE => "update",
-            REPLICATED_QUERY => "replicated query",
-            QUERY => "non replicated query",
-            INSPECT => "inspect message",
-            TASK => "system task",
-            FORK => "fork task",
-            _ => "start",
-        }
-    }
+    pub(crate) const HEAP_LIMIT_EXCEEDED: u16 = 539;
 }
 
 /// An import refused.
@@ -82,20 +72,65 @@ pub(crate) enum HostTrap {
     OutOfInstructions,
 }
 
-pub(crate) fn trapped<T>(text: impl Into<String>) -> wasmtime::Result<T> {
-    Err(HostTrap::Refused {
-        code: code::TRAPPED,
-        text: format!("Canister trapped: {}", text.into()),
-    }
-    .into())
+pub(crate) fn refused<T>(code: u16, text: impl Into<String>) -> wasmtime::Result<T> {
+    let text = text.into();
+    Err(HostTrap::Refused { code, text }.into())
+}
+
+pub(crate) fn trapped<T>(text: impl AsRef<str>) -> wasmtime::Result<T> {
+    refused(
+        code::TRAPPED,
+        format!("Canister trapped: {}", text.as_ref()),
+    )
 }
 
 pub(crate) fn violated<T>(text: impl AsRef<str>) -> wasmtime::Result<T> {
-    Err(HostTrap::Refused {
-        code: code::CONTRACT_VIOLATION,
-        text: format!("Canister violated contract: {}", text.as_ref()),
+    let text = format!("Canister violated contract: {}", text.as_ref());
+    refused(code::CONTRACT_VIOLATION, text)
+}
+
+/// What a message is given beside its argument; shared with the tasks it forks.
+#[derive(Debug)]
+pub(crate) struct Given {
+    pub(crate) prices: Prices,
+    pub(crate) run_state: RunState,
+    pub(crate) variables: BTreeMap<String, String>,
+    pub(crate) caller_info: Option<CallerInfo>,
+    pub(crate) calls_under_way: BTreeMap<Principal, usize>,
+    /// Why the call was rejected; in callbacks.
+    pub(crate) rejection: Option<Rejection>,
+    pub(crate) cycles_refunded: Cycles,
+    pub(crate) deadline_ns: u64,
+    pub(crate) context_instructions: Instructions,
+    /// Bytes to which the heap may grow, where the canister's own limit holds.
+    pub(crate) heap_limit: Option<u64>,
+}
+
+impl Given {
+    pub(crate) fn new(
+        state: &CanisterState,
+        call: &Call,
+        environment: &Environment<'_>,
+        context: Contexts,
+    ) -> Self {
+        let limit = state.settings.wasm_memory_limit;
+        Self {
+            prices: environment.prices,
+            run_state: state.run_state,
+            variables: state.settings.environment_variables.clone(),
+            caller_info: call.caller_info.clone(),
+            calls_under_way: environment.calls_under_way.clone(),
+            rejection: match &call.entry {
+                EntryPoint::Reject(_, rejection) => Some(rejection.clone()),
+                EntryPoint::Cleanup(_, rejection) => rejection.clone(),
+                _ => None,
+            },
+            cycles_refunded: call.cycles_refunded,
+            deadline_ns: call.deadline_ns,
+            context_instructions: call.context_instructions,
+            heap_limit: (limit != 0 && context & context::HEAP_LIMITED != 0).then_some(limit),
+        }
     }
-    .into())
 }
 
 /// Everything behind the imports of one message.
@@ -103,10 +138,14 @@ pub(crate) fn violated<T>(text: impl AsRef<str>) -> wasmtime::Result<T> {
 pub(crate) struct Host {
     pub(crate) engine: Engine,
     pub(crate) module: Arc<Module>,
+    pub(crate) given: Arc<Given>,
+    pub(crate) exchange: Exchange,
     /// The heap under the instance, if the module has one.
     pub(crate) view: Option<View>,
     /// The size to which a task's heap may grow.
     pub(crate) growth_pages_max: Option<u64>,
+    /// Bytes by which the canister's memories may still grow.
+    pub(crate) memory_available: u64,
     /// Over how many tasks at a time the time of a fork is counted.
     pub(crate) lanes: NonZeroU32,
     /// Instructions of forks beyond what they took of the time.
@@ -118,7 +157,6 @@ pub(crate) struct Host {
     pub(crate) argument: Arc<[u8]>,
     pub(crate) canister_id: Principal,
     pub(crate) controllers: Arc<BTreeSet<Principal>>,
-    pub(crate) cycles: u128,
     pub(crate) version: u64,
     pub(crate) time_ns: u64,
     pub(crate) subnet_id: Principal,
@@ -129,7 +167,6 @@ pub(crate) struct Host {
     pub(crate) stable: StableMemory,
     pub(crate) reply: Vec<u8>,
     pub(crate) response: Option<Response>,
-    pub(crate) call_pending: bool,
     pub(crate) accepted: bool,
     pub(crate) certified_data: Option<Vec<u8>>,
     /// The deadline in force and whether this message set it.
@@ -151,20 +188,49 @@ impl Host {
     }
 }
 
+/// The error of a heap of so many bytes where the canister's limit holds.
+pub(crate) fn heap_limit_exceeded(bytes: u64, limit: u64) -> (u16, String) {
+    let text = format!(
+        "Canister exceeded its current Wasm memory limit of {limit} bytes. \
+         The peak Wasm memory usage was {bytes} bytes. \
+         If the canister reaches 4GiB, then it may stop functioning and may become unrecoverable. \
+         Please reach out to the canister owner to investigate the reason for the increased memory usage. \
+         It might be necessary to move data from the Wasm memory to the stable memory. \
+         If such high Wasm memory usage is expected and safe, then the developer can increase \
+         the Wasm memory limit in the canister settings."
+    );
+    (code::HEAP_LIMIT_EXCEEDED, text)
+}
+
 /// Growth succeeds or fails by rule alone.
 impl ResourceLimiter for Host {
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
+        // An instance's first memory is what validation allows, and is replaced by the heap.
+        if self.memory.is_none() || desired <= current {
+            return Ok(true);
+        }
         let task_maximum = self
             .growth_pages_max
             .map_or(HEAP_BYTES_MAX as u64, |pages| pages * PAGE_BYTES as u64);
-        Ok(desired <= HEAP_BYTES_MAX
-            && desired as u64 <= task_maximum
-            && maximum.is_none_or(|maximum| desired <= maximum))
+        let growth = (desired - current) as u64;
+        if desired > HEAP_BYTES_MAX
+            || desired as u64 > task_maximum
+            || maximum.is_some_and(|maximum| desired > maximum)
+        {
+            return Ok(false);
+        }
+        if let Some(limit) = self.given.heap_limit
+            && desired as u64 > limit
+        {
+            let (code, text) = heap_limit_exceeded(desired as u64, limit);
+            return refused(code, text);
+        }
+        Ok(allocate(self, growth))
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {
@@ -192,210 +258,3 @@ impl ResourceLimiter for Host {
 #[derive(Debug, thiserror::Error)]
 #[error("this machine cannot provide the memory the canister is entitled to")]
 pub(crate) struct MachineFailure;
-
-/// The imports a module may name.
-pub(crate) struct Imports {
-    pub(crate) linker: Linker<Host>,
-    names: BTreeSet<(&'static str, &'static str)>,
-}
-
-impl Imports {
-    pub(crate) fn new(engine: &wasmtime::Engine) -> Self {
-        Self {
-            linker: Linker::new(engine),
-            names: BTreeSet::new(),
-        }
-    }
-
-    pub(crate) fn add<Params, Results>(
-        &mut self,
-        module: &'static str,
-        name: &'static str,
-        function: impl wasmtime::IntoFunc<Host, Params, Results>,
-    ) {
-        self.linker
-            .func_wrap(module, name, function)
-            .expect("each import is defined once");
-        self.names.insert((module, name));
-    }
-
-    pub(crate) fn provides(&self, module: &str, name: &str) -> bool {
-        self.names.contains(&(module, name))
-    }
-}
-
-/// Checks the context and charges for an import.
-pub(crate) fn enter(
-    caller: &mut Caller<'_, Host>,
-    (module, name): (&str, &str),
-    contexts: Contexts,
-    cost: Instructions,
-) -> wasmtime::Result<()> {
-    charge(caller, cost)?;
-    let context = caller.data().context;
-    if context & contexts == 0 {
-        return violated(format!(
-            "\"{module}_{name}\" cannot be executed in {} mode",
-            context::name(context)
-        ));
-    }
-    Ok(())
-}
-
-/// Takes instructions from what is left.
-pub(crate) fn charge(caller: &mut Caller<'_, Host>, cost: Instructions) -> wasmtime::Result<()> {
-    let left = left(caller).saturating_sub_unsigned(cost);
-    let counter = counter(caller);
-    counter.set(caller, Val::I64(left))?;
-    if left < 0 {
-        Err(HostTrap::OutOfInstructions.into())
-    } else {
-        Ok(())
-    }
-}
-
-/// Instructions left.
-pub(crate) fn left(caller: &mut Caller<'_, Host>) -> i64 {
-    let counter = counter(caller);
-    counter.get(caller).i64().expect("the counter is an i64")
-}
-
-fn counter(caller: &Caller<'_, Host>) -> Global {
-    caller
-        .data()
-        .counter
-        .expect("set right after instantiation")
-}
-
-/// The canister's memory (empty when it has none) and the host.
-fn memory<'a>(caller: &'a mut Caller<'_, Host>) -> (&'a mut [u8], &'a mut Host) {
-    match caller.data().memory {
-        Some(memory) => memory.data_and_store_mut(caller),
-        None => (&mut [], caller.data_mut()),
-    }
-}
-
-/// A range of a byte string, with the replica's text when it is outside.
-fn range(
-    name: &str,
-    what: &str,
-    start: u64,
-    size: u64,
-    length: usize,
-) -> wasmtime::Result<std::ops::Range<usize>> {
-    match start.checked_add(size) {
-        Some(end) if end <= length as u64 => Ok(start as usize..end as usize),
-        _ => violated(format!(
-            "ic0.{name} {what}: src={start} + length={size} exceeds the slice size={length}"
-        )),
-    }
-}
-
-/// Bytes of the canister's memory.
-pub(crate) fn read(
-    caller: &mut Caller<'_, Host>,
-    name: &str,
-    src: i32,
-    size: i32,
-) -> wasmtime::Result<Vec<u8>> {
-    let size = u64::from(size.cast_unsigned());
-    charge(caller, size)?;
-    let (memory, _) = memory(caller);
-    Ok(memory[range(
-        name,
-        "heap",
-        u64::from(src.cast_unsigned()),
-        size,
-        memory.len(),
-    )?]
-    .to_vec())
-}
-
-/// Copies part of what `source` selects into the canister's memory.
-pub(crate) fn copy(
-    caller: &mut Caller<'_, Host>,
-    name: &str,
-    source: impl FnOnce(&Host) -> &[u8],
-    (dst, offset, size): (i32, i32, i32),
-) -> wasmtime::Result<()> {
-    let size = u64::from(size.cast_unsigned());
-    charge(caller, size)?;
-    let (memory, host) = memory(caller);
-    let source = source(host);
-    let source = &source[range(
-        name,
-        "payload",
-        u64::from(offset.cast_unsigned()),
-        size,
-        source.len(),
-    )?];
-    let target = range(
-        name,
-        "heap",
-        u64::from(dst.cast_unsigned()),
-        size,
-        memory.len(),
-    )?;
-    memory[target].copy_from_slice(source);
-    Ok(())
-}
-
-/// Writes bytes of the host's into the canister's memory.
-pub(crate) fn write(
-    caller: &mut Caller<'_, Host>,
-    name: &str,
-    dst: i32,
-    bytes: &[u8],
-) -> wasmtime::Result<()> {
-    charge(caller, bytes.len() as u64)?;
-    let (memory, _) = memory(caller);
-    let target = range(
-        name,
-        "heap",
-        u64::from(dst.cast_unsigned()),
-        bytes.len() as u64,
-        memory.len(),
-    )?;
-    memory[target].copy_from_slice(bytes);
-    Ok(())
-}
-
-pub(crate) fn stable_read(
-    caller: &mut Caller<'_, Host>,
-    name: &str,
-    dst: u64,
-    offset: u64,
-    size: u64,
-) -> wasmtime::Result<()> {
-    charge(caller, size)?;
-    let (memory, host) = memory(caller);
-    let target = range(name, "heap", dst, size, memory.len())?;
-    host.stable
-        .read(offset, &mut memory[target])
-        .or_else(|_| trapped("stable memory out of bounds"))
-}
-
-pub(crate) fn stable_write(
-    caller: &mut Caller<'_, Host>,
-    name: &str,
-    offset: u64,
-    src: u64,
-    size: u64,
-) -> wasmtime::Result<()> {
-    charge(caller, size)?;
-    let (memory, host) = memory(caller);
-    let source = range(name, "heap", src, size, memory.len())?;
-    host.stable
-        .write(offset, &memory[source])
-        .or_else(|_| trapped("stable memory out of bounds"))
-}
-
-/// The end of a message that called `ic0.trap`.
-pub(crate) fn called_trap(text: &[u8]) -> wasmtime::Error {
-    let text = String::from_utf8_lossy(&text[..text.len().min(TRAP_TEXT_BYTES_MAX)]);
-    HostTrap::Refused {
-        code: code::CALLED_TRAP,
-        text: format!("Canister called `ic0.trap` with message: '{text}'"),
-    }
-    .into()
-}

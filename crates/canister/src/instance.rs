@@ -6,7 +6,7 @@ use crate::{
     instrument::reserved,
     state::GlobalValue,
 };
-use wasmtime::{AsContextMut, Global, Instance, Store, Trap, V128, Val, WasmParams};
+use wasmtime::{AsContextMut, Global, Instance, Store, Table, Trap, V128, Val, WasmParams};
 
 /// One execution's instance and what is behind its imports.
 pub(crate) struct Running {
@@ -63,6 +63,11 @@ impl Running {
             .get_typed_func::<P, ()>(&mut self.store, export)
             .expect("validated to be a function of this type");
         function.call(&mut self.store, arguments)
+    }
+
+    /// The module's first table, if it has one.
+    pub(crate) fn table(&mut self) -> Option<Table> {
+        self.instance.get_table(&mut self.store, reserved::TABLE)
     }
 
     /// Instructions used, and whether they were more than there were: the last run of code may cost more

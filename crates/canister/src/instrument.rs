@@ -6,7 +6,7 @@
 //! function entries and loop heads stop with `unreachable` when nothing is left. The *depth* holds
 //! the stack units left: a call site takes its own frame's units before the call and returns them
 //! after it, and stops when there are none, so recursion ends at the same depth on every machine,
-//! whatever frames the compiler lays out. Memory, mutable globals and the start function are
+//! whatever frames the compiler lays out. Memory, first table, mutable globals and the start function are
 //! exported under reserved names. Active data segments are emptied: the engine places their bytes
 //! once, when the canister is installed. Functions are appended that charge bulk operations and, in
 //! modules that fork, enter a task by its index in the table.
@@ -36,6 +36,7 @@ pub(crate) mod reserved {
     pub(crate) const DEPTH: &str = "lockstep depth";
     pub(crate) const MEMORY: &str = "lockstep memory";
     pub(crate) const START: &str = "lockstep start";
+    pub(crate) const TABLE: &str = "lockstep table";
     /// `(task, environment, index)`: calls element `task` of the first table with the other two.
     pub(crate) const TASK: &str = "lockstep task";
 }
@@ -173,6 +174,9 @@ impl Sections {
             .export(reserved::DEPTH, ExportKind::Global, plan.depth);
         if facts.memory.is_some() {
             self.exports.export(reserved::MEMORY, ExportKind::Memory, 0);
+        }
+        if facts.has_table() {
+            self.exports.export(reserved::TABLE, ExportKind::Table, 0);
         }
         if let Some(start) = facts.start {
             self.exports

@@ -7,6 +7,7 @@
 // Mappings and what is under a running instance: `heap::{dirty, mapping, view}`.
 #![deny(unsafe_code)]
 
+mod callback;
 pub mod engine;
 mod execute;
 pub mod fork;

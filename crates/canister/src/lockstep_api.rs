@@ -18,8 +18,9 @@
 //! | `session_error_size(session: i64) -> i32` | I U T Q | bytes of the reason why it failed, -1 when it did not |
 //! | `session_error_copy(session: i64, dst: i32, offset: i32, size: i32)` | I U T Q | copies that reason |
 //!
-//! Contexts are those of the interface specification: I `init` and `post_upgrade`, U update, T timer
-//! and heartbeat, Q queries of both kinds. Elsewhere an import traps.
+//! Contexts are those of the interface specification: I `init` and `post_upgrade`, U update and the
+//! callbacks of its calls, T timer, heartbeat and low memory, Q queries of all kinds and the callbacks of
+//! their calls. Elsewhere an import traps.
 //!
 //! # Invariants
 //! A canister sees only its own sessions; any other id is unknown. A handle is a model's index in
@@ -33,7 +34,10 @@ use crate::{
     engine::Instructions,
     host::{
         Contexts, Host, Imports,
-        context::{INIT as I, QUERY, REPLICATED_QUERY, TASK as T, UPDATE as U},
+        context::{
+            COMPOSITE_QUERY, COMPOSITE_REJECT, COMPOSITE_REPLY, INIT as I, QUERY, REJECT as RT,
+            REPLICATED_QUERY, REPLY as RY, TASK as T, UPDATE as U,
+        },
         copy, enter, read, violated,
     },
     session::{
@@ -57,8 +61,9 @@ pub const SESSION_CHANGE: Instructions = 5_000;
 /// Price of every reading import, plus one per byte copied.
 pub const SESSION_READ: Instructions = 500;
 
-const CHANGES: Contexts = I | U | T;
-const READS: Contexts = CHANGES | QUERY | REPLICATED_QUERY;
+const CHANGES: Contexts = I | U | T | RY | RT;
+const READS: Contexts =
+    CHANGES | QUERY | REPLICATED_QUERY | COMPOSITE_QUERY | COMPOSITE_REPLY | COMPOSITE_REJECT;
 
 /// The calling canister's sessions and what the message has done to them.
 #[derive(Debug, Default)]

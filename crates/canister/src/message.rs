@@ -50,8 +50,9 @@ pub enum EntryPoint {
     Reply(Closure),
     /// The callback of a call that was rejected.
     Reject(Closure, Rejection),
-    /// What a call asked for in case its callback traps.
-    Cleanup(Closure),
+    /// What a call asked for in case its callback traps; with the rejection, if that was the callback of
+    /// one.
+    Cleanup(Closure, Option<Rejection>),
 }
 
 /// Why a call was rejected.

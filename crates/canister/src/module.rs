@@ -1,7 +1,7 @@
 //! A compiled canister module.
 use crate::{
     heap::{Heap, PAGE_BYTES},
-    host::{Host, Imports},
+    host::{Host, ImportSets},
     instrument,
     validate::{self, Facts, Segment},
 };
@@ -39,7 +39,7 @@ impl fmt::Debug for Module {
 impl Module {
     pub(crate) fn compile(
         engine: &wasmtime::Engine,
-        imports: &Imports,
+        imports: &ImportSets,
         installed: &[u8],
     ) -> Result<Self, ModuleError> {
         let wasm = unpack(installed)?;
@@ -48,7 +48,8 @@ impl Module {
         facts.frame_slots = Vec::new();
         let compiled = wasmtime::Module::from_binary(engine, &instrumented)
             .map_err(|error| ModuleError(format!("Wasm module cannot be compiled: {error:#}")))?;
-        let code = imports.linker.instantiate_pre(&compiled).map_err(|error| {
+        let linker = &imports.of(facts.memory64()).linker;
+        let code = linker.instantiate_pre(&compiled).map_err(|error| {
             ModuleError(format!(
                 "Wasm module has an invalid import section. {error:#}"
             ))
@@ -124,17 +125,26 @@ impl Module {
         self.has_entry("canister_on_low_wasm_memory")
     }
 
-    /// Whether upgrades may keep its heap (enhanced orthogonal persistence): it says so in a section.
+    /// Whether upgrades to and from it are about keeping its heap: Motoko's enhanced orthogonal
+    /// persistence.
     #[must_use]
     pub fn keeps_heap(&self) -> bool {
-        self.metadata()
-            .contains_key("enhanced-orthogonal-persistence")
+        matches!(
+            self.facts.metadata.get("enhanced-orthogonal-persistence"),
+            Some((false, _))
+        )
     }
 
-    /// Whether its memory has 64-bit addresses, which doubles the price of its instructions.
+    /// Whether its memory has 64-bit addresses.
     #[must_use]
     pub fn memory64(&self) -> bool {
-        self.facts.memory.is_some_and(|memory| memory.memory64)
+        self.facts.memory64()
+    }
+
+    /// Pages that its memory has at least and at most, if it has one.
+    pub(crate) fn memory_pages(&self) -> Option<(u64, u64)> {
+        let memory = self.facts.memory?;
+        Some((memory.initial, memory.maximum.unwrap_or(u64::MAX)))
     }
 
     pub(crate) fn has_entry(&self, export: &str) -> bool {

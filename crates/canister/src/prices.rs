@@ -15,20 +15,24 @@ const GIB: u128 = 1 << 30;
 /// The prices on one subnet.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Prices {
-    nodes: u128,
+    nodes: u32,
 }
 
 impl Prices {
     /// Prices as on a subnet of so many nodes.
     #[must_use]
     pub fn new(nodes: u32) -> Self {
-        Self {
-            nodes: u128::from(nodes),
-        }
+        Self { nodes }
+    }
+
+    /// Nodes of the subnet.
+    #[must_use]
+    pub fn nodes(&self) -> u32 {
+        self.nodes
     }
 
     fn scaled(&self, cycles: Cycles) -> Cycles {
-        cycles.saturating_mul(self.nodes) / NODES
+        cycles.saturating_mul(u128::from(self.nodes)) / NODES
     }
 
     /// Creating a canister.
@@ -85,8 +89,9 @@ impl Prices {
     /// An HTTP outcall with so many bytes of request and at most so many of response.
     #[must_use]
     pub fn http_request(&self, request_bytes: u64, response_bytes: u64) -> Cycles {
+        let nodes = u128::from(self.nodes);
         let bytes = 400 * u128::from(request_bytes) + 800 * u128::from(response_bytes);
-        (3_000_000 + 60_000 * self.nodes + bytes) * self.nodes
+        (3_000_000 + 60_000 * nodes + bytes) * nodes
     }
 }
 

@@ -3,7 +3,7 @@
 //! # Errors
 //! Texts follow the replica's. Parsing and typing errors are wasmparser's.
 use crate::{
-    host::{Imports, TABLE_ELEMENTS_MAX},
+    host::{ImportSets, Signature, TABLE_ELEMENTS_MAX},
     module::ModuleError,
 };
 use std::collections::{BTreeMap, BTreeSet};
@@ -63,6 +63,8 @@ pub(crate) struct Segment {
 pub(crate) struct Facts {
     pub(crate) types: u32,
     pub(crate) imported_functions: u32,
+    /// Modules and names of the imported functions, in order.
+    imports: Vec<(String, String)>,
     /// All functions, imported ones first.
     pub(crate) functions: u32,
     pub(crate) globals: Vec<GlobalType>,
@@ -84,7 +86,7 @@ pub(crate) struct Facts {
 }
 
 /// Checks a module against the rules.
-pub(crate) fn validate(wasm: &[u8], imports: &Imports) -> Result<Facts, ModuleError> {
+pub(crate) fn validate(wasm: &[u8], imports: &ImportSets) -> Result<Facts, ModuleError> {
     let mut facts = Facts::default();
     let mut validator = Validator::new_with_features(FEATURES);
     let mut allocations = FuncValidatorAllocations::default();
@@ -104,6 +106,7 @@ pub(crate) fn validate(wasm: &[u8], imports: &Imports) -> Result<Facts, ModuleEr
         }
     }
     let types = types.ok_or_else(|| ModuleError("Wasm module is incomplete".into()))?;
+    facts.check_signatures(&types, imports)?;
     facts.check_totals(&types)?;
     Ok(facts)
 }
@@ -155,7 +158,7 @@ impl Facts {
     fn before_typing(
         &mut self,
         payload: &Payload<'_>,
-        imports: &Imports,
+        imports: &ImportSets,
     ) -> Result<(), ModuleError> {
         match payload {
             Payload::Version {
@@ -194,15 +197,13 @@ impl Facts {
 
     fn check_import(
         &mut self,
-        imports: &Imports,
+        imports: &ImportSets,
         module: &str,
         name: &str,
         ty: TypeRef,
     ) -> Result<(), ModuleError> {
-        if !imports.provides(module, name) {
-            return refuse(format!(
-                "Wasm module has an invalid import section. Module imports function '{name}' from '{module}' that is not exported by the runtime."
-            ));
+        if !imports.provide(module, name) {
+            return refuse(not_provided(module, name));
         }
         if !matches!(ty, TypeRef::Func(_)) {
             return refuse(format!(
@@ -210,6 +211,7 @@ impl Facts {
             ));
         }
         self.imported_functions += 1;
+        self.imports.push((module.to_owned(), name.to_owned()));
         if module == "lockstep" {
             match name {
                 "fork" => self.forks = true,
@@ -434,6 +436,41 @@ impl Facts {
 }
 
 impl Facts {
+    /// Whether the module's memory has 64-bit addresses.
+    pub(crate) fn memory64(&self) -> bool {
+        self.memory.is_some_and(|memory| memory.memory64)
+    }
+
+    /// Whether it has a table.
+    pub(crate) fn has_table(&self) -> bool {
+        !self.tables.is_empty()
+    }
+
+    /// Imports have the types that go with the width of the memory.
+    fn check_signatures(&self, types: &Types, imports: &ImportSets) -> Result<(), ModuleError> {
+        for (index, (module, name)) in (0..).zip(&self.imports) {
+            let found = types[types.as_ref().core_function_at(index)].unwrap_func();
+            let Some(Signature {
+                parameters,
+                results,
+            }) = imports.of(self.memory64()).signature(module, name)
+            else {
+                return refuse(not_provided(module, name));
+            };
+            let (what, expected, got) = if found.params() != parameters {
+                ("input params", parameters, found.params())
+            } else if found.results() != results {
+                ("return results", results, found.results())
+            } else {
+                continue;
+            };
+            return refuse(format!(
+                "Wasm module has an invalid function signature. Expected {what} {expected:?} for '{name}', got {got:?}."
+            ));
+        }
+        Ok(())
+    }
+
     /// What a module that forks must have, and may not do: a task's instance starts with the tables and
     /// segments of the module.
     fn check_fork(&self, types: &Types) -> Result<(), ModuleError> {
@@ -456,6 +493,12 @@ impl Facts {
             None => Ok(()),
         }
     }
+}
+
+fn not_provided(module: &str, name: &str) -> String {
+    format!(
+        "Wasm module has an invalid import section. Module imports function '{name}' from '{module}' that is not exported by the runtime."
+    )
 }
 
 /// The offset of an active segment.

@@ -1,182 +1,294 @@
 //! Which import may be called where, and what it answers.
-use crate::support::{CANISTER, Canister, TIME_NS, caller, module, number, text};
-use lockstep_canister::engine::{EntryPoint, Response};
+use crate::support::{CANISTER, Canister, ENGINE, TIME_NS, caller, module, number, text};
+use lockstep_canister::engine::{
+    Call, Closure, Engine, EntryPoint, Execution, Rejection, Response,
+};
 use lockstep_canister::heap::{Heap, PAGE_BYTES};
 
-/// Contexts by the export that runs in them; a module exports all and calls `import` in each.
-fn entries() -> Vec<(&'static str, &'static str, EntryPoint)> {
+/// The interface specification's list: name, parameters and result (`p` is as wide as the memory), and the
+/// letters of its contexts. `*` is everything but `s`.
+const IMPORTS: &str = "
+msg_arg_data_size | | p | I U RQ NRQ CQ Ry CRy F
+msg_arg_data_copy | p p p | | I U RQ NRQ CQ Ry CRy F
+msg_caller_size | | p | *
+msg_caller_copy | p p p | | *
+msg_caller_info_data_size | | p | U RQ NRQ CQ Ry Rt CRy CRt C CC F
+msg_caller_info_data_copy | p p p | | U RQ NRQ CQ Ry Rt CRy CRt C CC F
+msg_caller_info_signer_size | | p | U RQ NRQ CQ Ry Rt CRy CRt C CC F
+msg_caller_info_signer_copy | p p p | | U RQ NRQ CQ Ry Rt CRy CRt C CC F
+msg_reject_code | | i32 | Ry Rt CRy CRt C
+msg_reject_msg_size | | p | Rt CRt
+msg_reject_msg_copy | p p p | | Rt CRt
+msg_deadline | | i64 | U RQ NRQ CQ Ry Rt CRy CRt
+msg_reply_data_append | p p | | U RQ NRQ CQ Ry Rt CRy CRt
+msg_reply | | | U RQ NRQ CQ Ry Rt CRy CRt
+msg_reject | p p | | U RQ NRQ CQ Ry Rt CRy CRt
+msg_cycles_available128 | p | | U RQ Rt Ry
+msg_cycles_refunded128 | p | | Rt Ry
+msg_cycles_accept128 | i64 i64 p | | U RQ Rt Ry
+cycles_burn128 | i64 i64 p | | I G U RQ Ry Rt C T
+canister_self_size | | p | *
+canister_self_copy | p p p | | *
+canister_cycle_balance128 | p | | *
+canister_liquid_cycle_balance128 | p | | *
+canister_status | | i32 | *
+canister_version | | i64 | *
+subnet_self_size | | p | *
+subnet_self_copy | p p p | | *
+subnet_self_node_count | | i32 | *
+msg_method_name_size | | p | F
+msg_method_name_copy | p p p | | F
+accept_message | | | F
+call_new | p p p p p p p p | | U CQ Ry Rt CRy CRt T
+call_on_cleanup | p p | | U CQ Ry Rt CRy CRt T
+call_data_append | p p | | U CQ Ry Rt CRy CRt T
+call_with_best_effort_response | i32 | | U CQ Ry Rt CRy CRt T
+call_cycles_add128 | i64 i64 | | U Ry Rt T
+call_perform | | i32 | U CQ Ry Rt CRy CRt T
+stable64_size | | i64 | * s
+stable64_grow | i64 | i64 | * s
+stable64_write | i64 i64 i64 | | * s
+stable64_read | i64 i64 i64 | | * s
+root_key_size | | p | I G U RQ Ry Rt C T
+root_key_copy | p p p | | I G U RQ Ry Rt C T
+certified_data_set | p p | | I G U Ry Rt T
+data_certificate_present | | i32 | *
+data_certificate_size | | p | NRQ CQ
+data_certificate_copy | p p p | | NRQ CQ
+time | | i64 | *
+global_timer_set | i64 | i64 | I G U Ry Rt C T
+performance_counter | i32 | i64 | * s
+is_controller | p p | i32 | * s
+in_replicated_execution | | i32 | * s
+cost_call | i64 i64 p | | * s
+cost_create_canister | p | | * s
+cost_http_request | i64 i64 p | | * s
+cost_sign_with_ecdsa | p p i32 p | i32 | * s
+cost_sign_with_schnorr | p p i32 p | i32 | * s
+cost_vetkd_derive_key | p p i32 p | i32 | * s
+env_var_count | | p | *
+env_var_name_size | p | p | *
+env_var_name_copy | p p p p | | *
+env_var_name_exists | p p | i32 | *
+env_var_value_size | p p | p | *
+env_var_value_copy | p p p p p | | *
+debug_print | p p | | * s
+trap | p p | | * s
+";
+
+/// As [`IMPORTS`], for 32-bit memories alone.
+const NARROW_IMPORTS: &str = "
+msg_cycles_available | | i64 | U RQ Rt Ry
+msg_cycles_refunded | | i64 | Rt Ry
+msg_cycles_accept | i64 | i64 | U RQ Rt Ry
+canister_cycle_balance | | i64 | *
+call_cycles_add | i64 | | U Ry Rt T
+stable_size | | i32 | * s
+stable_grow | i32 | i32 | * s
+stable_write | i32 i32 i32 | | * s
+stable_read | i32 i32 i32 | | * s
+";
+
+/// Those of this system, as described there.
+const LOCKSTEP_IMPORTS: &str = "
+model_open | i32 i32 | i64 | I U T Ry Rt RQ NRQ CQ CRy CRt
+session_start | i64 i32 i32 i64 i32 | i64 | I U T Ry Rt
+session_advance | i64 i32 | i32 | I U T Ry Rt
+session_close | i64 | i32 | I U T Ry Rt
+session_status | i64 | i32 | I U T Ry Rt RQ NRQ CQ CRy CRt
+session_tokens | i64 | i32 | I U T Ry Rt RQ NRQ CQ CRy CRt
+session_text_size | i64 | i32 | I U T Ry Rt RQ NRQ CQ CRy CRt
+session_text_copy | i64 i32 i32 i32 | | I U T Ry Rt RQ NRQ CQ CRy CRt
+session_digest_copy | i64 i32 | | I U T Ry Rt RQ NRQ CQ CRy CRt
+session_error_size | i64 | i32 | I U T Ry Rt RQ NRQ CQ CRy CRt
+session_error_copy | i64 i32 i32 i32 | | I U T Ry Rt RQ NRQ CQ CRy CRt
+";
+
+/// An import of the lists above.
+struct Import<'a> {
+    module: &'a str,
+    name: &'a str,
+    parameters: String,
+    result: String,
+    contexts: Vec<&'a str>,
+}
+
+fn imports<'a>(module: &'a str, list: &'a str, pointer: &str) -> Vec<Import<'a>> {
+    let lines = list.lines().filter(|line| !line.is_empty());
+    lines
+        .map(|line| {
+            let fields: Vec<_> = line.split('|').map(str::trim).collect();
+            let [name, parameters, result, contexts] = fields[..] else {
+                panic!("four fields: {line}")
+            };
+            let types = |types: &str| -> String {
+                let types = types.split_whitespace();
+                let types = types.map(|ty| if ty == "p" { pointer } else { ty });
+                types.collect::<Vec<_>>().join(" ")
+            };
+            Import {
+                module,
+                name,
+                parameters: types(parameters),
+                result: types(result),
+                contexts: contexts.split_whitespace().collect(),
+            }
+        })
+        .collect()
+}
+
+/// Letter, the replica's name, and the entry point of a context.
+fn contexts() -> Vec<(&'static str, &'static str, EntryPoint)> {
+    let closure = Closure {
+        function: 0,
+        environment: 0,
+    };
+    let rejection = Rejection {
+        code: 5,
+        message: "no".into(),
+    };
+    let method = || String::from("m");
     vec![
-        ("init", "canister_init", EntryPoint::Init),
+        ("I", "init", EntryPoint::Init),
+        ("I", "init", EntryPoint::PostUpgrade { keep_heap: false }),
+        ("I", "init", EntryPoint::PostUpgrade { keep_heap: true }),
+        ("G", "pre upgrade", EntryPoint::PreUpgrade),
+        ("U", "update", EntryPoint::Update("u".into())),
         (
-            "init",
-            "canister_post_upgrade",
-            EntryPoint::PostUpgrade { keep_heap: false },
-        ),
-        (
-            "pre upgrade",
-            "canister_pre_upgrade",
-            EntryPoint::PreUpgrade,
-        ),
-        (
-            "update",
-            "canister_update m",
-            EntryPoint::Update("m".into()),
-        ),
-        (
+            "RQ",
             "replicated query",
-            "canister_query n",
-            EntryPoint::ReplicatedQuery("n".into()),
+            EntryPoint::ReplicatedQuery("q".into()),
         ),
+        ("NRQ", "non replicated query", EntryPoint::Query("q".into())),
+        ("CQ", "composite query", EntryPoint::Query("c".into())),
+        ("Ry", "reply callback", EntryPoint::Reply(closure)),
         (
-            "non replicated query",
-            "canister_query n",
-            EntryPoint::Query("n".into()),
+            "Rt",
+            "reject callback",
+            EntryPoint::Reject(closure, rejection),
         ),
-        (
-            "inspect message",
-            "canister_inspect_message",
-            EntryPoint::Inspect("m".into()),
-        ),
-        (
-            "system task",
-            "canister_global_timer",
-            EntryPoint::GlobalTimer,
-        ),
-        ("system task", "canister_heartbeat", EntryPoint::Heartbeat),
+        ("C", "cleanup", EntryPoint::Cleanup(closure, None)),
+        ("F", "inspect message", EntryPoint::Inspect(method())),
+        ("T", "heartbeat", EntryPoint::Heartbeat),
+        ("T", "global timer", EntryPoint::GlobalTimer),
+        ("T", "on low Wasm memory", EntryPoint::LowWasmMemory),
     ]
 }
 
-/// The contexts in which calling an import (with zeros) is a contract violation of its context.
-fn forbidden(module: &str, name: &str, parameters: &str, results: usize) -> Vec<&'static str> {
+const EXPORTS: [&str; 10] = [
+    "canister_init",
+    "canister_post_upgrade",
+    "canister_pre_upgrade",
+    "canister_update u",
+    "canister_query q",
+    "canister_composite_query c",
+    "canister_inspect_message",
+    "canister_global_timer",
+    "canister_heartbeat",
+    "canister_on_low_wasm_memory",
+];
+
+/// A module that calls an import with zeros wherever it can be entered, or in its start function alone.
+fn caller_of(import: &Import<'_>, memory: &str, start: bool) -> String {
+    let Import {
+        module,
+        name,
+        parameters,
+        result,
+        ..
+    } = import;
     let zeros: String = parameters
-        .split_whitespace()
+        .split(' ')
+        .filter(|ty| !ty.is_empty())
         .map(|ty| format!("({ty}.const 0) "))
         .collect();
-    let call = format!("(call $it {zeros}) {}", "drop ".repeat(results));
-    let result = if results == 1 { "(result RESULT)" } else { "" };
-    let exports = [
-        "canister_init",
-        "canister_post_upgrade",
-        "canister_pre_upgrade",
-        "canister_update m",
-        "canister_query n",
-    ]
-    .into_iter()
-    .chain([
-        "canister_inspect_message",
-        "canister_global_timer",
-        "canister_heartbeat",
-    ]);
-    let functions: String = exports
-        .map(|export| format!("(func (export \"{export}\") {call})\n"))
-        .collect();
-    let wasm = |result: &str| {
+    let drop = if result.is_empty() { "" } else { "drop" };
+    let exports = EXPORTS.map(|export| format!("(export \"{export}\")"));
+    let entries = if start {
+        "(start $call)".to_owned()
+    } else {
         format!(
-            "(module (import \"{module}\" \"{name}\" (func $it (param {parameters}) {result})) (memory 1) {functions})"
+            "(table 1 funcref) (elem (i32.const 0) $callback) (func {} (call $call))",
+            exports.join(" ")
         )
     };
-    let wat = match crate::support::compile(&wasm(&result.replace("RESULT", "i32"))) {
-        Ok(_) => wasm(&result.replace("RESULT", "i32")),
-        Err(_) => wasm(&result.replace("RESULT", "i64")),
-    };
-    let mut found = Vec::new();
-    for (context, _, entry) in entries() {
-        let mut canister = Canister::before_init(&wat);
-        if !matches!(entry, EntryPoint::Init | EntryPoint::PostUpgrade { .. }) {
-            let installed = canister.state.installed.as_mut().expect("installed");
-            installed.heap = Heap::from_pages(1, [(0, [0; PAGE_BYTES])]);
-        }
-        let wording = format!(
-            "Canister violated contract: \"{module}_{name}\" cannot be executed in {context} mode"
-        );
-        match canister.execute(entry, b"").result {
-            Err(error) if error.code == 504 && text(&error) == wording => found.push(context),
-            _ => {}
-        }
+    let pointer = if memory.contains("i64") { "i64" } else { "i32" };
+    format!(
+        "(module (import \"{module}\" \"{name}\" (func $it (param {parameters}) (result {result})))
+            (memory {memory}) {entries} (func $callback (param {pointer}) (call $call))
+            (func $call {zeros} call $it {drop}))"
+    )
+}
+
+fn run(engine: &Engine, wat: &str, entry: &EntryPoint) -> Execution {
+    let mut canister = Canister::before_init(wat);
+    if !matches!(entry, EntryPoint::Init | EntryPoint::PostUpgrade { .. }) {
+        let installed = canister.state.installed.as_mut().expect("installed");
+        installed.heap = Heap::from_pages(1, [(0, [0; PAGE_BYTES])]);
     }
-    found.dedup();
-    found
+    let call = Call::new(entry.clone(), caller(), Vec::new());
+    engine.execute(&canister.state, &call, &canister.environment())
 }
 
-#[test]
-fn forbidden_contexts() {
-    let queries = ["replicated query", "non replicated query"];
-    let messages = ["update", "replicated query", "non replicated query"];
-    let except = |allowed: &[&str]| -> Vec<&str> {
-        let mut contexts: Vec<_> = entries()
-            .into_iter()
-            .map(|(context, ..)| context)
-            .filter(|context| !allowed.contains(context))
-            .collect();
-        contexts.dedup();
-        contexts
+/// Whether the execution ended because the import was called in this context.
+fn is_forbidden(execution: Execution, import: &Import<'_>, context: &str) -> bool {
+    let Err(error) = execution.result else {
+        return false;
     };
-    assert_eq!(forbidden("ic0", "msg_reply", "", 0), except(&messages));
-    assert_eq!(
-        forbidden("ic0", "msg_reject", "i32 i32", 0),
-        except(&messages)
-    );
-    assert_eq!(forbidden("ic0", "msg_reject_code", "", 1), except(&[]));
-    assert_eq!(
-        forbidden("ic0", "msg_arg_data_size", "", 1),
-        ["pre upgrade", "system task"]
-    );
-    assert_eq!(
-        forbidden("ic0", "msg_method_name_size", "", 1),
-        except(&["inspect message"])
-    );
-    assert_eq!(
-        forbidden("ic0", "accept_message", "", 0),
-        except(&["inspect message"])
-    );
-    assert_eq!(
-        forbidden("ic0", "call_perform", "", 1),
-        except(&["update", "system task"])
-    );
-    assert_eq!(
-        forbidden("ic0", "certified_data_set", "i32 i32", 0),
-        [queries.as_slice(), &["inspect message"]].concat()
-    );
-    assert_eq!(
-        forbidden("ic0", "global_timer_set", "i64", 1),
-        [queries.as_slice(), &["inspect message"]].concat()
-    );
-    assert_eq!(
-        forbidden("ic0", "data_certificate_size", "", 1),
-        except(&["non replicated query"])
-    );
-    assert_eq!(
-        forbidden("ic0", "root_key_size", "", 1),
-        ["non replicated query", "inspect message"]
-    );
-    assert_eq!(forbidden("ic0", "time", "", 1), Vec::<&str>::new());
-    assert_eq!(forbidden("ic0", "stable64_size", "", 1), Vec::<&str>::new());
-    assert_eq!(
-        forbidden("lockstep", "session_close", "i64", 1),
-        [&["pre upgrade"], queries.as_slice(), &["inspect message"]].concat()
-    );
-    assert_eq!(
-        forbidden("lockstep", "session_status", "i64", 1),
-        ["pre upgrade", "inspect message"]
-    );
-}
-
-#[test]
-fn start_may_call_little() {
-    let start = |name: &str, result: &str| {
-        let wat = format!(
-            "(module (import \"ic0\" \"{name}\" (func $it (result {result}))) (start $s) (func $s (drop (call $it))))"
+    let said = text(&error).contains("cannot be executed in");
+    if said {
+        let wording = format!(
+            "Canister violated contract: \"{}_{}\" cannot be executed in {context} mode",
+            import.module, import.name
         );
-        Canister::before_init(&wat)
-            .execute(EntryPoint::Init, b"")
-            .result
+        assert_eq!((error.code, text(&error)), (504, wording.as_str()));
+    }
+    said
+}
+
+#[test]
+fn imports_are_allowed_where_the_specification_says_and_nowhere_else() {
+    let all = [
+        imports("ic0", IMPORTS, "i32"),
+        imports("ic0", NARROW_IMPORTS, "i32"),
+        imports("lockstep", LOCKSTEP_IMPORTS, "i32"),
+    ];
+    for import in all.iter().flatten() {
+        check_contexts(import, "1");
+    }
+}
+
+#[test]
+fn imports_of_64_bit_memories_are_as_wide_as_the_memory() {
+    if crate::support::compile("(module (memory i64 1))").is_err() {
+        println!("skipped: this engine does not take 64-bit memories");
+        return;
+    }
+    for import in imports("ic0", IMPORTS, "i64") {
+        check_contexts(&import, "i64 1");
+    }
+    for import in imports("ic0", NARROW_IMPORTS, "i32") {
+        let refusal = crate::support::refusal(&caller_of(&import, "i64 1", true));
+        assert!(
+            refusal.contains("that is not exported by the runtime"),
+            "{refusal}"
+        );
+    }
+}
+
+fn check_contexts(import: &Import<'_>, memory: &str) {
+    let allowed = |letter: &str| {
+        let letters = &import.contexts;
+        letters.contains(&letter) || (letter != "s" && letters.contains(&"*"))
     };
-    assert!(start("stable64_size", "i64").is_ok());
-    let error = start("time", "i64").expect_err("not in start");
-    assert_eq!(
-        text(&error),
-        "Canister violated contract: \"ic0_time\" cannot be executed in start mode"
-    );
+    let wat = caller_of(import, memory, false);
+    for (letter, name, entry) in contexts() {
+        let forbidden = is_forbidden(run(&ENGINE, &wat, &entry), import, name);
+        assert_eq!(forbidden, !allowed(letter), "{} in {name}", import.name);
+    }
+    let start = caller_of(import, memory, true);
+    let forbidden = is_forbidden(run(&ENGINE, &start, &EntryPoint::Init), import, "start");
+    assert_eq!(forbidden, !allowed("s"), "{} in start", import.name);
 }
 
 #[test]
@@ -209,9 +321,11 @@ fn surroundings() {
         r#"{body}
 (import "ic0" "time" (func $time (result i64)))
 (import "ic0" "in_replicated_execution" (func $replicated (result i32)))
+(import "ic0" "subnet_self_node_count" (func $nodes (result i32)))
 (import "ic0" "canister_cycle_balance" (func $balance (result i64)))
            (func (export "canister_query time") (call $answer (call $time)))
            (func (export "canister_query replicated") (call $answer (i64.extend_i32_u (call $replicated))))
+           (func (export "canister_query nodes") (call $answer (i64.extend_i32_u (call $nodes))))
            (func (export "canister_query balance") (call $answer (call $balance)))"#
     )));
     assert_eq!(canister.query("msg_caller"), caller().as_slice());
@@ -221,6 +335,7 @@ fn surroundings() {
     assert_eq!(number(&canister.query("time")), TIME_NS as i64);
     assert_eq!(number(&canister.query("balance")), 5_000);
     assert_eq!(number(&canister.query("replicated")), 0);
+    assert_eq!(number(&canister.query("nodes")), 13);
     let replicated = canister
         .execute(EntryPoint::ReplicatedQuery("replicated".into()), b"")
         .result

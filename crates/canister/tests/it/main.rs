@@ -1,5 +1,7 @@
 //! The engine through its public interface, on small modules in the text format.
+mod calls;
 mod contexts;
+mod cycles;
 mod errors;
 mod fork;
 mod metering;

@@ -10,9 +10,13 @@ fn imports_come_from_two_modules() {
     assert!(
         refusal(r#"(module (import "ic0" "no_such" (func)))"#).contains("'no_such' from 'ic0'")
     );
-    assert!(
-        refusal(r#"(module (import "ic0" "msg_reply" (func (param i32))))"#)
-            .contains("ic0::msg_reply")
+    assert_eq!(
+        refusal(r#"(module (import "ic0" "msg_reply" (func (param i32))))"#),
+        "Wasm module has an invalid function signature. Expected input params [] for 'msg_reply', got [I32]."
+    );
+    assert_eq!(
+        refusal(r#"(module (import "ic0" "time" (func (result i32))))"#),
+        "Wasm module has an invalid function signature. Expected return results [I64] for 'time', got [I32]."
     );
     assert!(
         refusal(r#"(module (import "ic0" "msg_reply" (memory 1)))"#).contains("is not a function")

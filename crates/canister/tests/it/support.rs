@@ -80,7 +80,13 @@ impl Canister {
         entry: EntryPoint,
         argument: &[u8],
     ) -> Execution {
-        let environment = Environment {
+        let call = Call::new(entry, caller(), argument.to_vec());
+        engine.execute(&self.state, &call, &self.environment())
+    }
+
+    /// What messages see.
+    pub(crate) fn environment(&self) -> Environment<'_> {
+        Environment {
             time_ns: TIME_NS,
             subnet_id: Principal::from_slice(&[9; 29]),
             root_key: b"root key",
@@ -88,9 +94,7 @@ impl Canister {
             lanes: LANES,
             data_certificate: Some(b"certificate"),
             ..Environment::new(&self.sessions)
-        };
-        let call = Call::new(entry, caller(), argument.to_vec());
-        engine.execute(&self.state, &call, &environment)
+        }
     }
 
     /// Executes and applies the effects of a message that completed.

@@ -214,7 +214,11 @@ impl Turn<'_> {
         let mut execution = self.execute(&call, UPDATE_INSTRUCTIONS);
         let mut instructions = execution.instructions;
         if let (Err(error), Some(cleanup)) = (&mut execution.result, callback.on_cleanup) {
-            call.entry = EntryPoint::Cleanup(cleanup);
+            let rejection = match &response.result {
+                CallResult::Reply(_) => None,
+                CallResult::Reject(rejection) => Some(rejection.clone()),
+            };
+            call.entry = EntryPoint::Cleanup(cleanup, rejection);
             let left = UPDATE_INSTRUCTIONS.saturating_sub(instructions);
             let cleanup = self.execute(&call, left);
             instructions += cleanup.instructions;

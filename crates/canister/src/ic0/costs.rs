@@ -1,0 +1,58 @@
+//! What calls cost.
+use super::{import, letters::ANY_AND_START};
+use crate::host::{Host, Imports, Pointer, SYSTEM_CALL, enter, read, violated, write};
+use wasmtime::Caller;
+
+/// The answers of the costs of keys.
+const UNKNOWN_CURVE_OR_ALGORITHM: i32 = 1;
+const UNKNOWN_KEY: i32 = 2;
+
+pub(super) fn define<P: Pointer>(imports: &mut Imports) {
+    import!(imports, cost_call in ANY_AND_START, (caller, method_name_size: i64, payload_size: i64, dst: P) {
+        let host = caller.data();
+        let (prices, memory64) = (host.given.prices, host.module.memory64());
+        let bytes = method_name_size.widen().saturating_add(payload_size.widen());
+        let cost = prices.request(bytes).saturating_add(prices.response_prepayment(memory64));
+        write(caller, NAME, dst, &cost.to_le_bytes())
+    });
+    import!(imports, cost_create_canister in ANY_AND_START, (caller, dst: P) {
+        let cost = caller.data().given.prices.create_canister();
+        write(caller, NAME, dst, &cost.to_le_bytes())
+    });
+    import!(imports, cost_http_request in ANY_AND_START, (caller, request_size: i64, max_res_bytes: i64, dst: P) {
+        let prices = caller.data().given.prices;
+        let cost = prices.http_request(request_size.widen(), max_res_bytes.widen());
+        write(caller, NAME, dst, &cost.to_le_bytes())
+    });
+    import!(imports, cost_sign_with_ecdsa in ANY_AND_START, (caller, src: P, size: P, curve: i32, dst: P) -> i32 {
+        no_key(caller, NAME, (src, size), dst, curve == 0)
+    });
+    import!(imports, cost_sign_with_schnorr in ANY_AND_START, (caller, src: P, size: P, algorithm: i32, dst: P) -> i32 {
+        no_key(caller, NAME, (src, size), dst, algorithm == 0 || algorithm == 1)
+    });
+    import!(imports, cost_vetkd_derive_key in ANY_AND_START, (caller, src: P, size: P, curve: i32, dst: P) -> i32 {
+        no_key(caller, NAME, (src, size), dst, curve == 0)
+    });
+}
+
+/// What using a key costs: there are none.
+fn no_key<P: Pointer>(
+    caller: &mut Caller<'_, Host>,
+    name: &str,
+    (src, size): (P, P),
+    dst: P,
+    is_known: bool,
+) -> wasmtime::Result<i32> {
+    let key = read(caller, name, src, size)?;
+    // The target must be there whatever the answer.
+    read(caller, name, dst, P::narrow(16))?;
+    if str::from_utf8(&key).is_err() {
+        let key = String::from_utf8_lossy(&key);
+        return violated(format!("Failed to decode key name {key}"));
+    }
+    Ok(if is_known {
+        UNKNOWN_KEY
+    } else {
+        UNKNOWN_CURVE_OR_ALGORITHM
+    })
+}
