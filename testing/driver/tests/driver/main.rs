@@ -1,0 +1,3 @@
+//! The subnet as canisters and their users see it.
+mod calls;
+mod support;

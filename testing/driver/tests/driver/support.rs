@@ -1,0 +1,40 @@
+//! The canister that does as it is told.
+use ic_principal::Principal;
+use lockstep_driver::{Reject, Subnet};
+use lockstep_hostile::{Step, encode};
+use std::{path::Path, sync::LazyLock};
+
+static WASM: LazyLock<Option<Vec<u8>>> = LazyLock::new(|| {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile");
+    let target = "wasm32-unknown-unknown";
+    let arguments = ["build", "--lib"];
+    let products = lockstep_guests::build(target, "lockstep-hostile", &arguments, &folder)?;
+    Some(std::fs::read(products.join("lockstep_hostile.wasm")).expect("it was just built"))
+});
+
+/// The canister's module, or nothing where there is no such toolchain.
+pub(crate) fn wasm() -> Option<&'static [u8]> {
+    WASM.as_deref()
+}
+
+/// A subnet with so many of them.
+pub(crate) fn subnet(count: usize) -> Option<(Subnet, Vec<Principal>)> {
+    let mut subnet = Subnet::new();
+    let wasm = wasm()?;
+    let canisters = (0..count).map(|_| {
+        let id = subnet.create_canister();
+        subnet.install(id, wasm, b"").expect("it is valid");
+        id
+    });
+    let canisters = canisters.collect();
+    Some((subnet, canisters))
+}
+
+/// Runs a program as an update of the anonymous user.
+pub(crate) fn run(
+    subnet: &mut Subnet,
+    canister: Principal,
+    program: &[Step],
+) -> Result<Vec<u8>, Reject> {
+    subnet.update(canister, Principal::anonymous(), "run", &encode(program))
+}
