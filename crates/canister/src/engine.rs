@@ -30,11 +30,12 @@ pub use crate::{
 };
 use ic_principal::Principal;
 use lockstep_numeric::Pool;
+use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
     fmt,
     num::{NonZeroU32, NonZeroUsize},
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError, Weak},
     thread,
 };
 use wasmtime::{Config, OptLevel};
@@ -143,6 +144,8 @@ struct Compiler {
     wasm: wasmtime::Engine,
     slots: Arc<Slots>,
     imports: ImportSets,
+    /// Modules in use, by the SHA-256 of their bytes.
+    modules: Mutex<BTreeMap<[u8; 32], Weak<Module>>>,
 }
 
 impl fmt::Debug for Engine {
@@ -177,6 +180,7 @@ impl Engine {
                 wasm,
                 slots,
                 imports,
+                modules: Mutex::default(),
             }),
             workers: workers(threads),
         }
@@ -216,6 +220,26 @@ impl Engine {
     /// [`ModuleError`] says which rule it breaks.
     pub fn compile(&self, wasm: &[u8]) -> Result<Module, ModuleError> {
         Module::compile(&self.compiler.wasm, &self.compiler.imports, wasm)
+    }
+
+    /// As [`Self::compile`]; bytes whose module is in use are not compiled again.
+    ///
+    /// # Errors
+    /// [`ModuleError`] says which rule it breaks.
+    pub fn module(&self, wasm: &[u8]) -> Result<Arc<Module>, ModuleError> {
+        let hash = Sha256::digest(wasm).into();
+        let modules = || {
+            let modules = self.compiler.modules.lock();
+            modules.unwrap_or_else(PoisonError::into_inner)
+        };
+        if let Some(module) = modules().get(&hash).and_then(Weak::upgrade) {
+            return Ok(module);
+        }
+        let module = Arc::new(self.compile(wasm)?);
+        let mut modules = modules();
+        modules.retain(|_, module| module.strong_count() > 0);
+        modules.insert(hash, Arc::downgrade(&module));
+        Ok(module)
     }
 
     /// Executes one message. A function of its arguments alone.

@@ -22,6 +22,7 @@
 //! ```
 mod management;
 pub mod script;
+pub mod workload;
 
 use bytes::Bytes;
 use ic_principal::Principal;

@@ -1,5 +1,5 @@
 //! Calls to the management canister, as tests need them.
-use crate::{Reject, Subnet};
+use crate::{MessageId, Reject, Subnet};
 use candid::{CandidType, Nat};
 use ic_management_canister_types::{
     CanisterIdRecord, CanisterInstallMode, CanisterSettings, DeleteCanisterSnapshotArgs,
@@ -104,6 +104,21 @@ impl Subnet {
         wasm: &[u8],
         argument: &[u8],
     ) -> Result<(), Reject> {
+        let id = self.submit_install(canister, mode, wasm, argument);
+        self.wait(id).map(drop)
+    }
+
+    /// Sends a call that installs code, without waiting for it.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn submit_install(
+        &mut self,
+        canister: Principal,
+        mode: CanisterInstallMode,
+        wasm: &[u8],
+        argument: &[u8],
+    ) -> MessageId {
         let arguments = InstallCodeArgs {
             mode,
             canister_id: canister,
@@ -111,8 +126,24 @@ impl Subnet {
             arg: argument.to_vec(),
             sender_canister_version: None,
         };
-        self.manage(Principal::anonymous(), "install_code", &arguments)
-            .map(drop)
+        self.submit_to_management("install_code", &arguments)
+    }
+
+    /// Sends a call of a method that takes a canister's id alone, without waiting for it.
+    ///
+    /// # Panics
+    /// Never.
+    pub fn submit_management(&mut self, method: &str, canister: Principal) -> MessageId {
+        let arguments = CanisterIdRecord {
+            canister_id: canister,
+        };
+        self.submit_to_management(method, &arguments)
+    }
+
+    fn submit_to_management(&mut self, method: &str, arguments: &impl CandidType) -> MessageId {
+        let argument = candid::encode_one(arguments).expect("the type has a Candid form");
+        let management = Principal::management_canister();
+        self.submit(management, Principal::anonymous(), method, &argument)
     }
 
     /// Removes code.

@@ -1,3 +1,4 @@
 //! The subnet as canisters and their users see it.
 mod calls;
 mod support;
+mod workloads;

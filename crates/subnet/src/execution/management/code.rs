@@ -128,7 +128,7 @@ fn check_persistence(
 }
 
 fn compile(engine: &Engine, id: &Principal, wasm: &[u8]) -> Result<Arc<Module>, Reject> {
-    engine.compile(wasm).map(Arc::new).map_err(|error| {
+    engine.module(wasm).map_err(|error| {
         let text =
             format!("Error from Canister {id}: Canister's Wasm module is not valid: {error}");
         Reject::new(505, text)

@@ -1,0 +1,31 @@
+//! A block's result is a function of the state and the block, on every number of threads.
+use crate::support::wasm;
+use lockstep_canister::engine::Engine;
+use lockstep_driver::workload::{Size, run};
+use std::num::NonZeroUsize;
+
+#[test]
+fn every_number_of_threads_gives_the_same_roots() {
+    let Some(wasm) = wasm() else { return };
+    let engine = Engine::new();
+    let size = Size {
+        canisters: 10..60,
+        blocks: 4..9,
+        messages: 5..40,
+    };
+    let (mut replied, mut rejected) = (0, 0);
+    for seed in 0..20 {
+        let on = |threads| {
+            let threads = NonZeroUsize::new(threads).expect("not zero");
+            run(seed, &size, engine.on_threads(threads), wasm)
+        };
+        let expected = on(1);
+        for threads in [2, 3, 8] {
+            assert_eq!(on(threads), expected, "seed {seed}, {threads} threads");
+        }
+        replied += expected.replied;
+        rejected += expected.rejected;
+    }
+    // Work that only fails, or never does, shows little.
+    assert!(replied > 200 && rejected > 200, "{replied} {rejected}");
+}
