@@ -7,5 +7,6 @@ mod fork;
 mod metering;
 mod modules;
 mod persistence;
+mod queries;
 mod sessions;
 mod support;
