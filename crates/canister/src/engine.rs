@@ -254,10 +254,12 @@ impl Engine {
         call: &Call,
         environment: &Environment<'_>,
     ) -> Execution {
-        // Whichever thread asks, the message gets a stack of its own size.
-        stacker::grow(NATIVE_STACK_BYTES, || {
-            execute::execute(self, state, call, environment)
-        })
+        self.on_stack(|| execute::execute(self, state, call, environment))
+    }
+
+    /// Whichever thread asks, a message gets a stack of its own size.
+    pub(crate) fn on_stack<R>(&self, run: impl FnOnce() -> R) -> R {
+        stacker::grow(NATIVE_STACK_BYTES, run)
     }
 }
 

@@ -23,7 +23,7 @@ use ic_principal::Principal;
 use std::sync::Arc;
 
 /// A code and a text without the canister's name.
-type Refusal = (u16, String);
+pub(crate) type Refusal = (u16, String);
 
 /// Where a call enters a module.
 #[derive(Debug)]

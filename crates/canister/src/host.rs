@@ -47,6 +47,7 @@ const DEBUG_BYTES_MAX: usize = 32 * 1024;
 
 /// Frozen error codes a message can end with.
 pub(crate) mod code {
+    pub(crate) const REJECTED: u16 = 406;
     pub(crate) const TRAPPED: u16 = 502;
     pub(crate) const CALLED_TRAP: u16 = 503;
     pub(crate) const CONTRACT_VIOLATION: u16 = 504;
@@ -55,6 +56,8 @@ pub(crate) mod code {
     pub(crate) const OUT_OF_MEMORY: u16 = 507;
     pub(crate) const FUNCTION_NOT_FOUND: u16 = 513;
     pub(crate) const INSTRUCTION_LIMIT_EXCEEDED: u16 = 522;
+    pub(crate) const QUERIES_TOO_DEEP: u16 = 525;
+    pub(crate) const QUERIES_TOO_LONG: u16 = 526;
     pub(crate) const COMPOSITE_QUERY_REPLICATED: u16 = 527;
     pub(crate) const METHOD_NOT_FOUND: u16 = 536;
     pub(crate) const NO_MODULE: u16 = 537;

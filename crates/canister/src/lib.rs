@@ -22,6 +22,7 @@ mod message;
 pub mod models;
 mod module;
 pub mod prices;
+pub mod query;
 pub mod session;
 mod stable;
 pub mod state;

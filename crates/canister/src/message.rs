@@ -1,6 +1,9 @@
 //! What enters a canister and what comes out of it.
 use crate::{
-    engine::Instructions, heap::Heap, memory::PagedMemory, session::SessionState,
+    engine::{ExecutionError, Instructions},
+    heap::Heap,
+    memory::PagedMemory,
+    session::SessionState,
     state::GlobalValue,
 };
 use ic_principal::Principal;
@@ -62,6 +65,17 @@ pub struct Rejection {
     pub code: u8,
     /// For people.
     pub message: String,
+}
+
+/// As callers see the error of whom they called.
+impl From<&ExecutionError> for Rejection {
+    fn from(error: &ExecutionError) -> Self {
+        Self {
+            // The first of three digits.
+            code: (error.code / 100) as u8,
+            message: error.to_string(),
+        }
+    }
 }
 
 /// What a caller's identity says about them (`sender_info`).

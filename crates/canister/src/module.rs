@@ -193,13 +193,13 @@ impl Module {
 
 /// Undoes gzip, which modules may be installed in.
 fn unpack(installed: &[u8]) -> Result<Cow<'_, [u8]>, ModuleError> {
-    let too_large = || {
+    let too_large = |size| {
         ModuleError(format!(
-            "Wasm module is larger than {MODULE_BYTES_MAX} bytes"
+            "Wasm module size of {size} exceeds the maximum allowed size of {MODULE_BYTES_MAX}."
         ))
     };
     if installed.len() > MODULE_BYTES_MAX {
-        return Err(too_large());
+        return Err(too_large(installed.len()));
     }
     if !installed.starts_with(&[0x1f, 0x8b, 0x08]) {
         return Ok(Cow::Borrowed(installed));
@@ -210,7 +210,7 @@ fn unpack(installed: &[u8]) -> Result<Cow<'_, [u8]>, ModuleError> {
         .read_to_end(&mut wasm)
         .map_err(|error| ModuleError(format!("Wasm module is not valid gzip: {error}")))?;
     if wasm.len() > MODULE_BYTES_MAX {
-        Err(too_large())
+        Err(too_large(wasm.len()))
     } else {
         Ok(Cow::Owned(wasm))
     }

@@ -2,6 +2,8 @@
 //!
 //! # Errors
 //! Texts follow the replica's. Parsing and typing errors are wasmparser's.
+mod body;
+
 use crate::{
     host::{ImportSets, Signature, TABLE_ELEMENTS_MAX},
     module::ModuleError,
@@ -9,8 +11,8 @@ use crate::{
 use std::collections::{BTreeMap, BTreeSet};
 use wasmparser::{
     ConstExpr, DataKind, ElementItems, ElementKind, ExternalKind, FuncValidatorAllocations,
-    FunctionBody, GlobalType, MemoryType, Operator, Parser, Payload, TypeRef, ValidPayload,
-    Validator, WasmFeatures, types::Types,
+    GlobalType, MemoryType, Operator, Parser, Payload, TypeRef, ValidPayload, Validator,
+    WasmFeatures, types::Types,
 };
 
 const FUNCTIONS_MAX: u32 = 50_000;
@@ -20,9 +22,17 @@ const METHOD_NAMES_BYTES_MAX: usize = 20_000;
 const METADATA_SECTIONS_MAX: usize = 16;
 const METADATA_BYTES_MAX: usize = 1024 * 1024;
 const CODE_BYTES_MAX: usize = 10 * 1024 * 1024;
-const FUNCTION_INSTRUCTIONS_MAX: usize = 1_000_000;
 /// Export names that start with this belong to the engine.
 pub(crate) const RESERVED_PREFIX: &str = "lockstep ";
+/// Export names that the replica keeps for itself.
+const RESERVED_NAMES: [&str; 6] = [
+    "canister counter_instructions",
+    "canister counter_dirty_pages",
+    "canister counter_accessed_pages",
+    "canister_start",
+    "stable_memory",
+    "stable_memory_bytemap",
+];
 const ENTRY_POINTS: [&str; 7] = [
     "canister_init",
     "canister_inspect_message",
@@ -97,7 +107,8 @@ pub(crate) fn validate(wasm: &[u8], imports: &ImportSets) -> Result<Facts, Modul
         match validator.payload(&payload)? {
             ValidPayload::Func(function, body) => {
                 let mut function = function.into_validator(allocations);
-                let slots = check_body(&mut function, &body, &mut facts.drops)?;
+                let index = facts.frame_slots.len();
+                let slots = body::check(index, &mut function, &body, &mut facts.drops)?;
                 facts.frame_slots.push(slots);
                 allocations = function.into_allocations();
             }
@@ -109,48 +120,6 @@ pub(crate) fn validate(wasm: &[u8], imports: &ImportSets) -> Result<Facts, Modul
     facts.check_signatures(&types, imports)?;
     facts.check_totals(&types)?;
     Ok(facts)
-}
-
-/// Types a body; returns the most slots its frame may hold.
-fn check_body<T: wasmparser::WasmModuleResources>(
-    validator: &mut wasmparser::FuncValidator<T>,
-    body: &FunctionBody<'_>,
-    drops: &mut Option<&'static str>,
-) -> Result<u32, ModuleError> {
-    let mut reader = body.get_binary_reader();
-    validator.read_locals(&mut reader)?;
-    let mut instructions = 0;
-    let mut operands_max = 0;
-    let mut operators = body.get_operators_reader()?;
-    while !operators.eof() {
-        let (operator, offset) = operators.read_with_offset()?;
-        validator.op(offset, &operator)?;
-        *drops = drops.or_else(|| drop_name(&operator));
-        operands_max = operands_max.max(validator.operand_stack_height());
-        instructions += 1;
-    }
-    operators.finish()?;
-    if instructions > FUNCTION_INSTRUCTIONS_MAX {
-        return refuse(format!(
-            "Wasm module contains a function of {instructions} instructions, more than {FUNCTION_INSTRUCTIONS_MAX}"
-        ));
-    }
-    Ok(validator.len_locals() + operands_max)
-}
-
-/// The name of an instruction whose effect an instance made anew would lack.
-fn drop_name(operator: &Operator<'_>) -> Option<&'static str> {
-    use Operator as O;
-    Some(match operator {
-        O::TableSet { .. } => "table.set",
-        O::TableGrow { .. } => "table.grow",
-        O::TableFill { .. } => "table.fill",
-        O::TableCopy { .. } => "table.copy",
-        O::TableInit { .. } => "table.init",
-        O::ElemDrop { .. } => "elem.drop",
-        O::DataDrop { .. } => "data.drop",
-        _ => return None,
-    })
 }
 
 impl Facts {
@@ -188,9 +157,11 @@ impl Facts {
                 self.memory = memories.first().copied();
                 Ok(())
             }
-            Payload::CodeSectionStart { size, .. } if *size as usize > CODE_BYTES_MAX => refuse(
-                format!("Wasm module code section is {size} bytes, more than {CODE_BYTES_MAX}"),
-            ),
+            Payload::CodeSectionStart { size, .. } if *size as usize > CODE_BYTES_MAX => {
+                refuse(format!(
+                    "Wasm module code section size of {size} exceeds the maximum allowed size of {CODE_BYTES_MAX}."
+                ))
+            }
             _ => Ok(()),
         }
     }
@@ -284,7 +255,7 @@ impl Facts {
         kind: ExternalKind,
         index: u32,
     ) -> Result<(), ModuleError> {
-        if name.starts_with(RESERVED_PREFIX) {
+        if name.starts_with(RESERVED_PREFIX) || RESERVED_NAMES.contains(&name) {
             return refuse(format!(
                 "Wasm module has an invalid export section. Exporting reserved symbol '{name}' is not allowed."
             ));
@@ -380,9 +351,15 @@ impl Facts {
             .iter()
             .map(|(name, (_, content))| name.len() + content.len())
             .sum();
-        if self.metadata.len() > METADATA_SECTIONS_MAX || bytes > METADATA_BYTES_MAX {
+        if bytes > METADATA_BYTES_MAX {
             return refuse(format!(
-                "Wasm module has an invalid custom section. More than {METADATA_SECTIONS_MAX} sections or {METADATA_BYTES_MAX} bytes."
+                "Wasm module has an invalid custom section. Invalid custom sections: total size of the custom sections exceeds the maximum allowed: size {bytes} bytes, allowed {METADATA_BYTES_MAX} bytes"
+            ));
+        }
+        let sections = self.metadata.len();
+        if sections > METADATA_SECTIONS_MAX {
+            return refuse(format!(
+                "Wasm module defined {sections} custom sections which exceeds the maximum number allowed {METADATA_SECTIONS_MAX}."
             ));
         }
         Ok(())
@@ -421,14 +398,21 @@ impl Facts {
             };
             if !names.insert(name) {
                 return refuse(format!(
-                    "Wasm module has an invalid export section. Method '{name}' is exported as more than one of update, query and composite query."
+                    "Duplicate function '{name}' exported multiple times with different call types: update, query, or composite_query."
                 ));
             }
         }
         let name_bytes: usize = names.iter().map(|name| name.len()).sum();
-        if names.len() > METHODS_MAX || name_bytes > METHOD_NAMES_BYTES_MAX {
+        const METHODS: &str = "exported functions called `canister_update <name>`, `canister_query <name>`, or `canister_composite_query <name>`";
+        if names.len() > METHODS_MAX {
+            let count = names.len();
             return refuse(format!(
-                "Wasm module has an invalid export section. More than {METHODS_MAX} methods or {METHOD_NAMES_BYTES_MAX} bytes of names."
+                "The number of {METHODS} is {count} which exceeds {METHODS_MAX}."
+            ));
+        }
+        if name_bytes > METHOD_NAMES_BYTES_MAX {
+            return refuse(format!(
+                "The sum of `<name>` lengths in {METHODS} is {name_bytes} which exceeds the allowed limit of {METHOD_NAMES_BYTES_MAX}."
             ));
         }
         Ok(())

@@ -1,9 +1,12 @@
 //! Which import may be called where, and what it answers.
 use crate::support::{CANISTER, Canister, ENGINE, TIME_NS, caller, module, number, text};
 use lockstep_canister::engine::{
-    Call, Closure, Engine, EntryPoint, Execution, Rejection, Response,
+    Call, Closure, Effects, Engine, EntryPoint, Execution, Rejection, Response,
 };
 use lockstep_canister::heap::{Heap, PAGE_BYTES};
+use lockstep_canister::memory::PagedMemory;
+use lockstep_canister::query::{Query, evaluate};
+use proptest::prelude::*;
 
 /// The interface specification's list: name, parameters and result (`p` is as wide as the memory), and the
 /// letters of its contexts. `*` is everything but `s`.
@@ -230,17 +233,98 @@ fn run(engine: &Engine, wat: &str, entry: &EntryPoint) -> Execution {
     engine.execute(&canister.state, &call, &canister.environment())
 }
 
+/// Letter, name and how to get there: whether the called query replies, and whether the callback traps.
+const COMPOSITE: [(&str, &str, (bool, bool)); 3] = [
+    ("CRy", "composite reply callback", (true, false)),
+    ("CRt", "composite reject callback", (false, false)),
+    ("CC", "composite cleanup", (true, true)),
+];
+
+/// Runs the callback of [`caller_of`]'s module in a composite query, which calls a method of itself.
+fn run_composite(wat: &str, (replies, traps): (bool, bool)) -> Execution {
+    let pointer = if wat.contains("(memory i64") {
+        "i64"
+    } else {
+        "i32"
+    };
+    let trap = 1;
+    let callback = if traps { trap } else { 0 };
+    let method = if replies { "answer" } else { "nothing" };
+    let imports = format!(
+        r#"(import "ic0" "call_new" (func $new (param {pointer} {pointer} {pointer} {pointer} {pointer} {pointer} {pointer} {pointer})))
+           (import "ic0" "call_on_cleanup" (func $on_cleanup (param {pointer} {pointer})))
+           (import "ic0" "call_perform" (func $perform (result i32)))
+           (import "ic0" "canister_self_copy" (func $self (param {pointer} {pointer} {pointer})))
+           (import "ic0" "msg_reply" (func $answer))"#
+    );
+    let number = |value: usize| format!("({pointer}.const {value})");
+    let new: String = [100, 10, 200, method.len(), callback, 0, callback, 0]
+        .map(number)
+        .concat();
+    let [hundred, zero, ten] = [100, 0, 10].map(number);
+    let asks = format!(
+        r#"(data {at} "{method}") (elem (i32.const 1) $trap) (func $trap (param {pointer}) unreachable)
+           (func (export "canister_query answer") (call $answer))
+           (func (export "canister_composite_query ask")
+               (call $self {hundred} {zero} {ten}) (call $new {new}) {on_cleanup}
+               (drop (call $perform)))"#,
+        at = number(200),
+        on_cleanup = if traps {
+            format!("(call $on_cleanup {zero} {zero})")
+        } else {
+            String::new()
+        }
+    );
+    let wat = wat.replacen("(module ", &format!("(module {imports} "), 1);
+    let wat = wat.replacen("(table 1 funcref)", "(table 2 funcref)", 1);
+    let wat = wat.strip_suffix(')').expect("it ends the module");
+    let wat = format!("{wat} {asks})");
+    let mut canister = Canister::before_init(&wat);
+    let installed = canister.state.installed.as_mut().expect("installed");
+    installed.heap = Heap::from_pages(
+        1,
+        [(0, {
+            let mut page = [0; PAGE_BYTES];
+            page[200..200 + method.len()].copy_from_slice(method.as_bytes());
+            page
+        })],
+    );
+    let mut environment = canister.environment();
+    environment.instruction_limit = 5_000_000_000;
+    let query = Query {
+        canister: canister.state.id,
+        method: "ask".into(),
+        argument: Vec::new(),
+        caller: caller(),
+        caller_info: None,
+    };
+    let evaluation = evaluate(&ENGINE, &|_| Ok(&canister.state), query, &environment);
+    let empty = Effects::none(Heap::default(), Vec::new(), PagedMemory::default());
+    Execution {
+        result: evaluation
+            .result
+            .map(|reply| (Response::Reply(reply), empty)),
+        instructions: evaluation.instructions,
+        time: evaluation.instructions,
+        debug: evaluation.debug,
+    }
+}
+
 /// Whether the execution ended because the import was called in this context.
 fn is_forbidden(execution: Execution, import: &Import<'_>, context: &str) -> bool {
     let Err(error) = execution.result else {
         return false;
     };
-    let said = text(&error).contains("cannot be executed in");
+    let wording = format!(
+        "Canister violated contract: \"{}_{}\" cannot be executed in {context} mode",
+        import.module, import.name
+    );
+    if context == "composite cleanup" {
+        // The callback's own error comes first.
+        return error.message.ends_with(&wording);
+    }
+    let said = error.message.contains("cannot be executed in");
     if said {
-        let wording = format!(
-            "Canister violated contract: \"{}_{}\" cannot be executed in {context} mode",
-            import.module, import.name
-        );
         assert_eq!((error.code, text(&error)), (504, wording.as_str()));
     }
     said
@@ -284,6 +368,10 @@ fn check_contexts(import: &Import<'_>, memory: &str) {
     let wat = caller_of(import, memory, false);
     for (letter, name, entry) in contexts() {
         let forbidden = is_forbidden(run(&ENGINE, &wat, &entry), import, name);
+        assert_eq!(forbidden, !allowed(letter), "{} in {name}", import.name);
+    }
+    for (letter, name, asker) in COMPOSITE {
+        let forbidden = is_forbidden(run_composite(&wat, asker), import, name);
         assert_eq!(forbidden, !allowed(letter), "{} in {name}", import.name);
     }
     let start = caller_of(import, memory, true);
@@ -356,4 +444,57 @@ fn inspection_accepts_only_when_told_to() {
     assert!(accepts(
         r#"(module (import "ic0" "accept_message" (func $a)) (func (export "canister_inspect_message") (call $a)))"#
     ));
+}
+
+/// Numbers around what imports check.
+fn numbers() -> impl Strategy<Value = i64> {
+    prop_oneof![
+        Just(0),
+        Just(-1),
+        Just(i64::MIN),
+        Just(i64::MAX),
+        Just(i64::from(u32::MAX)),
+        0_i64..40,
+        65_500_i64..65_600,
+        any::<i64>(),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(300))]
+
+    /// Whatever they are called with, imports end in a result or an error, and in the same one twice.
+    #[test]
+    fn imports_take_any_numbers(index in any::<prop::sample::Index>(), values in prop::collection::vec(numbers(), 16), entry in any::<prop::sample::Index>()) {
+        let all = [imports("ic0", IMPORTS, "i32"), imports("ic0", NARROW_IMPORTS, "i32"), imports("lockstep", LOCKSTEP_IMPORTS, "i32")];
+        let all: Vec<_> = all.iter().flatten().collect();
+        let import = index.get(&all);
+        let mut values = values.iter();
+        let mut arguments = || -> String {
+            let types = import.parameters.split(' ').filter(|ty| !ty.is_empty());
+            types
+                .zip(values.by_ref())
+                .map(|(ty, value)| if ty == "i32" { format!("(i32.const {}) ", *value as i32) } else { format!("(i64.const {value}) ") })
+                .collect()
+        };
+        let (first, second) = (arguments(), arguments());
+        let drop = if import.result.is_empty() { "" } else { "drop" };
+        let wat = caller_of(import, "1", false);
+        // A call under construction, then the import twice.
+        let body = wat.rfind("(func $call ").expect("it ends with it");
+        let wat = format!(
+            "(module (import \"ic0\" \"call_new\" (func $begin (param i32 i32 i32 i32 i32 i32 i32 i32))) {} (func $call (if (global.get $calls) (then {zeros} call $begin)) {first} call $it {drop} {second} call $it {drop}))",
+            wat[..body].strip_prefix("(module").expect("a module"),
+            zeros = "i32.const 0 ".repeat(8),
+        );
+        let contexts = contexts();
+        let (_, name, entry) = entry.get(&contexts);
+        let calls = ["update", "reply callback", "reject callback", "heartbeat"].contains(name);
+        let wat = wat.replacen("(table", &format!("(global $calls i32 (i32.const {})) (table", i32::from(calls)), 1);
+        let outcome = |execution: Execution| {
+            let result = execution.result.map(|(response, effects)| (response, effects.calls, effects.cycles_spent));
+            (result, execution.instructions, execution.debug)
+        };
+        prop_assert_eq!(outcome(run(&ENGINE, &wat, entry)), outcome(run(&ENGINE, &wat, entry)));
+    }
 }

@@ -43,7 +43,7 @@ fn exports() {
     );
     let twice =
         r#"(module (func (export "canister_update m")) (func (export "canister_query m")))"#;
-    assert!(refusal(twice).contains("Method 'm' is exported as more than one"));
+    assert!(refusal(twice).contains("Duplicate function 'm' exported multiple times"));
 }
 
 #[test]
@@ -72,16 +72,6 @@ fn segments_and_tables_stay_in_bounds() {
             .contains("invalid element segment of 1 elements at 0x1")
     );
     assert!(refusal("(module (table 1000001 funcref))").contains("tables of 1000001 elements"));
-}
-
-#[test]
-fn counts() {
-    let globals = "(global i32 (i32.const 0))".repeat(1001);
-    assert!(refusal(&format!("(module {globals})")).contains("1001 globals"));
-    let methods: String = (0..1001)
-        .map(|index| format!("(export \"canister_update {index}\" (func $f))"))
-        .collect();
-    assert!(refusal(&format!("(module (func $f) {methods})")).contains("More than 1000 methods"));
 }
 
 #[test]
