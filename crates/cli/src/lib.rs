@@ -17,6 +17,7 @@ mod network;
 mod progress;
 mod pull;
 mod run;
+mod script;
 mod selftest;
 mod store;
 mod up;
@@ -45,6 +46,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Check that this processor computes the frozen bits, on every instruction set it has.
     Selftest(selftest::Arguments),
+    /// Run a script of installations and calls on canisters, and print the results.
+    Script(script::Arguments),
     /// Start a subnet in this process and serve it until interrupted.
     Up(up::Arguments),
     /// Fetch the model, start four replicas, install a canister, ask it, verify the answer.
@@ -61,6 +64,7 @@ pub fn main() -> ExitCode {
         Command::Verify(arguments) => verify::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Selftest(arguments) => selftest::run(arguments),
+        Command::Script(arguments) => script::run(arguments),
         Command::Up(arguments) => up::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
     };
