@@ -21,7 +21,7 @@ use crate::{
     state::{CanisterState, GlobalValue},
 };
 pub use crate::{
-    host::SYSTEM_CALL,
+    host::{STABLE_LEAF_WRITTEN, SYSTEM_CALL},
     module::{MODULE_BYTES_MAX, Module, ModuleError},
     stable::STABLE_PAGES_MAX,
 };

@@ -7,7 +7,7 @@ use crate::{
     instrument::reserved,
     lockstep_api::SessionTable,
     module::Module,
-    stable::StableMemory,
+    stable::{StableMemory, leaves_max},
     state::{CanisterState, Installed},
 };
 use std::{collections::BTreeMap, sync::Arc};
@@ -248,7 +248,7 @@ fn host(
         data_certificate: certificate.map(<[u8]>::to_vec),
         replicated: !matches!(entry.context, context::QUERY | context::INSPECT),
         instruction_limit: environment.instruction_limit,
-        stable: StableMemory::new(&state.stable),
+        stable: StableMemory::new(&state.stable, leaves_max(entry.context)),
         reply: Vec::new(),
         response: None,
         call_pending: false,

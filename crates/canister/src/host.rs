@@ -9,7 +9,7 @@ use crate::{
     heap::{HEAP_BYTES_MAX, PAGE_BYTES, View},
     lockstep_api::SessionTable,
     module::Module,
-    stable::StableMemory,
+    stable::{StableError, StableMemory},
 };
 use ic_principal::Principal;
 use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
@@ -19,6 +19,8 @@ use wasmtime::{Caller, Global, Linker, Memory, ResourceLimiter, Val};
 pub const SYSTEM_CALL: Instructions = 20;
 /// Most elements of all tables of a module together, and of one table after growth.
 pub(crate) const TABLE_ELEMENTS_MAX: u64 = 1_000_000;
+/// Cost of every leaf of 4 KiB of stable memory that a write has to copy.
+pub const STABLE_LEAF_WRITTEN: Instructions = 1_000;
 const DEBUG_BYTES_MAX: usize = 32 * 1024;
 const TRAP_TEXT_BYTES_MAX: usize = 16 * 1024;
 
@@ -29,6 +31,7 @@ pub(crate) mod code {
     pub(crate) const CONTRACT_VIOLATION: u16 = 504;
     pub(crate) const DID_NOT_REPLY: u16 = 506;
     pub(crate) const INSTRUCTION_LIMIT_EXCEEDED: u16 = 522;
+    pub(crate) const MEMORY_ACCESS_LIMIT_EXCEEDED: u16 = 524;
     pub(crate) const METHOD_NOT_FOUND: u16 = 536;
     pub(crate) const NO_MODULE: u16 = 537;
 }
@@ -80,6 +83,13 @@ pub(crate) enum HostTrap {
     /// Nothing is left to pay with.
     #[error("out of instructions")]
     OutOfInstructions,
+}
+
+impl From<StableError> for HostTrap {
+    fn from(error: StableError) -> Self {
+        let (code, text) = error.refusal();
+        Self::Refused { code, text }
+    }
 }
 
 pub(crate) fn trapped<T>(text: impl Into<String>) -> wasmtime::Result<T> {
@@ -370,9 +380,8 @@ pub(crate) fn stable_read(
     charge(caller, size)?;
     let (memory, host) = memory(caller);
     let target = range(name, "heap", dst, size, memory.len())?;
-    host.stable
-        .read(offset, &mut memory[target])
-        .or_else(|_| trapped("stable memory out of bounds"))
+    let read = host.stable.read(offset, &mut memory[target]);
+    Ok(read.map_err(HostTrap::from)?)
 }
 
 pub(crate) fn stable_write(
@@ -385,9 +394,9 @@ pub(crate) fn stable_write(
     charge(caller, size)?;
     let (memory, host) = memory(caller);
     let source = range(name, "heap", src, size, memory.len())?;
-    host.stable
-        .write(offset, &memory[source])
-        .or_else(|_| trapped("stable memory out of bounds"))
+    let copied = host.stable.write(offset, &memory[source]);
+    let copied = copied.map_err(HostTrap::from)?;
+    charge(caller, copied * STABLE_LEAF_WRITTEN)
 }
 
 /// The end of a message that called `ic0.trap`.

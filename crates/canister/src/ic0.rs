@@ -15,8 +15,9 @@ use crate::{
             ANY, ANY_AND_START, FORK as TASKS, INIT as I, INSPECT as F, PRE_UPGRADE as G, QUERY,
             REPLICATED_QUERY, TASK as T, UPDATE as U,
         },
-        copy, enter, left, read, stable_read, stable_write, violated, write,
+        copy, enter, left, read, stable_read, stable_write, trapped, violated, write,
     },
+    stable::NARROW_PAGES_MAX,
 };
 use ic_principal::Principal;
 use wasmtime::Caller;
@@ -210,29 +211,43 @@ fn check_call_pending(caller: &Caller<'_, Host>, name: &str) -> wasmtime::Result
 }
 
 fn stable(imports: &mut Imports) {
-    import!(imports, stable64_size in ANY_AND_START, (caller) -> i64 { Ok(caller.data().stable.size_pages().cast_signed()) });
+    const READS: Contexts = ANY_AND_START | TASKS;
+    import!(imports, stable64_size in READS, (caller) -> i64 { Ok(caller.data().stable.size_pages().cast_signed()) });
     import!(imports, stable64_grow in ANY_AND_START, (caller, pages: i64) -> i64 {
         Ok(caller.data_mut().stable.grow(pages.cast_unsigned()).map_or(-1, u64::cast_signed))
     });
     import!(imports, stable64_write in ANY_AND_START, (caller, offset: i64, src: i64, size: i64) {
         stable_write(caller, NAME, offset.cast_unsigned(), src.cast_unsigned(), size.cast_unsigned())
     });
-    import!(imports, stable64_read in ANY_AND_START, (caller, dst: i64, offset: i64, size: i64) {
+    import!(imports, stable64_read in READS, (caller, dst: i64, offset: i64, size: i64) {
         stable_read(caller, NAME, dst.cast_unsigned(), offset.cast_unsigned(), size.cast_unsigned())
     });
-    // The limit of stable memory keeps every size and address within 32 bits.
-    import!(imports, stable_size in ANY_AND_START, (caller) -> i32 { Ok(caller.data().stable.size_pages() as i32) });
+    import!(imports, stable_size in READS, (caller) -> i32 { Ok(narrow_pages(caller)? as i32) });
     import!(imports, stable_grow in ANY_AND_START, (caller, pages: i32) -> i32 {
-        Ok(caller.data_mut().stable.grow(u64::from(pages.cast_unsigned())).map_or(-1, |old| old as i32))
+        let pages = u64::from(pages.cast_unsigned());
+        if narrow_pages(caller)? + pages > NARROW_PAGES_MAX {
+            return Ok(-1);
+        }
+        Ok(caller.data_mut().stable.grow(pages).map_or(-1, |old| old as i32))
     });
     import!(imports, stable_write in ANY_AND_START, (caller, offset: i32, src: i32, size: i32) {
+        narrow_pages(caller)?;
         let [offset, src, size] = [offset, src, size].map(|value| u64::from(value.cast_unsigned()));
         stable_write(caller, NAME, offset, src, size)
     });
-    import!(imports, stable_read in ANY_AND_START, (caller, dst: i32, offset: i32, size: i32) {
+    import!(imports, stable_read in READS, (caller, dst: i32, offset: i32, size: i32) {
+        narrow_pages(caller)?;
         let [dst, offset, size] = [dst, offset, size].map(|value| u64::from(value.cast_unsigned()));
         stable_read(caller, NAME, dst, offset, size)
     });
+}
+
+/// The size of a stable memory that is not too large for the 32-bit functions.
+fn narrow_pages(caller: &Caller<'_, Host>) -> wasmtime::Result<u64> {
+    match caller.data().stable.size_pages() {
+        pages if pages <= NARROW_PAGES_MAX => Ok(pages),
+        _ => trapped("32 bit stable memory api used on a memory larger than 4GB"),
+    }
 }
 
 fn certification(imports: &mut Imports) {

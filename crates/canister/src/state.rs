@@ -106,7 +106,7 @@ impl CanisterState {
 
     /// BLAKE3 over every field.
     ///
-    /// The encoding: the tag `lockstep canister 2`, then the fields in the order of the
+    /// The encoding: the tag `lockstep canister 3`, then the fields in the order of the
     /// declaration. Integers are little-endian; byte strings and lists are preceded by their
     /// length as u64; stable memory and heap are their digests ([`PagedMemory::digest`],
     /// [`Heap::digest`]); `installed` is one byte (0 or 1),
@@ -114,7 +114,7 @@ impl CanisterState {
     /// 1 i64, 2 f32, 3 f64, 4 v128) and its bits in 16 bytes.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
-        let mut encoder = Encoder::new(b"lockstep canister 2");
+        let mut encoder = Encoder::new(b"lockstep canister 3");
         encoder.bytes(self.id.as_slice());
         encoder.u64(self.controllers.len() as u64);
         for controller in &self.controllers {

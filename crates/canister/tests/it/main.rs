@@ -6,4 +6,5 @@ mod metering;
 mod modules;
 mod persistence;
 mod sessions;
+mod stable;
 mod support;

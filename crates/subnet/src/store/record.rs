@@ -1,11 +1,11 @@
-//! What the store writes besides pages, modules and envelopes.
+//! What the store writes besides blocks of memories, modules and envelopes.
 use super::StoreError;
 use crate::state::{Canister, ReplicatedState, Schedule};
 use ic_principal::Principal;
 use lockstep_canister::{
     engine::Module,
     heap::Heap,
-    memory::PagedMemory,
+    memory::{Paged, PagedMemory},
     state::{CanisterState, GlobalValue, Installed},
 };
 use serde::{Deserialize, Serialize};
@@ -14,9 +14,9 @@ use std::{
     sync::Arc,
 };
 
-/// Kind of the pages of a heap.
+/// Kind of the blocks of a heap.
 pub(super) const HEAP: u8 = 0;
-/// Kind of the pages of stable memory.
+/// Kind of the blocks of stable memory.
 pub(super) const STABLE: u8 = 1;
 
 /// The fields of a state that have no table.
@@ -56,7 +56,7 @@ impl StateRecord {
     }
 }
 
-/// A canister without its pages and its module's bytes.
+/// A canister without its memories' blocks and its module's bytes.
 #[derive(Serialize, Deserialize)]
 pub(super) struct CanisterRecord {
     controllers: BTreeSet<Principal>,
@@ -88,7 +88,7 @@ impl CanisterRecord {
             certified_data: state.certified_data.clone(),
             global_timer_ns: state.global_timer_ns,
             stopped: canister.stopped,
-            stable_pages: state.stable.pages().len() as u64,
+            stable_pages: state.stable.size_pages(),
             installed: state.installed.as_ref().map(|installed| InstalledRecord {
                 module: installed.module.hash().to_vec(),
                 heap_pages: installed.heap.size_pages(),
