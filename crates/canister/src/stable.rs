@@ -126,17 +126,19 @@ impl StableMemory {
     pub(crate) fn write(&mut self, offset: u64, source: &[u8]) -> Result<u64, StableError> {
         let mut copied = 0;
         for part in self.parts(offset, source.len())? {
+            let source = &source[part.of_buffer];
             let touched = self.touch(part.leaf)?;
-            let found = match touched {
+            let bytes: Box<[u8]> = match touched {
                 Touched::Written(bytes) => {
-                    bytes[part.of_leaf].copy_from_slice(&source[part.of_buffer]);
+                    bytes[part.of_leaf].copy_from_slice(source);
                     continue;
                 }
-                Touched::Found(leaf) => *leaf.bytes(),
-                Touched::Zeros => [0; LEAF_BYTES],
+                _ if source.len() == LEAF_BYTES => source.into(),
+                Touched::Found(leaf) => leaf.bytes()[..].into(),
+                Touched::Zeros => vec![0; LEAF_BYTES].into(),
             };
-            let mut bytes = Box::new(found);
-            bytes[part.of_leaf].copy_from_slice(&source[part.of_buffer]);
+            let mut bytes: Box<LeafBytes> = bytes.try_into().expect("bytes of a leaf");
+            bytes[part.of_leaf].copy_from_slice(source);
             *touched = Touched::Written(bytes);
             self.written.push(part.leaf);
             copied += 1;
