@@ -152,8 +152,10 @@ impl PagedMemory {
         self.leaves.get(index)
     }
 
-    /// BLAKE3 over the size in pages of Wasm, a little-endian u64, and, unless all is zeros, the digest of
-    /// the root of a tree of [seven levels](tree).
+    /// BLAKE3 over the size in pages of Wasm, a little-endian u64, and, unless all is zeros, the root of a
+    /// tree: its leaves are the digests of 4 KiB each, and seven levels of nodes with 16 children each are
+    /// above them. A node digests a little-endian u16, whose bit i says whether child i has anything but
+    /// zeros, and the digests of the children that have.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();

@@ -5,10 +5,8 @@
 //! on its path, unless this version alone has them.
 //!
 //! # Invariants
-//! There is no leaf of zeros and no node without children, so equal contents have equal trees. A leaf's
-//! digest is BLAKE3 of its bytes; a node's is BLAKE3 of 16 bits, one for each child that it has, the first
-//! child's lowest, as a little-endian u16, and the digests of those children in order. A digest is computed
-//! when it is first asked for.
+//! There is no leaf of zeros and no node without children, so equal contents have equal trees. Digests, which
+//! [`PagedMemory::digest`](super::PagedMemory::digest) defines, are computed when they are first asked for.
 //!
 //! # Complexity
 //! Reading takes a walk of seven steps, a change as many small copies, a digest as many short hashes for each
