@@ -21,7 +21,7 @@ use crate::{
     state::CanisterState,
 };
 pub use crate::{
-    host::SYSTEM_CALL,
+    host::{STABLE_LEAF_WRITTEN, SYSTEM_CALL},
     message::{
         Call, CallerInfo, Closure, Cycles, Effects, EntryPoint, OutgoingCall, Rejection, Response,
     },

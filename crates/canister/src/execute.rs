@@ -15,8 +15,9 @@ use crate::{
     instance::{Running, stop},
     instrument::reserved,
     lockstep_api::SessionTable,
+    memory::PagedMemory,
     module::Module,
-    stable::StableMemory,
+    stable::{StableMemory, leaves_max},
     state::{CanisterState, GlobalValue, Installed},
 };
 use ic_principal::Principal;
@@ -59,7 +60,7 @@ pub(crate) struct Subject<'a> {
     pub(crate) installed: &'a Installed,
     pub(crate) heap: Snapshot,
     pub(crate) globals: &'a [GlobalValue],
-    pub(crate) stable: StableMemory,
+    pub(crate) stable: PagedMemory,
 }
 
 impl<'a> Subject<'a> {
@@ -70,7 +71,7 @@ impl<'a> Subject<'a> {
             installed,
             heap: Snapshot::from(&installed.heap),
             globals: &installed.globals,
-            stable: StableMemory::new(&state.stable),
+            stable: state.stable.clone(),
         }
     }
 }
@@ -227,10 +228,9 @@ pub(crate) fn prepare(
     if entry.begins == Begins::Anew {
         subject.heap = Snapshot::from(&installed.module.initial_heap());
     }
-    let stable = std::mem::take(&mut subject.stable);
     let given = Given::new(subject.state, call, environment, entry.context);
     check_heap(&subject, &given, environment, entry)?;
-    let host = host(engine, &subject, stable, given, call, environment, entry);
+    let host = host(engine, &subject, given, call, environment, entry);
     let mut running = Running::new(engine, host, environment.instruction_limit);
     if entry.begins == Begins::Goes {
         running.set_globals(subject.globals);
@@ -361,7 +361,7 @@ fn effects(
         effects.certified_data = host.certified_data.take();
         effects.global_timer_ns = host.global_timer.1.then_some(host.global_timer.0);
         effects.sessions = std::mem::take(&mut host.sessions).into_changes();
-        effects.stable = std::mem::take(&mut host.stable).finish();
+        effects.stable = host.stable.snapshot();
         effects.heap = host.view.take().map_or_else(Heap::default, View::commit);
     }
     let host = running.store.data_mut();
@@ -377,7 +377,6 @@ fn effects(
 fn host(
     engine: &Engine,
     subject: &Subject<'_>,
-    stable: StableMemory,
     given: Given,
     call: &Call,
     environment: &Environment<'_>,
@@ -415,7 +414,7 @@ fn host(
         data_certificate: certificate.map(<[u8]>::to_vec),
         replicated: entry.context & context::NOT_REPLICATED == 0,
         instruction_limit: environment.instruction_limit,
-        stable,
+        stable: StableMemory::new(&subject.stable, leaves_max(entry.context)),
         reply: Vec::new(),
         response: None,
         accepted: false,

@@ -4,8 +4,8 @@
 //! The forking instance waits in the import. What it has done so far becomes a version of its heap, which
 //! every task's instance maps privately (in tasks and queries: changes, which their tasks copy); globals,
 //! tables and the rest of the stack are those at the fork. Tasks write into private pages; their windows
-//! are copied into the caller's heap. Tasks run on the engine's threads in any order, each by itself;
-//! inside a task they run one after another.
+//! are copied into the caller's heap. Stable memory they read as the message had written it. Tasks run on the
+//! engine's threads in any order, each by itself; inside a task they run one after another.
 //!
 //! # Determinism
 //! A task is a function of the snapshot and its index. Windows do not overlap, quotas are the same for
@@ -25,7 +25,8 @@ use crate::{
     instance::{Running, value},
     instrument::reserved,
     lockstep_api::SessionTable,
-    stable::StableMemory,
+    memory::PagedMemory,
+    stable::{StableError, StableMemory},
     state::GlobalValue,
 };
 use std::{
@@ -95,6 +96,8 @@ struct Tasks {
 /// What a task starts from.
 struct Start {
     heap: Snapshot,
+    stable: PagedMemory,
+    stable_leaves_max: u64,
     globals: Vec<GlobalValue>,
     depth: i32,
 }
@@ -102,6 +105,7 @@ struct Start {
 /// What a task leaves.
 struct Outcome {
     used: Instructions,
+    stable_leaves: u64,
     debug: Vec<String>,
     trap: Option<(u16, String)>,
 }
@@ -157,8 +161,11 @@ fn fork(
     } else {
         view.version()
     };
+    let stable = &mut caller.data_mut().stable;
     let start = Start {
         heap,
+        stable: stable.snapshot(),
+        stable_leaves_max: stable.leaves_left(),
         globals,
         depth,
     };
@@ -191,7 +198,7 @@ fn run_all(host: &Host, tasks: &Tasks, start: &Start, windows: Vec<Window<'_>>) 
                 return;
             }
             let window = lock(&places[index]).0.take().expect("a task runs once");
-            let outcome = run(task_host(host, tasks), tasks, start, index, window);
+            let outcome = run(task_host(host, tasks, start), tasks, start, index, window);
             if outcome.trap.is_some() {
                 trapped.fetch_min(index, Ordering::Relaxed);
             }
@@ -223,8 +230,13 @@ fn run(host: Host, tasks: &Tasks, start: &Start, index: usize, window: Window<'_
         Ok(()) => finish(&running, tasks, window),
         Err(error) => Some(running.classify(&error)),
     };
-    let debug = std::mem::take(&mut running.store.data_mut().debug);
-    Outcome { used, debug, trap }
+    let host = running.store.data_mut();
+    Outcome {
+        used,
+        stable_leaves: host.stable.leaves_touched(),
+        debug: std::mem::take(&mut host.debug),
+        trap,
+    }
 }
 
 /// Checks a task's pages and joins its window.
@@ -258,7 +270,9 @@ fn settle(
         for line in outcome.debug {
             caller.data_mut().print(line.as_bytes());
         }
-        if let Some((code, text)) = outcome.trap {
+        let joined = caller.data_mut().stable.join(outcome.stable_leaves);
+        let exceeded = joined.err().map(StableError::refusal);
+        if let Some((code, text)) = outcome.trap.or(exceeded) {
             trap = Some((code, format!("{text} (task {index} of a fork)")));
             break;
         }
@@ -273,7 +287,7 @@ fn settle(
 }
 
 /// What a task can reach: the message as its caller has it, and nothing to change.
-fn task_host(host: &Host, tasks: &Tasks) -> Host {
+fn task_host(host: &Host, tasks: &Tasks, start: &Start) -> Host {
     Host {
         engine: host.engine.clone(),
         module: Arc::clone(&host.module),
@@ -297,7 +311,7 @@ fn task_host(host: &Host, tasks: &Tasks) -> Host {
         data_certificate: None,
         replicated: host.replicated,
         instruction_limit: tasks.instructions,
-        stable: StableMemory::default(),
+        stable: StableMemory::new(&start.stable, start.stable_leaves_max),
         reply: Vec::new(),
         response: None,
         accepted: false,

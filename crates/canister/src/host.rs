@@ -28,7 +28,7 @@ use crate::{
     message::EntryPoint,
     module::Module,
     prices::Prices,
-    stable::StableMemory,
+    stable::{StableError, StableMemory},
     state::{CanisterState, RunState},
 };
 use ic_principal::Principal;
@@ -43,6 +43,8 @@ use wasmtime::{Global, Memory, ResourceLimiter};
 pub const SYSTEM_CALL: Instructions = 20;
 /// Most elements of all tables of a module together, and of one table after growth.
 pub(crate) const TABLE_ELEMENTS_MAX: u64 = 1_000_000;
+/// Cost of every leaf of 4 KiB of stable memory that a write has to copy.
+pub const STABLE_LEAF_WRITTEN: Instructions = 1_000;
 const DEBUG_BYTES_MAX: usize = 32 * 1024;
 
 /// Frozen error codes a message can end with.
@@ -56,6 +58,7 @@ pub(crate) mod code {
     pub(crate) const OUT_OF_MEMORY: u16 = 507;
     pub(crate) const FUNCTION_NOT_FOUND: u16 = 513;
     pub(crate) const INSTRUCTION_LIMIT_EXCEEDED: u16 = 522;
+    pub(crate) const MEMORY_ACCESS_LIMIT_EXCEEDED: u16 = 524;
     pub(crate) const QUERIES_TOO_DEEP: u16 = 525;
     pub(crate) const QUERIES_TOO_LONG: u16 = 526;
     pub(crate) const COMPOSITE_QUERY_REPLICATED: u16 = 527;
@@ -73,6 +76,13 @@ pub(crate) enum HostTrap {
     /// Nothing is left to pay with.
     #[error("out of instructions")]
     OutOfInstructions,
+}
+
+impl From<StableError> for HostTrap {
+    fn from(error: StableError) -> Self {
+        let (code, text) = error.refusal();
+        Self::Refused { code, text }
+    }
 }
 
 pub(crate) fn refused<T>(code: u16, text: impl Into<String>) -> wasmtime::Result<T> {

@@ -1,33 +1,54 @@
-//! Images of stable memory as shared pages.
-use crate::heap::{Heap, PAGE_BYTES};
-use std::{
-    borrow::Cow,
-    collections::BTreeSet,
-    sync::{Arc, LazyLock},
-};
+//! Stable memory between messages: sparse, and of a cost that follows what is in it.
+//!
+//! # Design
+//! A [`PagedMemory`] is a size and a tree of leaves of 4 KiB. What the tree lacks is zeros, so growth costs
+//! nothing. Clones are the same tree; a changed one shares with it all but the paths to what changed.
+//! Leaves are kept in this machine's memory.
+//!
+//! # Invariants
+//! Size and contents alone decide about the digest and about equality: history does not show.
+mod tree;
 
-/// A memory as pages of [`PAGE_BYTES`], to be written elsewhere and read back.
+use crate::{
+    heap::{HEAP_BYTES_MAX, Heap, LEAF_BYTES, PAGE_BYTES},
+    stable::STABLE_PAGES_MAX,
+};
+use std::{borrow::Cow, collections::BTreeSet, fmt, sync::Arc};
+use tree::{LEAVES_MAX, Tree};
+pub(crate) use tree::{Leaf, LeafBytes};
+
+/// Leaves in a page of Wasm.
+const LEAVES_PER_PAGE: u64 = (PAGE_BYTES / LEAF_BYTES) as u64;
+const _: () = assert!(STABLE_PAGES_MAX * LEAVES_PER_PAGE <= LEAVES_MAX);
+
+/// A memory in blocks, to be written elsewhere and read back.
 pub trait Paged: Default {
-    /// Number of pages.
+    /// Bytes of a block, which divide those of a page of Wasm.
+    const BLOCK_BYTES: usize;
+    /// Most pages of Wasm.
+    const PAGES_MAX: u64;
+
+    /// Size in pages of Wasm.
     fn size_pages(&self) -> u64;
 
-    /// The pages in which it may differ from `other`, pages that only one of them has included.
+    /// The blocks in which it may differ from `other`; all others are the same, or zeros, or absent.
     fn changed(&self, other: &Self) -> BTreeSet<u64>;
 
-    /// A page's bytes.
-    ///
-    /// # Panics
-    /// There is no such page.
-    fn page(&self, index: u64) -> Cow<'_, [u8]>;
+    /// A block's bytes; `None` when they are zeros, or outside.
+    fn block(&self, index: u64) -> Option<Cow<'_, [u8]>>;
 
-    /// A memory whose pages are zeros but for some, in any order.
+    /// A memory whose blocks are zeros but for some, in any order.
     ///
     /// # Panics
-    /// A page is not [`PAGE_BYTES`] long or lies outside.
-    fn from_pages(size_pages: u64, pages: Vec<(u64, Box<[u8]>)>) -> Self;
+    /// A block is not [`Self::BLOCK_BYTES`] long or lies outside, or the memory is larger than
+    /// [`Self::PAGES_MAX`].
+    fn from_blocks(size_pages: u64, blocks: Vec<(u64, Box<[u8]>)>) -> Self;
 }
 
 impl Paged for Heap {
+    const BLOCK_BYTES: usize = PAGE_BYTES;
+    const PAGES_MAX: u64 = (HEAP_BYTES_MAX / PAGE_BYTES) as u64;
+
     fn size_pages(&self) -> u64 {
         self.size_pages()
     }
@@ -36,128 +57,115 @@ impl Paged for Heap {
         self.changed(other)
     }
 
-    fn page(&self, index: u64) -> Cow<'_, [u8]> {
-        Cow::Owned(self.page(index).into_vec())
+    fn block(&self, index: u64) -> Option<Cow<'_, [u8]>> {
+        let page = (index < self.size_pages()).then(|| self.page(index))?;
+        let content = page.iter().any(|byte| *byte != 0);
+        content.then(|| Cow::Owned(page.into_vec()))
     }
 
-    fn from_pages(size_pages: u64, pages: Vec<(u64, Box<[u8]>)>) -> Self {
-        Self::from_pages(size_pages, pages)
+    fn from_blocks(size_pages: u64, blocks: Vec<(u64, Box<[u8]>)>) -> Self {
+        Self::from_pages(size_pages, blocks)
     }
 }
 
 impl Paged for PagedMemory {
+    const BLOCK_BYTES: usize = LEAF_BYTES;
+    const PAGES_MAX: u64 = STABLE_PAGES_MAX;
+
     fn size_pages(&self) -> u64 {
-        self.pages.len() as u64
+        self.size_pages
     }
 
     fn changed(&self, other: &Self) -> BTreeSet<u64> {
-        let longer = self.pages.len().max(other.pages.len());
-        let differs = |index: &usize| match (self.pages.get(*index), other.pages.get(*index)) {
-            (Some(page), Some(other)) => {
-                !Arc::ptr_eq(page, other) && page.digest() != other.digest()
-            }
-            _ => true,
-        };
-        (0..longer)
-            .filter(differs)
-            .map(|index| index as u64)
-            .collect()
+        self.leaves.changed(&other.leaves)
     }
 
-    fn page(&self, index: u64) -> Cow<'_, [u8]> {
-        Cow::Borrowed(self.pages[index as usize].bytes())
+    fn block(&self, index: u64) -> Option<Cow<'_, [u8]>> {
+        let leaf = self.leaf(index)?;
+        Some(Cow::Borrowed(leaf.bytes()))
     }
 
-    fn from_pages(size_pages: u64, pages: Vec<(u64, Box<[u8]>)>) -> Self {
-        let mut memory = vec![zero_page(); size_pages as usize];
-        for (index, bytes) in pages {
-            memory[index as usize] = page_of(&bytes, None);
+    fn from_blocks(size_pages: u64, blocks: Vec<(u64, Box<[u8]>)>) -> Self {
+        let mut memory = Self::default();
+        memory.grow(size_pages).expect("pages of a stable memory");
+        for (index, bytes) in blocks {
+            memory.put(index, bytes.try_into().expect("bytes of a leaf"));
         }
-        Self { pages: memory }
+        memory
     }
 }
 
-/// One page and its digest. Immutable: a changed page is a new one.
-#[derive(Debug)]
-pub struct Page {
-    bytes: Box<[u8]>,
-    digest: [u8; 32],
-}
-
-impl Page {
-    /// Takes a page's bytes.
-    ///
-    /// # Panics
-    /// When `bytes` is not [`PAGE_BYTES`] long.
-    #[must_use]
-    pub(crate) fn new(bytes: Box<[u8]>) -> Self {
-        assert_eq!(bytes.len(), PAGE_BYTES, "a page has a fixed size");
-        let digest = *blake3::hash(&bytes).as_bytes();
-        Self { bytes, digest }
-    }
-
-    /// The page's [`PAGE_BYTES`] bytes.
-    #[must_use]
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    /// BLAKE3 of the bytes.
-    #[must_use]
-    pub fn digest(&self) -> &[u8; 32] {
-        &self.digest
-    }
-}
-
-static ZERO: LazyLock<Arc<Page>> =
-    LazyLock::new(|| Arc::new(Page::new(vec![0; PAGE_BYTES].into_boxed_slice())));
-
-/// The page of zeros, one for the whole process.
-#[must_use]
-pub(crate) fn zero_page() -> Arc<Page> {
-    Arc::clone(&ZERO)
-}
-
-/// A page with these bytes, reusing `old` or the page of zeros when it holds the same.
-///
-/// # Panics
-/// When `bytes` is not [`PAGE_BYTES`] long.
-#[must_use]
-pub(crate) fn page_of(bytes: &[u8], old: Option<&Arc<Page>>) -> Arc<Page> {
-    match old {
-        Some(old) if old.bytes() == bytes => Arc::clone(old),
-        _ if ZERO.bytes() == bytes => zero_page(),
-        _ => Arc::new(Page::new(bytes.into())),
-    }
-}
-
-/// A memory image. Clones share pages, so a snapshot costs one pointer per page.
-#[derive(Clone, Debug, Default)]
+/// A memory's content. Clones cost nothing.
+#[derive(Clone, Default)]
 pub struct PagedMemory {
-    pages: Vec<Arc<Page>>,
+    size_pages: u64,
+    leaves: Tree,
 }
+
+impl fmt::Debug for PagedMemory {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("PagedMemory")
+            .field("size_pages", &self.size_pages)
+            .finish_non_exhaustive()
+    }
+}
+
+impl PartialEq for PagedMemory {
+    fn eq(&self, other: &Self) -> bool {
+        self.size_pages == other.size_pages && self.changed(other).is_empty()
+    }
+}
+
+impl Eq for PagedMemory {}
 
 impl PagedMemory {
-    /// An image made of these pages, first page first.
-    #[must_use]
-    pub(crate) fn of(pages: Vec<Arc<Page>>) -> Self {
-        Self { pages }
+    /// Size in bytes.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.size_pages * PAGE_BYTES as u64
     }
 
-    /// The pages, first page first.
-    #[must_use]
-    pub fn pages(&self) -> &[Arc<Page>] {
-        &self.pages
+    /// Adds pages of zeros and returns the old size, or `None` beyond [`STABLE_PAGES_MAX`].
+    pub(crate) fn grow(&mut self, pages: u64) -> Option<u64> {
+        let old = self.size_pages;
+        self.size_pages = old
+            .checked_add(pages)
+            .filter(|new| *new <= STABLE_PAGES_MAX)?;
+        Some(old)
     }
 
-    /// BLAKE3 over the page count and the pages' digests, in order.
+    /// The leaf at an index; `None` when it is zeros, or outside.
+    pub(crate) fn leaf(&self, index: u64) -> Option<&Arc<Leaf>> {
+        self.leaves.get(index)
+    }
+
+    /// Replaces a leaf's bytes and returns what is there now; `None` when it is zeros.
+    ///
+    /// # Panics
+    /// The leaf lies outside.
+    pub(crate) fn put(&mut self, index: u64, bytes: Box<LeafBytes>) -> Option<&Arc<Leaf>> {
+        assert!(
+            index < self.size_pages * LEAVES_PER_PAGE,
+            "leaf outside of the memory: {index}"
+        );
+        self.leaves.put(index, bytes);
+        self.leaves.get(index)
+    }
+
+    /// BLAKE3 over the size in pages of Wasm, a little-endian u64, and, unless all is zeros, the root of a
+    /// tree: its leaves are the digests of 4 KiB each, and seven levels of nodes with 16 children each are
+    /// above them. A node digests a little-endian u16, whose bit i says whether child i has anything but
+    /// zeros, and the digests of the children that have.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
-        hasher.update(&(self.pages.len() as u64).to_le_bytes());
-        for page in &self.pages {
-            hasher.update(page.digest());
+        hasher.update(&self.size_pages.to_le_bytes());
+        if let Some(root) = self.leaves.digest() {
+            hasher.update(root);
         }
         *hasher.finalize().as_bytes()
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,7 +25,6 @@ use crate::{
     heap::{Snapshot, View},
     host::{code, context},
     memory::PagedMemory,
-    stable::StableMemory,
     state::{CanisterState, GlobalValue, Installed},
 };
 use ic_principal::Principal;
@@ -272,7 +271,7 @@ impl<'b> Graph<'_, 'b> {
             installed: context.installed,
             heap: context.heap.clone(),
             globals: &context.globals,
-            stable: StableMemory::new(&context.stable),
+            stable: context.stable.clone(),
         };
         let mut running = execute::prepare(self.engine, subject, &call, &environment, place)?;
         let ended = execute::complete(&mut running, place);
@@ -286,7 +285,7 @@ impl<'b> Graph<'_, 'b> {
             context.globals = running.globals();
             let host = running.store.data_mut();
             context.calls.extend(host.exchange.calls.drain(..));
-            context.stable = std::mem::take(&mut host.stable).finish();
+            context.stable = host.stable.snapshot();
             if let Some(heap) = host.view.as_ref().map(View::changes) {
                 context.heap = heap;
             }

@@ -35,7 +35,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Path::new("")
     } else {
         script = fs::read_to_string(path).map_err(|error| {
-            Failure::user(format_args!("script {} cannot be read: {error}", path.display()))
+            Failure::user(format_args!(
+                "script {} cannot be read: {error}",
+                path.display()
+            ))
         })?;
         path.parent().unwrap_or(Path::new(""))
     };

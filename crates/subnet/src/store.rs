@@ -1,9 +1,9 @@
 //! Keeps the replicated state on disk: one transaction per height.
 //!
 //! # Design
-//! Canisters, pages, modules, answers, sessions and waiting calls have a table each, so that a
+//! Canisters, blocks of memories, modules, answers, sessions and waiting calls have a table each, so that a
 //! height writes what it changed: parts that the new state shares with the last one are recognised
-//! by identity. Pages of zeros are not written. The rest is one CBOR record, which also holds the
+//! by identity. Blocks of zeros are not written. The rest is one CBOR record, which also holds the
 //! state's digest: what is read back must hash to it.
 //!
 //! # Errors
@@ -192,8 +192,8 @@ impl Store {
         )?;
         let (old_heaps, old_stable) = record::memories(old);
         let (heaps, stable) = record::memories(state);
-        write_pages(&transaction, record::HEAP, &old_heaps, &heaps)?;
-        write_pages(&transaction, record::STABLE, &old_stable, &stable)?;
+        write_blocks(&transaction, record::HEAP, &old_heaps, &heaps)?;
+        write_blocks(&transaction, record::STABLE, &old_stable, &stable)?;
         let mut roots = transaction.open_table(ROOTS)?;
         if let Some(root) = root {
             roots.insert(&state.height.to_be_bytes()[..], &root[..])?;
@@ -281,22 +281,33 @@ impl Store {
         read().map_err(|error| self.failed(error))
     }
 
-    fn memory<M: Paged>(&self, id: &[u8], kind: u8, count: u64) -> Result<M, StoreError> {
+    fn memory<M: Paged>(&self, id: &[u8], kind: u8, size_pages: u64) -> Result<M, StoreError> {
         let read = || -> Result<_, redb::Error> {
             let table = self.database.begin_read()?.open_table(PAGES)?;
-            let mut pages = Vec::new();
-            for index in 0..count {
-                if let Some(page) = table.get(page_key(id, kind, index).as_slice())? {
-                    pages.push((index, Box::<[u8]>::from(page.value())));
-                }
+            let [first, last] = [0, u64::MAX].map(|index| block_key(id, kind, index));
+            let mut rows = Vec::new();
+            for row in table.range(first.as_slice()..=last.as_slice())? {
+                let (key, bytes) = row?;
+                let index = key.value().last_chunk().copied();
+                let index = u64::from_be_bytes(index.expect("keys end with an index"));
+                rows.push((index, Box::<[u8]>::from(bytes.value())));
             }
-            Ok(pages)
+            Ok(rows)
         };
-        let pages = read().map_err(|error| self.failed(error))?;
-        match pages.iter().find(|(_, page)| page.len() != PAGE_BYTES) {
-            Some((_, page)) => Err(self.damaged(format!("a page has {} bytes", page.len()))),
-            None => Ok(M::from_pages(count, pages)),
+        let blocks = read().map_err(|error| self.failed(error))?;
+        if size_pages > M::PAGES_MAX {
+            return Err(self.damaged(format!("a memory has {size_pages} pages")));
         }
+        let end = size_pages * (PAGE_BYTES / M::BLOCK_BYTES) as u64;
+        for (index, block) in &blocks {
+            if *index >= end {
+                return Err(self.damaged(format!("a block is outside of its memory: {index}")));
+            }
+            if block.len() != M::BLOCK_BYTES {
+                return Err(self.damaged(format!("a block has {} bytes", block.len())));
+            }
+        }
+        Ok(M::from_blocks(size_pages, blocks))
     }
 
     fn decode<T: DeserializeOwned>(&self, bytes: &[u8]) -> Result<T, StoreError> {
@@ -366,7 +377,7 @@ fn write_changes<K: Ord, V>(
 /// The memories of one kind, by canister.
 type Memories<'state, M> = BTreeMap<&'state [u8], &'state M>;
 
-fn write_pages<M: Paged>(
+fn write_blocks<M: Paged>(
     transaction: &WriteTransaction,
     kind: u8,
     old: &Memories<'_, M>,
@@ -379,10 +390,9 @@ fn write_pages<M: Paged>(
         let memory = new.get(id).copied().unwrap_or(&nothing);
         let before = old.get(id).copied().unwrap_or(&nothing);
         for index in memory.changed(before) {
-            let key = page_key(id, kind, index);
-            let page = (index < memory.size_pages()).then(|| memory.page(index));
-            match page.filter(|page| page.iter().any(|byte| *byte != 0)) {
-                Some(page) => table.insert(key.as_slice(), &*page)?,
+            let key = block_key(id, kind, index);
+            match memory.block(index) {
+                Some(block) => table.insert(key.as_slice(), &*block)?,
                 None => table.remove(key.as_slice())?,
             };
         }
@@ -390,6 +400,6 @@ fn write_pages<M: Paged>(
     Ok(())
 }
 
-fn page_key(id: &[u8], kind: u8, index: u64) -> Vec<u8> {
+fn block_key(id: &[u8], kind: u8, index: u64) -> Vec<u8> {
     [&[id.len() as u8], id, &[kind], &index.to_be_bytes()].concat()
 }

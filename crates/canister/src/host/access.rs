@@ -1,7 +1,7 @@
 //! The checks that every import makes, what it is charged, and how it reaches the canister's memory.
 use super::{
-    Contexts, Host, HostTrap, Instructions, code, context, imports::Pointer, refused, trapped,
-    violated,
+    Contexts, Host, HostTrap, Instructions, STABLE_LEAF_WRITTEN, code, context, imports::Pointer,
+    refused, trapped, violated,
 };
 use std::{fmt, ops::Range};
 use wasmtime::{Caller, Global, Val};
@@ -184,9 +184,8 @@ pub(crate) fn stable_read(
     let Some(target) = inside(dst, size, memory.len()) else {
         return trapped("heap out of bounds");
     };
-    host.stable
-        .read(offset, &mut memory[target])
-        .or_else(|_| trapped("stable memory out of bounds"))
+    let read = host.stable.read(offset, &mut memory[target]);
+    Ok(read.map_err(HostTrap::from)?)
 }
 
 pub(crate) fn stable_write(
@@ -200,9 +199,9 @@ pub(crate) fn stable_write(
     let Some(source) = inside(src, size, memory.len()) else {
         return trapped("heap out of bounds");
     };
-    host.stable
-        .write(offset, &memory[source])
-        .or_else(|_| trapped("stable memory out of bounds"))
+    let copied = host.stable.write(offset, &memory[source]);
+    let copied = copied.map_err(HostTrap::from)?;
+    charge(caller, copied * STABLE_LEAF_WRITTEN)
 }
 
 /// Ends a message that called `ic0.trap`, with so much of its text at most.

@@ -1,32 +1,37 @@
 //! Stable memory.
-use super::{import, letters::ANY_AND_START};
+use super::{
+    import,
+    letters::{ANY_AND_START, TASKS},
+};
 use crate::{
     heap::PAGE_BYTES,
     host::{
-        Host, Imports, Pointer, SYSTEM_CALL, allocate, enter, stable_read, stable_write, trapped,
+        Contexts, Host, Imports, Pointer, SYSTEM_CALL, allocate, enter, stable_read, stable_write,
+        trapped,
     },
+    stable::NARROW_PAGES_MAX,
 };
 use wasmtime::Caller;
 
-/// Pages that 32-bit addresses reach.
-const NARROW_PAGES_MAX: u64 = 65_536;
+/// Where it may be read.
+const READS: Contexts = ANY_AND_START | TASKS;
 
 pub(super) fn define(imports: &mut Imports) {
-    import!(imports, stable64_size in ANY_AND_START, (caller) -> i64 { Ok(caller.data().stable.size_pages().cast_signed()) });
+    import!(imports, stable64_size in READS, (caller) -> i64 { Ok(caller.data().stable.size_pages().cast_signed()) });
     import!(imports, stable64_grow in ANY_AND_START, (caller, pages: i64) -> i64 {
         Ok(grow(caller.data_mut(), pages.cast_unsigned()).map_or(-1, u64::cast_signed))
     });
     import!(imports, stable64_write in ANY_AND_START, (caller, offset: i64, src: i64, size: i64) {
         stable_write(caller, offset.widen(), src.widen(), size.widen())
     });
-    import!(imports, stable64_read in ANY_AND_START, (caller, dst: i64, offset: i64, size: i64) {
+    import!(imports, stable64_read in READS, (caller, dst: i64, offset: i64, size: i64) {
         stable_read(caller, dst.widen(), offset.widen(), size.widen())
     });
 }
 
 /// Those that only modules with 32-bit memories have.
 pub(super) fn define_narrow(imports: &mut Imports) {
-    import!(imports, stable_size in ANY_AND_START, (caller) -> i32 { Ok(i32::narrow(narrow_pages(caller.data())?)) });
+    import!(imports, stable_size in READS, (caller) -> i32 { Ok(i32::narrow(narrow_pages(caller.data())?)) });
     import!(imports, stable_grow in ANY_AND_START, (caller, pages: i32) -> i32 {
         if narrow_pages(caller.data())? + pages.widen() > NARROW_PAGES_MAX {
             return Ok(-1);
@@ -37,7 +42,7 @@ pub(super) fn define_narrow(imports: &mut Imports) {
         narrow_pages(caller.data())?;
         stable_write(caller, offset.widen(), src.widen(), size.widen())
     });
-    import!(imports, stable_read in ANY_AND_START, (caller, dst: i32, offset: i32, size: i32) {
+    import!(imports, stable_read in READS, (caller, dst: i32, offset: i32, size: i32) {
         narrow_pages(caller.data())?;
         stable_read(caller, dst.widen(), offset.widen(), size.widen())
     });

@@ -10,5 +10,6 @@ mod modules;
 mod persistence;
 mod queries;
 mod sessions;
+mod stable;
 mod support;
 mod upgrades;

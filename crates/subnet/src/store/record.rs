@@ -1,4 +1,4 @@
-//! What the store writes besides pages, modules and envelopes.
+//! What the store writes besides blocks of memories, modules and envelopes.
 use super::StoreError;
 use crate::state::{Canister, Ledger, ReplicatedState, Schedule};
 use ic_principal::Principal;
@@ -14,9 +14,9 @@ use std::{
     sync::Arc,
 };
 
-/// Kind of the pages of a heap.
+/// Kind of the blocks of a heap.
 pub(super) const HEAP: u8 = 0;
-/// Kind of the pages of stable memory.
+/// Kind of the blocks of stable memory.
 pub(super) const STABLE: u8 = 1;
 
 /// The fields of a state that have no table.
@@ -56,7 +56,7 @@ impl StateRecord {
     }
 }
 
-/// A canister without its pages and its module's bytes.
+/// A canister without its memories' blocks and its module's bytes.
 #[derive(Serialize, Deserialize)]
 pub(super) struct CanisterRecord {
     controllers: BTreeSet<Principal>,

@@ -1,8 +1,15 @@
 //! Replicas agree, whatever their past: fresh, restarted, or with other caches.
-use crate::support::{call, genesis, installation, open, open_as, step};
+use crate::support::{answer, call, genesis, install, installation, open, open_as, step};
 use bytes::Bytes;
-use lockstep_subnet::{application::Application, replica::StoreError, state::canister_id};
+use ic_management_canister_types::CanisterInstallMode;
+use lockstep_canister::memory::Paged;
+use lockstep_subnet::{
+    application::Application,
+    replica::StoreError,
+    state::{Status, canister_id},
+};
 use proptest::prelude::*;
+use redb::ReadableDatabase;
 
 /// A workload: calls for each height, chosen by numbers.
 fn messages(height: u64, choices: &[u8]) -> Vec<Bytes> {
@@ -52,6 +59,73 @@ proptest! {
     }
 }
 
+/// Has 64 GiB of stable memory, in which it writes its argument to three places.
+const LARGE: &str = r#"(module
+    (import "ic0" "msg_reply" (func $reply))
+    (import "ic0" "msg_arg_data_copy" (func $argument (param i32 i32 i32)))
+    (import "ic0" "stable64_grow" (func $grow (param i64) (result i64)))
+    (import "ic0" "stable64_write" (func $write (param i64 i64 i64)))
+    (memory 1)
+    (func (export "canister_init") (drop (call $grow (i64.const 1048576))))
+    (func (export "canister_update write")
+        (call $argument (i32.const 0) (i32.const 0) (i32.const 8))
+        (call $write (i64.const 0) (i64.const 0) (i64.const 8))
+        (call $write (i64.const 5000000000) (i64.const 0) (i64.const 8))
+        (call $write (i64.const 68719476728) (i64.const 0) (i64.const 8))
+        (call $reply)))"#;
+
+/// The lengths of the blocks of stable memory that a store has.
+fn stable_blocks(path: &std::path::Path, index: u64) -> Vec<usize> {
+    let database = redb::Database::open(path).expect("a database");
+    let pages = redb::TableDefinition::<&[u8], &[u8]>::new("pages");
+    let transaction = database.begin_read().expect("a transaction");
+    let table = transaction.open_table(pages).expect("the table");
+    let id = canister_id(index);
+    let prefix = [&[id.as_slice().len() as u8], id.as_slice(), &[1]].concat();
+    let rows = table.range(prefix.as_slice()..).expect("rows");
+    let rows = rows.map(|row| row.expect("a row"));
+    rows.filter(|(key, _)| key.value().starts_with(&prefix))
+        .map(|(_, block)| block.value().len())
+        .collect()
+}
+
+#[test]
+fn a_large_stable_memory_costs_what_is_in_it() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("state");
+    let (id, calls) = installation(0);
+    let write = |number: u64, nonce| call(id, "write", number.to_le_bytes().to_vec(), nonce);
+    let mut replica = open(&path);
+    step(&replica, calls);
+    let reinstall = install(id, CanisterInstallMode::Reinstall, LARGE, 1);
+    step(&replica, vec![reinstall.clone()]);
+    assert!(matches!(answer(&replica, &reinstall), Status::Replied(_)));
+    for (nonce, (number, blocks)) in (2..).zip([(7, 3), (u64::MAX, 3), (0, 0), (9, 3)]) {
+        let message = write(number, nonce);
+        step(&replica, vec![message.clone()]);
+        assert!(matches!(answer(&replica, &message), Status::Replied(_)));
+        let digest = replica.executed().state.digest();
+        drop(replica);
+        assert_eq!(stable_blocks(&path, 0), vec![4096; blocks]);
+        replica = open(&path);
+        let state = &replica.executed().state;
+        assert_eq!(state.digest(), digest);
+        let stable = &state.canisters()[&id].state.stable;
+        assert_eq!(stable.size_pages(), 1 << 20);
+        for place in [0_u64, 5_000_000_000, 68_719_476_728] {
+            let found = stable.block(place / 4096).map_or(0, |bytes| {
+                let start = (place % 4096) as usize;
+                u64::from_le_bytes(bytes[start..start + 8].try_into().expect("8 bytes"))
+            });
+            assert_eq!(found, number);
+        }
+    }
+    let reinstall = install(id, CanisterInstallMode::Reinstall, LARGE, 6);
+    step(&replica, vec![reinstall]);
+    drop(replica);
+    assert_eq!(stable_blocks(&path, 0), Vec::<usize>::new());
+}
+
 #[test]
 fn foreign_damaged_and_other_stores_are_refused() {
     let directory = tempfile::tempdir().expect("a directory");
@@ -78,21 +152,58 @@ fn foreign_damaged_and_other_stores_are_refused() {
     let error = open_as(&path, other).expect_err("it is another subnet's");
     assert!(matches!(error, StoreError::OtherGenesis { .. }), "{error}");
 
-    let path = directory.path().join("page missing");
-    let replica = open(&path);
-    step(&replica, installation(0).1);
-    step(&replica, vec![call(canister_id(0), "increment", vec![], 1)]);
-    drop(replica);
-    let database = redb::Database::open(&path).expect("a database");
-    let transaction = database.begin_write().expect("a transaction");
-    let pages = redb::TableDefinition::<&[u8], &[u8]>::new("pages");
-    transaction
-        .open_table(pages)
-        .expect("the table")
-        .retain(|_, _| false)
-        .expect("it is emptied");
-    transaction.commit().expect("it is written");
-    drop(database);
-    let error = open_as(&path, genesis()).expect_err("pages are missing");
-    assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+    for (name, reason, damage) in DAMAGES {
+        let path = directory.path().join(name);
+        let replica = open(&path);
+        step(&replica, installation(0).1);
+        step(&replica, vec![call(canister_id(0), "increment", vec![], 1)]);
+        drop(replica);
+        let database = redb::Database::open(&path).expect("a database");
+        let transaction = database.begin_write().expect("a transaction");
+        let pages = redb::TableDefinition::<&[u8], &[u8]>::new("pages");
+        let mut table = transaction.open_table(pages).expect("the table");
+        let id = canister_id(0);
+        damage(
+            &mut table,
+            &[&[id.as_slice().len() as u8], id.as_slice(), &[1]].concat(),
+        );
+        drop(table);
+        transaction.commit().expect("it is written");
+        drop(database);
+        let error = open_as(&path, genesis()).expect_err("blocks are damaged");
+        assert!(matches!(error, StoreError::Damaged { .. }), "{error}");
+        assert!(error.to_string().ends_with(reason), "{error}");
+    }
+}
+
+type Blocks<'transaction> = redb::Table<'transaction, &'static [u8], &'static [u8]>;
+/// What is done to the blocks of a store, given how the keys of a stable memory begin.
+type Damage = fn(&mut Blocks<'_>, &[u8]);
+
+const DAMAGES: [(&str, &str, Damage); 4] = [
+    (
+        "missing",
+        "its content does not have the digest that was written",
+        |blocks, _| blocks.retain(|_, _| false).expect("it is emptied"),
+    ),
+    (
+        "changed",
+        "its content does not have the digest that was written",
+        |blocks, prefix| set(blocks, prefix, 15, 4096),
+    ),
+    (
+        "outside",
+        "a block is outside of its memory: 16",
+        |blocks, prefix| set(blocks, prefix, 16, 4096),
+    ),
+    ("short", "a block has 4095 bytes", |blocks, prefix| {
+        set(blocks, prefix, 0, 4095);
+    }),
+];
+
+fn set(blocks: &mut Blocks<'_>, prefix: &[u8], index: u64, size: usize) {
+    let key = [prefix, &index.to_be_bytes()].concat();
+    blocks
+        .insert(key.as_slice(), vec![1; size].as_slice())
+        .expect("it is written");
 }
