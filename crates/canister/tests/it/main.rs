@@ -11,4 +11,5 @@ mod persistence;
 mod queries;
 mod sessions;
 mod support;
+mod surroundings;
 mod upgrades;
