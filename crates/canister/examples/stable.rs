@@ -13,7 +13,7 @@ use lockstep_canister::{
     session::Sessions,
     state::{CanisterState, Installed},
 };
-use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, time::Instant};
+use std::{collections::BTreeSet, sync::Arc, time::Instant};
 
 /// Arguments of every method: three i64 at address 64.
 const MODULE: &str = r#"(module

@@ -1,14 +1,18 @@
 //! One message in a fresh instance.
 //!
 //! # Design
-//! [`find`] says where a message enters, [`prepare`] makes the instance and [`complete`] runs it. A message
+//! [`enter`] says where a message enters, [`prepare`] makes the instance and [`complete`] runs it. A message
 //! of its own ends with [`Effects`]; the parts of a composite query ([`query`](crate::query)) go on from one
 //! instance to the next instead.
+mod entry;
+
+pub(crate) use entry::{Entry, enter};
+
 use crate::{
     callback,
     engine::{
-        Call, Closure, Effects, Engine, EntryPoint, Environment, Execution, ExecutionError,
-        Instructions, Response,
+        Call, Effects, Engine, EntryPoint, Environment, Execution, ExecutionError, Instructions,
+        Response,
     },
     heap::{Heap, PAGE_BYTES, Snapshot, View},
     host::{Contexts, Exchange, Given, Host, MachineFailure, code, context, heap_limit_exceeded},
@@ -16,42 +20,15 @@ use crate::{
     instrument::reserved,
     lockstep_api::SessionTable,
     memory::PagedMemory,
-    module::Module,
     stable::{StableMemory, leaves_max},
     state::{CanisterState, GlobalValue, Installed},
 };
+use entry::{Begins, Way};
 use ic_principal::Principal;
 use std::sync::Arc;
 
 /// A code and a text without the canister's name.
 pub(crate) type Refusal = (u16, String);
-
-/// Where a call enters a module.
-#[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) context: Contexts,
-    way: Way,
-    begins: Begins,
-}
-
-#[derive(Debug)]
-enum Way {
-    /// An export that the module may lack, and does.
-    None,
-    Export(String),
-    Closure(Closure),
-}
-
-/// What the instance starts from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Begins {
-    /// What earlier messages left.
-    Goes,
-    /// The module's segments.
-    Anew,
-    /// The heap of the module before it, and nothing else.
-    Keeps,
-}
 
 /// What a message runs on.
 #[derive(Debug)]
@@ -129,90 +106,6 @@ pub(crate) fn named(canister: &Principal, (code, text): Refusal) -> ExecutionErr
     ExecutionError {
         code,
         message: format!("Error from Canister {canister}: {text}"),
-    }
-}
-
-/// The code of a canister, and where a message enters it.
-pub(crate) fn enter<'a>(
-    state: &'a CanisterState,
-    entry: &EntryPoint,
-) -> Result<(&'a Installed, Entry), ExecutionError> {
-    let Some(installed) = &state.installed else {
-        let text = "Attempted to execute a message, but the canister contains no Wasm module";
-        return Err(named(&state.id, (code::NO_MODULE, text.into())));
-    };
-    let module = &installed.module;
-    if let EntryPoint::Update(name) | EntryPoint::ReplicatedQuery(name) = entry
-        && module.has_composite_query(name)
-    {
-        return Err(ExecutionError {
-            code: code::COMPOSITE_QUERY_REPLICATED,
-            message: "Composite query cannot be called in replicated mode".into(),
-        });
-    }
-    match find(module, entry) {
-        Ok(entry) => Ok((installed, entry)),
-        Err(text) => Err(named(&state.id, (code::METHOD_NOT_FOUND, text))),
-    }
-}
-
-fn find(module: &Module, entry: &EntryPoint) -> Result<Entry, String> {
-    let optional = |context, export: &str, begins| Entry {
-        context,
-        way: if module.has_entry(export) {
-            Way::Export(export.to_owned())
-        } else {
-            Way::None
-        },
-        begins,
-    };
-    let task = |context, export| optional(context, export, Begins::Goes);
-    let required = |context, kind: &str, name: &str| {
-        let export = format!("canister_{kind} {name}");
-        if module.has_entry(&export) {
-            Ok(Entry {
-                context,
-                way: Way::Export(export),
-                begins: Begins::Goes,
-            })
-        } else {
-            Err(format!("Canister has no {kind} method '{name}'."))
-        }
-    };
-    Ok(match entry {
-        EntryPoint::Init => optional(context::INIT, "canister_init", Begins::Anew),
-        EntryPoint::PostUpgrade { keep_heap } => {
-            let begins = if *keep_heap {
-                Begins::Keeps
-            } else {
-                Begins::Anew
-            };
-            optional(context::INIT, "canister_post_upgrade", begins)
-        }
-        EntryPoint::PreUpgrade => task(context::PRE_UPGRADE, "canister_pre_upgrade"),
-        EntryPoint::Inspect(_) => task(context::INSPECT, "canister_inspect_message"),
-        EntryPoint::GlobalTimer => task(context::GLOBAL_TIMER, "canister_global_timer"),
-        EntryPoint::Heartbeat => task(context::HEARTBEAT, "canister_heartbeat"),
-        EntryPoint::LowWasmMemory => task(context::LOW_WASM_MEMORY, "canister_on_low_wasm_memory"),
-        EntryPoint::Reply(closure) => Entry::callback(context::REPLY, *closure),
-        EntryPoint::Reject(closure, _) => Entry::callback(context::REJECT, *closure),
-        EntryPoint::Cleanup(closure, _) => Entry::callback(context::CLEANUP, *closure),
-        EntryPoint::Update(name) => required(context::UPDATE, "update", name)?,
-        EntryPoint::ReplicatedQuery(name) => required(context::REPLICATED_QUERY, "query", name)?,
-        EntryPoint::Query(name) if module.has_composite_query(name) => {
-            required(context::COMPOSITE_QUERY, "composite_query", name)?
-        }
-        EntryPoint::Query(name) => required(context::QUERY, "query", name)?,
-    })
-}
-
-impl Entry {
-    pub(crate) fn callback(context: Contexts, closure: Closure) -> Self {
-        Self {
-            context,
-            way: Way::Closure(closure),
-            begins: Begins::Goes,
-        }
     }
 }
 

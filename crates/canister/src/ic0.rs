@@ -101,6 +101,9 @@ fn texts<P: Pointer>(imports: &mut Imports) {
     });
 }
 
+#[cfg(test)]
+mod tests;
+
 /// Amount of two halves.
 fn amount(high: i64, low: i64) -> u128 {
     u128::from(high.cast_unsigned()) << 64 | u128::from(low.cast_unsigned())

@@ -2,8 +2,9 @@
 //!
 //! A message is executed by [`Engine::execute`](engine::Engine::execute) against a
 //! [`CanisterState`](state::CanisterState); what it changed comes back as
-//! [`Effects`](engine::Effects), which the caller applies or drops. Nothing here knows how messages
-//! are ordered, replicated or received.
+//! [`Effects`](engine::Effects), which the caller applies or drops. Queries with all that they call are
+//! evaluated by [`query::evaluate`]. Nothing here knows how messages are ordered, replicated or received,
+//! nor what becomes of the calls that a message makes.
 // Mappings and what is under a running instance: `heap::{dirty, mapping, view}`.
 #![deny(unsafe_code)]
 

@@ -37,9 +37,10 @@ pub enum EntryPoint {
     },
     /// `canister_update NAME`.
     Update(String),
-    /// `canister_query NAME`, not replicated: changes are dropped.
+    /// `canister_query NAME` or `canister_composite_query NAME`, not replicated: changes are dropped. The
+    /// calls of a composite query are for [`query::evaluate`](crate::query::evaluate) to make.
     Query(String),
-    /// `canister_query NAME` called as an update: replicated, changes are dropped.
+    /// `canister_query NAME` called as an update: replicated, changes are dropped, cycles are not.
     ReplicatedQuery(String),
     /// `canister_inspect_message` for the method.
     Inspect(String),
@@ -136,7 +137,7 @@ pub enum Response {
     Reply(Vec<u8>),
     /// `msg_reject`, with its text.
     Reject(String),
-    /// Neither.
+    /// Neither: an update or a callback that leaves the answer to a later callback, if there will be one.
     None,
 }
 

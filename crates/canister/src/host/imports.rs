@@ -138,6 +138,11 @@ impl Imports {
         names.insert(name, signature);
     }
 
+    #[cfg(test)]
+    pub(crate) fn names(&self, module: &str) -> impl Iterator<Item = &'static str> {
+        self.signatures[module].keys().copied()
+    }
+
     pub(crate) fn signature(&self, module: &str, name: &str) -> Option<&Signature> {
         self.signatures.get(module)?.get(name)
     }

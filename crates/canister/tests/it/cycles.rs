@@ -1,5 +1,6 @@
 //! Cycles that come with calls, the balance and burning; prices, variables and growth.
 use crate::support::{CANISTER, Canister, ENGINE, caller, module, number, text};
+use lockstep_canister::memory::Paged as _;
 use lockstep_canister::{
     engine::{Call, EntryPoint, Environment, Execution, Response},
     prices::Prices,
@@ -260,7 +261,7 @@ fn memories_grow_by_what_is_available_to_both() {
         (
             number(&reply),
             effects.heap.size_pages(),
-            effects.stable.pages().len(),
+            effects.stable.size_pages(),
         )
     };
     // Heap 1 -> 3, stable 0 -> 2, and so on; -1 where nothing is left.

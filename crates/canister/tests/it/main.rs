@@ -12,4 +12,5 @@ mod queries;
 mod sessions;
 mod stable;
 mod support;
+mod surroundings;
 mod upgrades;
