@@ -9,16 +9,14 @@ use std::ops::Range;
 
 use crate::aligned::AlignedBytes;
 use crate::kernels::Kernels;
-use crate::pool::Disjoint;
 use crate::product::{self, TILE_GROUP, Target};
 use crate::quantized::QuantizedRows;
-use crate::weights::{ActivationFormat, StoredRows, TILE_ROWS, Tiles, WeightFormat};
-use crate::weights::{pack_columns, read_row};
+use crate::weights::{ActivationFormat, StoredRows, TILE_ROWS, Tiles, WeightFormat, pack_columns};
 
 /// Bytes of packed tiles that stay in a core's second-level cache while the input passes by.
 const STRIP_BYTES: usize = 256 << 10;
 /// Elements of a batch that are quantised together.
-const PART_ELEMENTS: usize = 4 << 20;
+const PART_ELEMENTS: usize = 16 << 20;
 
 impl Kernels {
     /// output[b * rows + r] = row r of `weights` times row b of `input`: `sequential` with F32, F16 and BF16, else by the
@@ -109,44 +107,13 @@ impl Kernels {
             product::float(kernel, packed, tiles, k, a, &target);
         });
     }
-
-    /// The elements of `weights` as f32, as [`PackedMatrix::read_row`](crate::PackedMatrix::read_row) has them.
-    ///
-    /// # Panics
-    /// Lengths disagree.
-    pub fn dequantize(&self, weights: &StoredRows<'_>, output: &mut [f32]) {
-        let (rows, columns) = (weights.rows(), weights.columns());
-        assert_eq!(
-            Some(output.len()),
-            rows.checked_mul(columns),
-            "output length"
-        );
-        if output.is_empty() {
-            return;
-        }
-        let strips = Strips {
-            tile_bytes: weights.tile_bytes(),
-            tile_count: rows.div_ceil(TILE_ROWS),
-            tile_work: TILE_ROWS * columns,
-        };
-        let output = Disjoint::new(output);
-        let pack = |tile, out: &mut [u8]| weights.pack(tile, out);
-        strips.run(self, &pack, &|packed, tiles| {
-            for row in tiles.start * TILE_ROWS..(tiles.end * TILE_ROWS).min(rows) {
-                // SAFETY: rows do not overlap, and each belongs to one tile.
-                let out = unsafe { output.part(row * columns..(row + 1) * columns) };
-                let tile = packed.bytes(row / TILE_ROWS, 1);
-                read_row(weights.format(), tile, row % TILE_ROWS, out);
-            }
-        });
-    }
 }
 
 /// A matrix to be packed a few tiles at a time.
 struct Strips {
     tile_bytes: usize,
     tile_count: usize,
-    /// Multiply-adds or elements per tile.
+    /// Multiply-adds per tile.
     tile_work: usize,
 }
 

@@ -11,7 +11,7 @@ mod pack;
 mod packed;
 mod stored;
 
-pub(crate) use element::{Block, read_row};
+pub(crate) use element::Block;
 pub use format::{ActivationFormat, WeightFormat};
 pub(crate) use pack::pack_columns;
 pub use packed::{PackError, PackedMatrix, Packer};

@@ -204,7 +204,7 @@ fn word_at(bytes: &[u8], offset: usize) -> u32 {
 }
 
 /// Row `lane` of a tile as f32, NaNs canonical.
-pub(crate) fn read_row(format: WeightFormat, tile: &[u8], lane: usize, out: &mut [f32]) {
+pub(super) fn read_row(format: WeightFormat, tile: &[u8], lane: usize, out: &mut [f32]) {
     let block_len = format.block_len();
     let blocks = out.len() / block_len;
     for (index, values) in out.chunks_exact_mut(block_len).enumerate() {

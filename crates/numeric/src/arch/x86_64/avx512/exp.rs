@@ -13,8 +13,9 @@
 use std::arch::x86_64::*;
 
 use super::canonical;
-use crate::elementary::exp::{
-    EXP2_16_HIGH, HIGHEST, INVERSE_LN2_16, LOWEST, LOWEST_NORMAL, exp_slow,
+use crate::elementary::{
+    self,
+    exp::{EXP2_16_HIGH, HIGHEST, INVERSE_LN2_16, LOWEST, LOWEST_NORMAL},
 };
 
 /// ln 2 / 16, rounded.
@@ -102,7 +103,7 @@ fn repair(x: __m512, value: __m512, unsure: __mmask16) -> __m512 {
         _mm512_storeu_ps(outputs.as_mut_ptr(), value);
     }
     for lane in (0..16).filter(|lane| unsure >> lane & 1 == 1) {
-        outputs[lane] = exp_slow(inputs[lane]);
+        outputs[lane] = elementary::exp(inputs[lane]);
     }
     // SAFETY: an array of 16.
     unsafe { _mm512_loadu_ps(outputs.as_ptr()) }
