@@ -15,7 +15,7 @@ use crate::{
     execute, fork,
     heap::{HEAP_BYTES_MAX, Heap, Slots},
     host::Imports,
-    ic0, lockstep_api,
+    ic0, kernels, lockstep_api,
     memory::PagedMemory,
     session::{SessionState, Sessions},
     state::{CanisterState, GlobalValue},
@@ -26,7 +26,7 @@ pub use crate::{
     stable::STABLE_PAGES_MAX,
 };
 use ic_principal::Principal;
-use lockstep_numeric::Pool;
+use lockstep_numeric::{Isa, Kernels, Pool};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -158,7 +158,8 @@ pub struct Execution {
 #[derive(Clone)]
 pub struct Engine {
     compiler: Arc<Compiler>,
-    workers: Arc<Pool>,
+    /// On the threads that run the tasks of forks.
+    kernels: Kernels,
 }
 
 /// What compiled modules belong to.
@@ -181,10 +182,10 @@ impl Default for Engine {
 }
 
 impl Engine {
-    /// An engine that runs the tasks of a fork on as many threads as this machine has cores.
+    /// An engine that runs kernels and the tasks of a fork on as many threads as this machine has cores.
     ///
     /// # Panics
-    /// When this machine cannot run compiled Wasm.
+    /// When this machine cannot run compiled Wasm, or `LOCKSTEP_ISA` names no instruction set of this processor.
     #[must_use]
     pub fn new() -> Self {
         let slots = Arc::new(Slots::default());
@@ -194,6 +195,7 @@ impl Engine {
         ic0::define(&mut imports);
         lockstep_api::define(&mut imports);
         fork::define(&mut imports);
+        kernels::define(&mut imports);
         let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
         Self {
             compiler: Arc::new(Compiler {
@@ -201,17 +203,20 @@ impl Engine {
                 slots,
                 imports,
             }),
-            workers: workers(threads),
+            kernels: on_threads(
+                Isa::detect().unwrap_or_else(|error| panic!("{error}")),
+                threads,
+            ),
         }
     }
 
-    /// The same engine with the tasks of a fork on so many threads. Results do not depend on it, and
+    /// The same engine with kernels and the tasks of a fork on so many threads. Results do not depend on it, and
     /// modules compiled by either run on both.
     #[must_use]
     pub fn on_threads(&self, threads: NonZeroUsize) -> Self {
         Self {
             compiler: Arc::clone(&self.compiler),
-            workers: workers(threads),
+            kernels: on_threads(self.kernels.isa(), threads),
         }
     }
 
@@ -224,7 +229,11 @@ impl Engine {
     }
 
     pub(crate) fn workers(&self) -> &Pool {
-        &self.workers
+        self.kernels.pool()
+    }
+
+    pub(crate) fn kernels(&self) -> &Kernels {
+        &self.kernels
     }
 
     /// Compiles a module, raw or gzip, after validating it against the system's rules.
@@ -254,8 +263,9 @@ impl Engine {
     }
 }
 
-fn workers(threads: NonZeroUsize) -> Arc<Pool> {
-    Arc::new(Pool::with_stack_bytes(threads, NATIVE_STACK_BYTES))
+fn on_threads(isa: Isa, threads: NonZeroUsize) -> Kernels {
+    let pool = Pool::with_stack_bytes(threads, NATIVE_STACK_BYTES);
+    Kernels::new(isa, Arc::new(pool)).expect("the processor has it")
 }
 
 /// One result on every machine: no proposal whose result is left open, NaNs canonical, stack limited

@@ -2,6 +2,7 @@
 mod contexts;
 mod errors;
 mod fork;
+mod kernels;
 mod metering;
 mod modules;
 mod persistence;
