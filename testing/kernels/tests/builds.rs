@@ -1,28 +1,13 @@
 //! Every kernel as an import, compiled into the canister with vectors and without, and on this machine: equal bits.
-use ic_principal::Principal;
-use lockstep_canister::{
-    engine::{Call, Engine, EntryPoint, Environment, Execution, Response},
-    session::Sessions,
-    state::{CanisterState, Installed},
-};
+#[path = "support/mod.rs"]
+mod support;
+
+use lockstep_canister::engine::{Engine, EntryPoint};
 use lockstep_cdk::kernels::WeightFormat;
 use lockstep_kernels::{Kernel, Request, bytes};
 use lockstep_numeric::selftest::Generator;
-use std::{
-    collections::BTreeSet,
-    num::{NonZeroU32, NonZeroUsize},
-    path::Path,
-    sync::Arc,
-};
-
-/// The canister's bytes, or nothing where there is no such toolchain.
-fn build(name: &str, arguments: &[&str]) -> Option<Vec<u8>> {
-    let arguments = [&["build", "--lib"], arguments].concat();
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
-    let target = "wasm32-unknown-unknown";
-    let products = lockstep_guests::build(target, "lockstep-kernels", &arguments, &folder)?;
-    Some(std::fs::read(products.join("lockstep_kernels.wasm")).unwrap())
-}
+use std::{collections::BTreeSet, num::NonZeroUsize, path::Path};
+use support::{execute, install, reply};
 
 /// The functions that a module imports from `lockstep`.
 fn imports(wasm: &[u8]) -> BTreeSet<String> {
@@ -35,45 +20,6 @@ fn imports(wasm: &[u8]) -> BTreeSet<String> {
         }
     }
     names
-}
-
-fn install(engine: &Engine, wasm: &[u8]) -> CanisterState {
-    let id = Principal::from_slice(&[0, 0, 0, 0, 0, 0, 0, 7, 1, 1]);
-    let mut state = CanisterState::new(id, BTreeSet::new(), 0);
-    state.installed = Some(Installed::new(Arc::new(engine.compile(wasm).unwrap())));
-    let execution = execute(engine, &state, EntryPoint::Init, Vec::new());
-    state.apply(&execution.result.unwrap().1);
-    state
-}
-
-fn execute(
-    engine: &Engine,
-    state: &CanisterState,
-    entry: EntryPoint,
-    argument: Vec<u8>,
-) -> Execution {
-    let environment = Environment {
-        time_ns: 0,
-        subnet_id: Principal::management_canister(),
-        root_key: b"",
-        instruction_limit: 40_000_000_000,
-        lanes: NonZeroU32::new(4).unwrap(),
-        data_certificate: None,
-        sessions: &Sessions::default(),
-    };
-    let call = Call {
-        entry,
-        caller: Principal::anonymous(),
-        argument,
-    };
-    engine.execute(state, &call, &environment)
-}
-
-fn reply(execution: &Execution) -> &[u8] {
-    match &execution.result {
-        Ok((Response::Reply(reply), _)) => reply,
-        other => panic!("a reply expected: {other:?}"),
-    }
 }
 
 /// Floats: ordinary ones, large ones, or any, infinities, NaNs of all payloads and subnormals often among them.
@@ -212,13 +158,8 @@ fn requests(kernel: Kernel) -> Vec<Request> {
 
 #[test]
 fn all_builds_and_every_number_of_threads_give_the_same_bits() {
-    let simd = "--config=target.wasm32-unknown-unknown.rustflags=['-Ctarget-feature=+simd128']";
-    let builds = [
-        build("imported", &[]),
-        build("compiled", &["--features", "sequential"]),
-        build("vectors", &["--features", "sequential", simd]),
-    ];
-    let [Some(imported), Some(compiled), Some(vectors)] = builds else {
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    let Some([imported, compiled, vectors]) = support::builds(folder) else {
         return;
     };
     let names = [

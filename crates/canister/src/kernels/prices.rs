@@ -37,16 +37,15 @@ const TILE_ROWS: u64 = 16;
 /// Quantised weights are packed once for so many elements of the input.
 const PART_ELEMENTS: u64 = 16 << 20;
 
-/// Price of so many elements at a rate.
-pub(super) fn elements(count: u64, rate: u64) -> Instructions {
+/// Price of a call for so many elements at a rate.
+#[must_use]
+pub fn elements(count: u64, rate: u64) -> Instructions {
     call(u128::from(count) * u128::from(rate))
 }
 
 /// Price of the product of `batch` rows of input and `rows` rows of weights, `columns` elements each.
-pub(super) fn product(
-    format: WeightFormat,
-    (batch, rows, columns): (u32, u32, u32),
-) -> Instructions {
+#[must_use]
+pub fn product(format: WeightFormat, (batch, rows, columns): (u32, u32, u32)) -> Instructions {
     let wide = |count: u64| u128::from(count);
     let input = u64::from(batch) * u64::from(columns);
     let weights = wide(u64::from(rows).next_multiple_of(TILE_ROWS)) * wide(columns.into());
