@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | computed | by the host, on every core; in a task of [`parallel`](crate::parallel), on the task's | by the same functions in this module, compiled |
 //! | result | fixed bit by bit | the same bits |
-//! | price | that of the table | what the code takes: with `-C target-feature=+simd128` 5 to 20 times the table's, without vectors 100 times |
+//! | price | that of the table | what the code takes: products 6 to 22 times the table's when built with `-C target-feature=+simd128`, 70 to 400 times without |
 //! | installs on the Internet Computer | no: it allows imports from `ic0` alone | yes |
 //!
 //! | function | order of sums | price in instructions, beside 2,000 per call |
@@ -19,7 +19,7 @@
 //! | [`exp`] | | 16 per element |
 //!
 //! Columns of `b` and rows of the weights count in whole sixteens. Quantised weights are packed, and paid for, once for
-//! every 16 Mi elements of the input: a matrix of [`WeightFormat`] Q4_0 is worth its call from a few rows of input on.
+//! every 16 Mi elements of the input: with one row of input, packing is most of the price.
 //! Sums start at +0, f32 operations are rounded one by one, every NaN stored is 0x7fc00000, and exponentials are
 //! correctly rounded. Other functions, of one number, are in [`elementary`]: those are compiled in on every network.
 //!

@@ -2,12 +2,12 @@
 #[path = "support/mod.rs"]
 mod support;
 
-use lockstep_canister::engine::{Engine, EntryPoint};
+use lockstep_canister::engine::{Engine, EntryPoint, Execution, Response};
 use lockstep_cdk::kernels::WeightFormat;
 use lockstep_kernels::{Kernel, Request, bytes};
 use lockstep_numeric::selftest::Generator;
 use std::{collections::BTreeSet, num::NonZeroUsize, path::Path};
-use support::{execute, install, reply};
+use support::{execute, install};
 
 /// The functions that a module imports from `lockstep`.
 fn imports(wasm: &[u8]) -> BTreeSet<String> {
@@ -20,6 +20,13 @@ fn imports(wasm: &[u8]) -> BTreeSet<String> {
         }
     }
     names
+}
+
+fn reply(execution: &Execution) -> &[u8] {
+    match &execution.result {
+        Ok((Response::Reply(reply), _)) => reply,
+        other => panic!("a reply expected: {other:?}"),
+    }
 }
 
 /// Floats: ordinary ones, large ones, or any, infinities, NaNs of all payloads and subnormals often among them.

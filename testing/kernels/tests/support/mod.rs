@@ -1,7 +1,7 @@
 //! The canister's builds, and a message to one.
 use ic_principal::Principal;
 use lockstep_canister::{
-    engine::{Call, Engine, EntryPoint, Environment, Execution, Response},
+    engine::{Call, Engine, EntryPoint, Environment, Execution},
     session::Sessions,
     state::{CanisterState, Installed},
 };
@@ -54,11 +54,4 @@ pub(crate) fn execute(
         argument,
     };
     engine.execute(state, &call, &environment)
-}
-
-pub(crate) fn reply(execution: &Execution) -> &[u8] {
-    match &execution.result {
-        Ok((Response::Reply(reply), _)) => reply,
-        other => panic!("a reply expected: {other:?}"),
-    }
 }
