@@ -26,7 +26,7 @@ pub use crate::{
     stable::STABLE_PAGES_MAX,
 };
 use ic_principal::Principal;
-use lockstep_numeric::{Isa, Kernels, Pool};
+use lockstep_numeric::{Isa, IsaError, Kernels, Pool};
 use std::{
     collections::BTreeMap,
     fmt,
@@ -158,7 +158,8 @@ pub struct Execution {
 #[derive(Clone)]
 pub struct Engine {
     compiler: Arc<Compiler>,
-    /// On the threads that run the tasks of forks.
+    workers: Arc<Pool>,
+    /// On the workers.
     kernels: Kernels,
 }
 
@@ -197,16 +198,16 @@ impl Engine {
         fork::define(&mut imports);
         kernels::define(&mut imports);
         let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let isa = Isa::detect().unwrap_or_else(|error| panic!("{error}"));
+        let workers = workers(threads);
         Self {
             compiler: Arc::new(Compiler {
                 wasm,
                 slots,
                 imports,
             }),
-            kernels: on_threads(
-                Isa::detect().unwrap_or_else(|error| panic!("{error}")),
-                threads,
-            ),
+            kernels: Kernels::new(isa, Arc::clone(&workers)).expect("detected"),
+            workers,
         }
     }
 
@@ -214,10 +215,24 @@ impl Engine {
     /// modules compiled by either run on both.
     #[must_use]
     pub fn on_threads(&self, threads: NonZeroUsize) -> Self {
+        let workers = workers(threads);
+        let isa = self.kernels.isa();
         Self {
             compiler: Arc::clone(&self.compiler),
-            kernels: on_threads(self.kernels.isa(), threads),
+            kernels: Kernels::new(isa, Arc::clone(&workers)).expect("this engine has it"),
+            workers,
         }
+    }
+
+    /// The same engine with kernels of another instruction set. Results do not depend on it.
+    ///
+    /// # Errors
+    /// This processor lacks it.
+    pub fn on_isa(&self, isa: Isa) -> Result<Self, IsaError> {
+        Ok(Self {
+            kernels: Kernels::new(isa, Arc::clone(&self.workers))?,
+            ..self.clone()
+        })
     }
 
     pub(crate) fn wasm(&self) -> &wasmtime::Engine {
@@ -229,7 +244,7 @@ impl Engine {
     }
 
     pub(crate) fn workers(&self) -> &Pool {
-        self.kernels.pool()
+        &self.workers
     }
 
     pub(crate) fn kernels(&self) -> &Kernels {
@@ -263,9 +278,8 @@ impl Engine {
     }
 }
 
-fn on_threads(isa: Isa, threads: NonZeroUsize) -> Kernels {
-    let pool = Pool::with_stack_bytes(threads, NATIVE_STACK_BYTES);
-    Kernels::new(isa, Arc::new(pool)).expect("the processor has it")
+fn workers(threads: NonZeroUsize) -> Arc<Pool> {
+    Arc::new(Pool::with_stack_bytes(threads, NATIVE_STACK_BYTES))
 }
 
 /// One result on every machine: no proposal whose result is left open, NaNs canonical, stack limited

@@ -124,9 +124,11 @@ impl Strips {
         pack: &(dyn Fn(usize, &mut [u8]) + Sync),
         work: &(dyn Fn(Tiles<'_>, Range<usize>) + Sync),
     ) {
+        // No more than leave something to every thread.
+        let share = self.tile_count.div_ceil(kernels.pool().threads());
         let together = (STRIP_BYTES / self.tile_bytes)
             .clamp(1, TILE_GROUP)
-            .min(self.tile_count);
+            .min(share);
         let strip_work = self.tile_work.saturating_mul(together);
         kernels.run_rows(self.tile_count.div_ceil(together), strip_work, &|strips| {
             let mut storage = AlignedBytes::zeroed(together * self.tile_bytes);

@@ -4,15 +4,19 @@ use lockstep_canister::{
     engine::{Engine, EntryPoint, Execution, Response},
     kernels::{format_code, prices},
 };
-use lockstep_numeric::WeightFormat;
+use lockstep_numeric::{Isa, WeightFormat};
 use proptest::prelude::*;
 use std::{num::NonZeroUsize, sync::LazyLock};
 
-/// Engines of several thread counts; results may not depend on which.
+/// Engines of several thread counts and of every instruction set; results may not depend on which.
 static ENGINES: LazyLock<Vec<Engine>> = LazyLock::new(|| {
-    [1, 2, 3, 8]
-        .map(|threads| ENGINE.on_threads(NonZeroUsize::new(threads).unwrap()))
-        .into()
+    let threads = [1, 2, 3, 8].map(|threads| NonZeroUsize::new(threads).unwrap());
+    let isas = Isa::available().into_iter();
+    threads
+        .map(|threads| ENGINE.on_threads(threads))
+        .into_iter()
+        .chain(isas.map(|isa| ENGINE.on_isa(isa).unwrap()))
+        .collect()
 });
 
 /// Imports and their numbers of i32 arguments; the last of the norm's is a float.
@@ -420,7 +424,7 @@ proptest! {
     #![proptest_config(ProptestConfig { cases: 400, failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
-    fn any_arguments_end_the_same_way_on_all_threads(
+    fn any_arguments_end_the_same_way_on_all_engines(
         kernel in 0..KERNELS.len(),
         words in proptest::collection::vec(word(), 7),
         format in 0..WeightFormat::ALL.len(),
