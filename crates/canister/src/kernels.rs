@@ -2,8 +2,8 @@
 //!
 //! # Design
 //! A kernel reads and writes ranges of the calling instance's memory with the functions of
-//! [`lockstep_numeric::Kernels`], on all of the engine's threads; in a task of a fork, on the task's own. The same
-//! functions compiled to Wasm give the same bits: `lockstep_cdk::kernels` offers either.
+//! [`lockstep_numeric::Kernels`], on all of the engine's threads; in a task that shares them, on the task's own. The
+//! same functions compiled to Wasm give the same bits: `lockstep_cdk::kernels` offers either.
 //!
 //! | import `kernel_` | what |
 //! |---|---|

@@ -9,7 +9,7 @@ use crate::elementary::{
     exp::{EXP2_16_HIGH, HIGHEST, INVERSE_LN2_16, LN2_16_HIGH, LN2_16_LOW, LOWEST, TAYLOR},
 };
 
-/// The operations of [`crate::elementary::exp`] on each lane; lanes that fail the rounding test take its slow path.
+/// The operations of [`crate::elementary::exp`] on each lane; lanes that fail the rounding test are left to it.
 #[inline]
 #[target_feature(enable = "simd128")]
 pub(super) fn exp(x: v128) -> v128 {

@@ -1,7 +1,7 @@
 //! The exponential function on 16 lanes.
 //!
 //! # Design
-//! As [`crate::elementary::exp`], with less precision and so more lanes left to the slow path, one in 2^15. FMA is
+//! As [`crate::elementary::exp`], with less precision and so more lanes left to that function, one in 2^15. FMA is
 //! allowed here: a result that passes the test is the correctly rounded one, however it was computed.
 //!
 //! # Units and bounds
