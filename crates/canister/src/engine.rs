@@ -15,7 +15,7 @@ use crate::{
     execute, fork,
     heap::{HEAP_BYTES_MAX, Slots},
     host::ImportSets,
-    ic0, lockstep_api,
+    ic0, kernels, lockstep_api,
     prices::Prices,
     session::{SessionIds, Sessions},
     state::CanisterState,
@@ -29,7 +29,7 @@ pub use crate::{
     stable::STABLE_PAGES_MAX,
 };
 use ic_principal::Principal;
-use lockstep_numeric::Pool;
+use lockstep_numeric::{Isa, IsaError, Kernels, Pool};
 use sha2::{Digest, Sha256};
 use std::{
     collections::BTreeMap,
@@ -137,6 +137,8 @@ pub struct Execution {
 pub struct Engine {
     compiler: Arc<Compiler>,
     workers: Arc<Pool>,
+    /// On the workers.
+    kernels: Kernels,
 }
 
 /// What compiled modules belong to.
@@ -161,10 +163,10 @@ impl Default for Engine {
 }
 
 impl Engine {
-    /// An engine that runs the tasks of a fork on as many threads as this machine has cores.
+    /// An engine that runs kernels and the tasks of a fork on as many threads as this machine has cores.
     ///
     /// # Panics
-    /// When this machine cannot run compiled Wasm.
+    /// When this machine cannot run compiled Wasm, or `LOCKSTEP_ISA` names no instruction set of this processor.
     #[must_use]
     pub fn new() -> Self {
         let slots = Arc::new(Slots::default());
@@ -174,7 +176,10 @@ impl Engine {
         ic0::define(&mut imports);
         lockstep_api::define(&mut imports.narrow);
         fork::define(&mut imports.narrow);
+        kernels::define(&mut imports.narrow);
         let threads = thread::available_parallelism().unwrap_or(NonZeroUsize::MIN);
+        let isa = Isa::detect().unwrap_or_else(|error| panic!("{error}"));
+        let workers = workers(threads);
         Self {
             compiler: Arc::new(Compiler {
                 wasm,
@@ -182,17 +187,21 @@ impl Engine {
                 imports,
                 modules: Mutex::default(),
             }),
-            workers: workers(threads),
+            kernels: Kernels::new(isa, Arc::clone(&workers)).expect("detected"),
+            workers,
         }
     }
 
-    /// The same engine with the tasks of a fork on so many threads. Results do not depend on it, and
+    /// The same engine with kernels and the tasks of a fork on so many threads. Results do not depend on it, and
     /// modules compiled by either run on both.
     #[must_use]
     pub fn on_threads(&self, threads: NonZeroUsize) -> Self {
+        let workers = workers(threads);
+        let isa = self.kernels.isa();
         Self {
             compiler: Arc::clone(&self.compiler),
-            workers: workers(threads),
+            kernels: Kernels::new(isa, Arc::clone(&workers)).expect("this engine has it"),
+            workers,
         }
     }
 
@@ -200,6 +209,17 @@ impl Engine {
     #[must_use]
     pub fn threads(&self) -> usize {
         self.workers.threads()
+    }
+
+    /// The same engine with kernels of another instruction set. Results do not depend on it.
+    ///
+    /// # Errors
+    /// This processor lacks it.
+    pub fn on_isa(&self, isa: Isa) -> Result<Self, IsaError> {
+        Ok(Self {
+            kernels: Kernels::new(isa, Arc::clone(&self.workers))?,
+            ..self.clone()
+        })
     }
 
     pub(crate) fn wasm(&self) -> &wasmtime::Engine {
@@ -212,6 +232,10 @@ impl Engine {
 
     pub(crate) fn workers(&self) -> &Pool {
         &self.workers
+    }
+
+    pub(crate) fn kernels(&self) -> &Kernels {
+        &self.kernels
     }
 
     /// Compiles a module, raw or gzip, after validating it against the system's rules.

@@ -14,8 +14,8 @@ mod exchange;
 mod imports;
 
 pub(crate) use access::{
-    allocate, called_trap, charge, copy, copy_as, enter, left, peek, read, read_as, stable_read,
-    stable_write, write,
+    allocate, called_trap, charge, copy, copy_as, enter, left, memory, peek, read, read_as,
+    stable_read, stable_write, write,
 };
 pub(crate) use context::Contexts;
 pub(crate) use exchange::Exchange;

@@ -17,6 +17,7 @@ mod host;
 mod ic0;
 mod instance;
 mod instrument;
+pub mod kernels;
 pub mod lockstep_api;
 pub mod memory;
 mod message;

@@ -159,6 +159,7 @@ impl Facts {
         if module == "lockstep" {
             match name {
                 "fork" => self.forks = true,
+                name if name.starts_with("kernel_") => {}
                 _ => self.uses_sessions = true,
             }
         }

@@ -131,6 +131,8 @@ impl Network {
                 .map(|(_, model)| Arc::clone(model)),
             Arc::clone(&kernels),
         );
+        // With the instruction set that was just checked.
+        let engine = Engine::new().on_isa(kernels.isa()).map_err(Failure::user)?;
         let directory = self.directory.join(format!("replica-{index}"));
         fs::create_dir_all(&directory).map_err(|error| {
             Failure::environment(format!("cannot create {}: {error}", directory.display()))
@@ -144,7 +146,7 @@ impl Network {
             &directory.join("state.redb"),
             self.genesis.clone(),
             seed,
-            Arc::new(Engine::new()),
+            Arc::new(engine),
             Arc::new(resident),
             Arc::new(SystemClock),
         )

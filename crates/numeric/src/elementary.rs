@@ -30,6 +30,48 @@ pub use trigonometric::{cos, sin, sin_cos};
 
 pub(crate) use double_double::power_of_positive_base;
 
+/// An elementary function by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Function {
+    /// [`exp`].
+    Exp,
+    /// [`log`].
+    Log,
+    /// [`sin`].
+    Sin,
+    /// [`cos`].
+    Cos,
+    /// [`tanh`].
+    Tanh,
+    /// [`erf`].
+    Erf,
+}
+
+impl Function {
+    /// Every function.
+    pub const ALL: [Self; 6] = [
+        Self::Exp,
+        Self::Log,
+        Self::Sin,
+        Self::Cos,
+        Self::Tanh,
+        Self::Erf,
+    ];
+
+    /// Its value.
+    #[must_use]
+    pub fn at(self, value: f32) -> f32 {
+        match self {
+            Self::Exp => exp(value),
+            Self::Log => log(value),
+            Self::Sin => sin(value),
+            Self::Cos => cos(value),
+            Self::Tanh => tanh(value),
+            Self::Erf => erf(value),
+        }
+    }
+}
+
 /// Half-width, relative, of the interval in which the fast paths guarantee the exact value. Each fast path's own error
 /// is below 2^-51; the factor of two covers the rounding of the interval's ends.
 pub(crate) const RELATIVE_ERROR: f64 = 1.0 / (1u64 << 50) as f64;

@@ -4,19 +4,17 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::Arc;
 
-use crate::arch::{FLOAT_COLUMNS, FloatMatmulKernel, KernelTable, MatmulKernel, TileOutput};
+use crate::arch::{FloatMatmulKernel, KernelTable, MatmulKernel};
 use crate::attention::{Attention, AttentionSegment};
+use crate::elementary::Function;
 use crate::isa::{Isa, IsaError};
 use crate::kv::KvLayer;
 use crate::pool::{Disjoint, Pool};
+use crate::product::{self, Target};
 use crate::quantized::{PANEL_WIDTH, QuantizedRows};
 use crate::rope::RopeTable;
 use crate::weights::{ActivationFormat, PackedMatrix, TILE_ROWS, WeightFormat};
 
-/// Tiles that a product kernel takes together.
-const TILE_GROUP: usize = 4;
-/// Bytes of panels that stay in a core's second-level cache while all tiles pass by.
-const PANEL_GROUP_BYTES: usize = 256 << 10;
 /// Elements below which splitting an element-wise kernel costs more than it saves.
 const ELEMENTS_PER_PART: usize = 4096;
 
@@ -115,13 +113,13 @@ impl Kernels {
             input.batch() * weights.rows(),
             "output length"
         );
-        let output = Disjoint::new(output);
+        let target = Target::new(output, weights.rows());
         self.pool.run(weights.tile_count(), &|tiles| {
-            matmul_tiles(kernel, weights, input, tiles, &output)
+            product::quantized(kernel, weights.tiles(), tiles, input, &target)
         });
     }
 
-    fn quantized_product(&self, format: WeightFormat) -> MatmulKernel {
+    pub(crate) fn quantized_product(&self, format: WeightFormat) -> MatmulKernel {
         match format {
             WeightFormat::Q8_0 => self.table.matmul_q8_0_f32,
             WeightFormat::Q4_0 => self.table.matmul_q4_0_f32,
@@ -140,7 +138,7 @@ impl Kernels {
         }
     }
 
-    fn float_product(&self, format: WeightFormat) -> FloatMatmulKernel {
+    pub(crate) fn float_product(&self, format: WeightFormat) -> FloatMatmulKernel {
         match format {
             WeightFormat::F32 => self.table.matmul_f32_f32,
             WeightFormat::F16 => self.table.matmul_f16_f32,
@@ -164,19 +162,9 @@ impl Kernels {
         let (rows, columns) = (weights.rows(), weights.columns());
         assert_eq!(input.len(), batch * columns, "input length");
         assert_eq!(output.len(), batch * rows, "output length");
-        let output = Disjoint::new(output);
+        let target = Target::new(output, rows);
         self.pool.run(weights.tile_count(), &|tiles| {
-            let mut sums = [[0.0; TILE_ROWS]; FLOAT_COLUMNS];
-            for tile in tiles {
-                for (group, input) in input.chunks(FLOAT_COLUMNS * columns).enumerate() {
-                    let sums = &mut sums[..input.len() / columns];
-                    // SAFETY: the table belongs to an instruction set that this processor has.
-                    unsafe { kernel(weights.tiles(tile, 1), columns, input, sums) };
-                    for (column, sums) in sums.iter().enumerate() {
-                        store_tile(sums, rows, tile, group * FLOAT_COLUMNS + column, &output);
-                    }
-                }
-            }
+            product::float(kernel, weights.tiles(), tiles, columns, input, &target)
         });
     }
 
@@ -307,6 +295,50 @@ impl Kernels {
         unsafe { (self.table.softmax_f32_f32)(values) };
     }
 
+    /// Replaces each row of `columns` elements by its softmax.
+    ///
+    /// # Panics
+    /// `values` are not whole rows.
+    pub fn softmax_rows(&self, values: &mut [f32], columns: usize) {
+        if values.is_empty() {
+            return;
+        }
+        assert!(
+            columns > 0 && values.len().is_multiple_of(columns),
+            "values are not whole rows of {columns}"
+        );
+        let rows = values.len() / columns;
+        let values = Disjoint::new(values);
+        self.run_rows(rows, columns, &|rows| {
+            for row in rows {
+                // SAFETY: rows do not overlap, and each is visited once.
+                let values = unsafe { values.part(row * columns..(row + 1) * columns) };
+                // SAFETY: the table belongs to an instruction set that this processor has.
+                unsafe { (self.table.softmax_f32_f32)(values) };
+            }
+        });
+    }
+
+    /// Replaces each value by the function's.
+    pub fn apply(&self, function: Function, values: &mut [f32]) {
+        let count = values.len();
+        let values = Disjoint::new(values);
+        self.run_rows(count.div_ceil(TILE_ROWS), TILE_ROWS, &|chunks| {
+            let elements = chunks.start * TILE_ROWS..(chunks.end * TILE_ROWS).min(count);
+            // SAFETY: the ranges do not overlap, and each is visited once.
+            let values = unsafe { values.part(elements) };
+            match function {
+                // SAFETY: the table belongs to an instruction set that this processor has.
+                Function::Exp => unsafe { (self.table.exp_f32_f32)(values) },
+                _ => {
+                    for value in values {
+                        *value = function.at(*value);
+                    }
+                }
+            }
+        });
+    }
+
     /// Replaces each value by its exponential.
     pub fn exp(&self, values: &mut [f32]) {
         crate::environment::assert_default();
@@ -357,8 +389,13 @@ impl Kernels {
     }
 
     /// Runs over rows on the pool, or in place when there is too little work to share.
-    fn run_rows(&self, rows: usize, columns: usize, task: &(dyn Fn(Range<usize>) + Sync)) {
-        if rows * columns < 2 * ELEMENTS_PER_PART {
+    pub(crate) fn run_rows(
+        &self,
+        rows: usize,
+        columns: usize,
+        task: &(dyn Fn(Range<usize>) + Sync),
+    ) {
+        if rows.saturating_mul(columns) < 2 * ELEMENTS_PER_PART {
             crate::environment::assert_default();
             task(0..rows);
         } else {
@@ -370,68 +407,5 @@ impl Kernels {
 impl fmt::Debug for Kernels {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Kernels({}, {:?})", self.isa, self.pool)
-    }
-}
-
-/// The products of some tiles with all panels; groups of panels in the outer loop, so that they stay in cache.
-fn matmul_tiles(
-    kernel: MatmulKernel,
-    weights: &PackedMatrix,
-    input: &QuantizedRows,
-    tiles: Range<usize>,
-    output: &Disjoint<'_, f32>,
-) {
-    let mut sums = [[0.0; TILE_ROWS]; TILE_GROUP * PANEL_WIDTH];
-    let group = (PANEL_GROUP_BYTES / (input.panel_words() * 4)).max(1);
-    for first_panel in (0..input.panel_count()).step_by(group) {
-        let panels = first_panel..(first_panel + group).min(input.panel_count());
-        for first in tiles.clone().step_by(TILE_GROUP) {
-            let count = (tiles.end - first).min(TILE_GROUP);
-            let tile_data = weights.tiles(first, count);
-            for panel in panels.clone() {
-                let width = input.panel_width(panel);
-                // SAFETY: the kernel belongs to an instruction set that this processor has.
-                unsafe {
-                    kernel(
-                        tile_data,
-                        input.blocks(),
-                        input.panel(panel),
-                        width,
-                        &mut sums[..count * width],
-                    )
-                };
-                for (index, sums) in sums[..count * width].iter().enumerate() {
-                    let batch_row = input.first_row(panel) + index % width;
-                    store_tile(
-                        sums,
-                        weights.rows(),
-                        first + index / width,
-                        batch_row,
-                        output,
-                    );
-                }
-            }
-        }
-    }
-}
-
-/// Copies a tile's outputs to their place, leaving out the padding of the last tile.
-#[inline]
-fn store_tile(
-    sums: &TileOutput,
-    rows: usize,
-    tile: usize,
-    batch_row: usize,
-    output: &Disjoint<'_, f32>,
-) {
-    let first = tile * TILE_ROWS;
-    let count = (rows - first).min(TILE_ROWS);
-    let start = batch_row * rows + first;
-    // SAFETY: a tile of a batch row is written by the one thread that owns the tile.
-    let destination = unsafe { output.part(start..start + count) };
-    if count == TILE_ROWS {
-        destination.copy_from_slice(sums);
-    } else {
-        destination.copy_from_slice(&sums[..count]);
     }
 }

@@ -54,12 +54,14 @@ mod isa;
 mod kernels;
 mod kv;
 mod pool;
+mod product;
 mod quantized;
 mod rope;
 pub mod scalar;
 pub mod selftest;
 mod softmax;
 pub mod stochastic;
+mod stored;
 mod weights;
 
 pub use attention::AttentionSegment;
@@ -73,7 +75,7 @@ pub use quantized::QuantizedRows;
 pub use rope::RopeTable;
 pub use selftest::{SelfTestError, selftest};
 pub use softmax::{NonFinite, argmax, softmax};
-pub use weights::{ActivationFormat, PackError, PackedMatrix, Packer, WeightFormat};
+pub use weights::{ActivationFormat, PackError, PackedMatrix, Packer, StoredRows, WeightFormat};
 
 /// Version of the arithmetic; any change of any bit is a new version.
 pub const ARITHMETIC_VERSION: u32 = 1;

@@ -9,10 +9,37 @@ mod element;
 mod format;
 mod pack;
 mod packed;
+mod stored;
 
 pub(crate) use element::Block;
 pub use format::{ActivationFormat, WeightFormat};
+pub(crate) use pack::pack_columns;
 pub use packed::{PackError, PackedMatrix, Packer};
+pub use stored::StoredRows;
 
 /// Rows in a tile.
 pub(crate) const TILE_ROWS: usize = 16;
+
+/// Tiles side by side in memory, the first of which has a number.
+#[derive(Clone, Copy)]
+pub(crate) struct Tiles<'a> {
+    bytes: &'a [u8],
+    tile_bytes: usize,
+    first: usize,
+}
+
+impl<'a> Tiles<'a> {
+    /// The tiles in `bytes`, on a 64-byte boundary, numbered from `first` on.
+    pub(crate) fn new(bytes: &'a [u8], tile_bytes: usize, first: usize) -> Self {
+        Self {
+            bytes,
+            tile_bytes,
+            first,
+        }
+    }
+
+    /// The bytes of `count` tiles from tile `first`.
+    pub(crate) fn bytes(&self, first: usize, count: usize) -> &'a [u8] {
+        &self.bytes[(first - self.first) * self.tile_bytes..][..count * self.tile_bytes]
+    }
+}

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use lockstep_numeric::selftest::Generator;
 use lockstep_numeric::{
-    AttentionSegment, Isa, Kernels, KvLayer, PackedMatrix, Pool, QuantizedRows, WeightFormat,
+    AttentionSegment, Isa, Kernels, KvLayer, PackedMatrix, Pool, QuantizedRows, StoredRows,
+    WeightFormat, elementary::Function,
 };
 
 /// Runs `compute` with one thread and with three and compares the bits.
@@ -43,6 +44,39 @@ fn quantised_products() {
             output
         });
     }
+}
+
+#[test]
+fn stored_products() {
+    // More work than is done in place, in strips of several tiles.
+    let (rows, columns, batch) = (100, 32, 5);
+    for format in [WeightFormat::F32, WeightFormat::Q4_0] {
+        assert_same(|kernels, generator| {
+            let values = generator.values(rows * columns, 2.0);
+            let bytes: Vec<u8> = values.iter().flat_map(|v| v.to_le_bytes()).collect();
+            let bytes = &bytes[..rows * format.row_bytes(columns).unwrap()];
+            let weights = StoredRows::new(format, rows, columns, bytes).unwrap();
+            let input = generator.values(batch * columns, 2.0);
+            let mut output = vec![0.0; batch * rows];
+            kernels.matmul_stored(&weights, &input, batch, &mut output);
+            let b = generator.values(batch * rows, 2.0);
+            let mut product = vec![0.0; columns * rows];
+            let a = generator.values(columns * batch, 2.0);
+            kernels.matmul_f32(&a, &b, (columns, batch, rows), &mut product);
+            output.extend(product);
+            output
+        });
+    }
+}
+
+#[test]
+fn functions_and_softmax() {
+    assert_same(|kernels, generator| {
+        let mut values = generator.values(100 * 100, 2.0);
+        kernels.apply(Function::Exp, &mut values);
+        kernels.softmax_rows(&mut values, 100);
+        values
+    });
 }
 
 #[test]

@@ -1,8 +1,9 @@
-//! Models, generation sessions and parallel work for Rust canisters, beside `ic-cdk`.
+//! Models, generation sessions, parallel work and kernels for Rust canisters, beside `ic-cdk`.
 //!
-//! A canister that uses more of this crate than [`parallel`] with feature `sequential` imports the
-//! module `lockstep` and installs on Lockstep subnets only. A [`Session`] is started and permitted tokens in one message; the subnet generates them
-//! over the following blocks; later messages read them.
+//! A canister that uses more of this crate than [`parallel`] and `kernels` (a feature) with feature
+//! `sequential` imports the module `lockstep` and installs on Lockstep subnets only. A [`Session`] is
+//! started and permitted tokens in one message; the subnet generates them over the following blocks;
+//! later messages read them.
 //!
 //! # Errors
 //! Calls that no correct program makes trap and end the message: a prompt above
@@ -23,6 +24,8 @@
 //! # Ok(())
 //! # }
 //! ```
+#[cfg(feature = "kernels")]
+pub mod kernels;
 pub mod parallel;
 mod sys;
 

@@ -61,7 +61,7 @@ pub(crate) fn allocate(host: &mut Host, bytes: u64) -> bool {
 }
 
 /// The canister's memory (empty when it has none) and the host.
-fn memory<'a>(caller: &'a mut Caller<'_, Host>) -> (&'a mut [u8], &'a mut Host) {
+pub(crate) fn memory<'a>(caller: &'a mut Caller<'_, Host>) -> (&'a mut [u8], &'a mut Host) {
     match caller.data().memory {
         Some(memory) => memory.data_and_store_mut(caller),
         None => (&mut [], caller.data_mut()),

@@ -22,6 +22,10 @@ impl Number for i64 {
     const TYPE: ValType = ValType::I64;
 }
 
+impl Number for f32 {
+    const TYPE: ValType = ValType::F32;
+}
+
 /// An address, a size or an index as wide as the module's memory: the specification's `I`.
 pub(crate) trait Pointer: Number {
     fn widen(self) -> u64;

@@ -112,7 +112,7 @@ impl DoubleDouble {
     ///
     /// Round-to-odd at 53 bits first: with at least two more bits than the target, the second rounding is then the
     /// only one that counts.
-    pub(super) fn to_f32(self) -> f32 {
+    pub(super) const fn to_f32(self) -> f32 {
         let bits = self.high.to_bits();
         if self.low == 0.0 || bits & 1 == 1 {
             return self.high as f32;

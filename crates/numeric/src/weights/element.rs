@@ -1,10 +1,8 @@
 //! A packed block of one row, element by element: what the portable kernels read.
 
 use super::WeightFormat;
-use super::packed::PackedMatrix;
 use crate::arch::portable::float_at;
-use crate::convert::{bf16_to_f32, f16_to_f32};
-use crate::weights::TILE_ROWS;
+use crate::convert::{bf16_to_f32, canonical, f16_to_f32};
 
 /// One block of one row.
 pub(crate) struct Block<'a> {
@@ -205,16 +203,14 @@ fn word_at(bytes: &[u8], offset: usize) -> u32 {
     ])
 }
 
-/// Row `row` of a matrix as values.
-pub(crate) fn read_row(matrix: &PackedMatrix, row: usize, mut write: impl FnMut(usize, f32)) {
-    let format = matrix.format();
+/// Row `lane` of a tile as f32, NaNs canonical.
+pub(super) fn read_row(format: WeightFormat, tile: &[u8], lane: usize, out: &mut [f32]) {
     let block_len = format.block_len();
-    let blocks = matrix.columns() / block_len;
-    let tile = matrix.tiles(row / TILE_ROWS, 1);
-    for index in 0..blocks {
-        let block = Block::new(format, tile, blocks, index, row % TILE_ROWS);
-        for k in 0..block_len {
-            write(index * block_len + k, block.value(k));
+    let blocks = out.len() / block_len;
+    for (index, values) in out.chunks_exact_mut(block_len).enumerate() {
+        let block = Block::new(format, tile, blocks, index, lane);
+        for (k, value) in values.iter_mut().enumerate() {
+            *value = canonical(block.value(k));
         }
     }
 }

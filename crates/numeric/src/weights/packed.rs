@@ -6,10 +6,9 @@ use std::sync::Arc;
 
 use thiserror::Error;
 
-use super::pack::pack_block;
-use super::{TILE_ROWS, WeightFormat, element};
+use super::pack::pack_tile;
+use super::{TILE_ROWS, Tiles, WeightFormat, element};
 use crate::aligned::{AlignedBytes, LINE_BYTES};
-use crate::convert::canonical;
 
 /// Why a matrix cannot be packed.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
@@ -22,6 +21,14 @@ pub enum PackError {
         format: WeightFormat,
         /// Its block length.
         block_len: usize,
+        /// The columns given.
+        columns: usize,
+    },
+    /// There are more columns than the operation takes.
+    #[error("more columns than {max}: {columns}")]
+    Columns {
+        /// Most columns.
+        max: usize,
         /// The columns given.
         columns: usize,
     },
@@ -122,22 +129,13 @@ impl Packing {
                 actual: bytes.len(),
             });
         }
-        if self.format == WeightFormat::Int8 {
-            for (row, stored) in bytes.chunks_exact(self.row_bytes).enumerate() {
-                let zero_point = i32::from_le_bytes([stored[4], stored[5], stored[6], stored[7]]);
-                if i8::try_from(zero_point).is_err() {
-                    return Err(PackError::ZeroPoint { row, zero_point });
-                }
-            }
-        }
+        check_zero_points(self.format, self.row_bytes, bytes)?;
         let blocks = self.columns / self.format.block_len();
         for (tile, rows) in tiles
             .chunks_exact_mut(self.tile_bytes)
             .zip(bytes.chunks(self.row_bytes * TILE_ROWS))
         {
-            for (lane, row) in rows.chunks_exact(self.row_bytes).enumerate() {
-                pack_row(self.format, row, lane, blocks, tile);
-            }
+            pack_tile(self.format, rows, self.row_bytes, blocks, tile);
         }
         Ok(())
     }
@@ -277,15 +275,17 @@ impl PackedMatrix {
     pub fn read_row(&self, row: usize, out: &mut [f32]) {
         assert!(row < self.rows(), "row out of range: {row}");
         assert_eq!(out.len(), self.columns(), "output is not one row long");
-        element::read_row(self, row, |k, value| out[k] = canonical(value));
+        let tile = self.tiles().bytes(row / TILE_ROWS, 1);
+        element::read_row(self.format(), tile, row % TILE_ROWS, out);
     }
 
-    /// The bytes of `count` tiles from tile `first`; the slice starts on a 64-byte boundary.
-    pub(crate) fn tiles(&self, first: usize, count: usize) -> &[u8] {
+    /// All tiles.
+    pub(crate) fn tiles(&self) -> Tiles<'_> {
         let Packing {
             tile_bytes, range, ..
         } = &self.shape;
-        &self.storage.as_slice()[range.clone()][first * tile_bytes..(first + count) * tile_bytes]
+        let bytes = &self.storage.as_slice()[range.clone()];
+        Tiles::new(bytes, *tile_bytes, 0)
     }
 
     /// Number of tiles.
@@ -306,36 +306,20 @@ impl fmt::Debug for PackedMatrix {
     }
 }
 
-/// Scatters one stored row into its lane of a tile.
-fn pack_row(format: WeightFormat, row: &[u8], lane: usize, blocks: usize, tile: &mut [u8]) {
-    /// Words of the largest packed block.
-    const WORDS_MAX: usize = 52;
-    let layout = format.layout();
-    let head_bytes = layout
-        .head_bytes(blocks)
-        .expect("the tile's size was computed");
-    let (head, body) = tile.split_at_mut(head_bytes);
-    let (row_head, row) = row.split_at(layout.row_words * 4);
-    let (row_lines, halves) = head.split_at_mut(layout.row_words * LINE_BYTES);
-    for (word, line) in row_head
-        .as_chunks::<4>()
-        .0
-        .iter()
-        .zip(row_lines.chunks_exact_mut(LINE_BYTES))
-    {
-        line[lane * 4..][..4].copy_from_slice(word);
+/// Refuses INT8 rows whose zero-point is no signed byte.
+pub(super) fn check_zero_points(
+    format: WeightFormat,
+    row_bytes: usize,
+    bytes: &[u8],
+) -> Result<(), PackError> {
+    if format != WeightFormat::Int8 {
+        return Ok(());
     }
-    let mut words = [0; WORDS_MAX];
-    let words = &mut words[..layout.words];
-    for (index, block) in row.chunks_exact(layout.block_bytes).enumerate() {
-        for (half, offset) in layout.halves.iter().enumerate() {
-            let place = (index * layout.halves.len() + half) * 32 + lane * 2;
-            halves[place..][..2].copy_from_slice(&block[*offset..][..2]);
-        }
-        pack_block(format, block, words);
-        for (word, line) in words.iter().zip(0..) {
-            let place = (index * layout.words + line) * LINE_BYTES + lane * 4;
-            body[place..][..4].copy_from_slice(&word.to_le_bytes());
+    for (row, stored) in bytes.chunks_exact(row_bytes).enumerate() {
+        let zero_point = i32::from_le_bytes([stored[4], stored[5], stored[6], stored[7]]);
+        if i8::try_from(zero_point).is_err() {
+            return Err(PackError::ZeroPoint { row, zero_point });
         }
     }
+    Ok(())
 }

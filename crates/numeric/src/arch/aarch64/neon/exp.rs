@@ -4,11 +4,12 @@ use std::arch::aarch64::*;
 
 use crate::convert::CANONICAL_NAN_BITS;
 use crate::elementary::RELATIVE_ERROR;
-use crate::elementary::exp::{
-    EXP2_16_HIGH, HIGHEST, INVERSE_LN2_16, LN2_16_HIGH, LN2_16_LOW, LOWEST, TAYLOR, exp_slow,
+use crate::elementary::{
+    self,
+    exp::{EXP2_16_HIGH, HIGHEST, INVERSE_LN2_16, LN2_16_HIGH, LN2_16_LOW, LOWEST, TAYLOR},
 };
 
-/// The operations of [`crate::elementary::exp`] on each lane; lanes that fail the rounding test take its slow path.
+/// The operations of [`crate::elementary::exp`] on each lane; lanes that fail the rounding test are left to it.
 #[inline]
 #[target_feature(enable = "neon")]
 pub(super) fn exp(x: float32x4_t) -> float32x4_t {
@@ -75,7 +76,7 @@ fn repair(x: float32x4_t, value: float32x4_t, unsure: uint32x4_t) -> float32x4_t
         vst1q_u32(chosen.as_mut_ptr(), unsure);
     }
     for lane in (0..4).filter(|lane| chosen[*lane] != 0) {
-        outputs[lane] = exp_slow(inputs[lane]);
+        outputs[lane] = elementary::exp(inputs[lane]);
     }
     // SAFETY: an array of 4.
     unsafe { vld1q_f32(outputs.as_ptr()) }

@@ -4,11 +4,12 @@ use std::arch::wasm32::*;
 
 use crate::convert::CANONICAL_NAN_BITS;
 use crate::elementary::RELATIVE_ERROR;
-use crate::elementary::exp::{
-    EXP2_16_HIGH, HIGHEST, INVERSE_LN2_16, LN2_16_HIGH, LN2_16_LOW, LOWEST, TAYLOR, exp_slow,
+use crate::elementary::{
+    self,
+    exp::{EXP2_16_HIGH, HIGHEST, INVERSE_LN2_16, LN2_16_HIGH, LN2_16_LOW, LOWEST, TAYLOR},
 };
 
-/// The operations of [`crate::elementary::exp`] on each lane; lanes that fail the rounding test take its slow path.
+/// The operations of [`crate::elementary::exp`] on each lane; lanes that fail the rounding test are left to it.
 #[inline]
 #[target_feature(enable = "simd128")]
 pub(super) fn exp(x: v128) -> v128 {
@@ -75,7 +76,7 @@ fn repair(x: v128, value: v128, unsure: v128) -> v128 {
         v128_store(chosen.as_mut_ptr().cast(), unsure);
     }
     for lane in (0..4).filter(|lane| chosen[*lane] != 0) {
-        outputs[lane] = exp_slow(inputs[lane]);
+        outputs[lane] = elementary::exp(inputs[lane]);
     }
     // SAFETY: an array of 4.
     unsafe { v128_load(outputs.as_ptr().cast()) }

@@ -2,7 +2,7 @@
 //!
 //! # Design
 //! Without a table, since looking one up is slow here; with less precision than [`crate::elementary::exp`] and so more
-//! lanes left to its slow path, one in 2^15. FMA is allowed here: a result that passes the test is the correctly
+//! lanes left to that one, one in 2^15. FMA is allowed here: a result that passes the test is the correctly
 //! rounded one, however it was computed.
 //!
 //! # Units and bounds
@@ -14,7 +14,10 @@
 use std::arch::x86_64::*;
 
 use crate::convert::CANONICAL_NAN_BITS;
-use crate::elementary::exp::{HIGHEST, LOWEST, LOWEST_NORMAL, exp_slow};
+use crate::elementary::{
+    self,
+    exp::{HIGHEST, LOWEST, LOWEST_NORMAL},
+};
 
 /// 1/10!, 1/9!, ..., 1/0!; the first coefficient, 1/11!, starts the sum.
 const TAYLOR: [f64; 11] = [
@@ -97,7 +100,7 @@ fn repair(x: __m256, value: __m256, unsure: i32) -> __m256 {
         _mm256_storeu_ps(outputs.as_mut_ptr(), value);
     }
     for lane in (0..8).filter(|lane| unsure >> lane & 1 == 1) {
-        outputs[lane] = exp_slow(inputs[lane]);
+        outputs[lane] = elementary::exp(inputs[lane]);
     }
     // SAFETY: an array of 8.
     unsafe { _mm256_loadu_ps(outputs.as_ptr()) }

@@ -1,7 +1,7 @@
 //! The exponential function on 16 lanes.
 //!
 //! # Design
-//! As [`crate::elementary::exp`], with less precision and so more lanes left to the slow path, one in 2^15. FMA is
+//! As [`crate::elementary::exp`], with less precision and so more lanes left to that function, one in 2^15. FMA is
 //! allowed here: a result that passes the test is the correctly rounded one, however it was computed.
 //!
 //! # Units and bounds
@@ -13,8 +13,9 @@
 use std::arch::x86_64::*;
 
 use super::canonical;
-use crate::elementary::exp::{
-    EXP2_16_HIGH, HIGHEST, INVERSE_LN2_16, LOWEST, LOWEST_NORMAL, exp_slow,
+use crate::elementary::{
+    self,
+    exp::{EXP2_16_HIGH, HIGHEST, INVERSE_LN2_16, LOWEST, LOWEST_NORMAL},
 };
 
 /// ln 2 / 16, rounded.
@@ -102,7 +103,7 @@ fn repair(x: __m512, value: __m512, unsure: __mmask16) -> __m512 {
         _mm512_storeu_ps(outputs.as_mut_ptr(), value);
     }
     for lane in (0..16).filter(|lane| unsure >> lane & 1 == 1) {
-        outputs[lane] = exp_slow(inputs[lane]);
+        outputs[lane] = elementary::exp(inputs[lane]);
     }
     // SAFETY: an array of 16.
     unsafe { _mm512_loadu_ps(outputs.as_ptr()) }
