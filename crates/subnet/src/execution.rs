@@ -26,8 +26,9 @@ use crate::{
 use ic_principal::Principal;
 pub use lockstep_canister::engine::UPDATE_INSTRUCTIONS;
 use lockstep_canister::{
-    engine::{Call, Engine, EntryPoint, Environment, Instructions, Response},
+    engine::{Engine, Environment, ExecutionError, Instructions},
     models::Work,
+    query::{Query, evaluate},
     session::Sessions,
     state::{CanisterState, RunState},
 };
@@ -195,54 +196,59 @@ pub fn environment<'state>(
         root_key: &state.genesis.root_key,
         instruction_limit,
         lanes: state.genesis.fork_lanes,
+        prices: state.genesis.prices(),
         ..Environment::new(sessions)
     }
 }
 
-/// Executes a query on a state.
+/// A user's query.
+#[derive(Debug, Clone, Copy)]
+pub struct UserQuery<'a> {
+    /// Whom it is for.
+    pub canister: &'a Principal,
+    /// Who asks.
+    pub sender: &'a Principal,
+    /// A query or composite query.
+    pub method: &'a str,
+    /// Its argument.
+    pub argument: &'a [u8],
+    /// What `ic0.data_certificate_copy` gives.
+    pub certificate: Option<&'a [u8]>,
+}
+
+/// Answers a query from a state. Returns also what the canister printed.
 ///
 /// # Errors
 /// The rejection.
 pub fn query(
     state: &ReplicatedState,
     engine: &Engine,
-    id: &Principal,
-    sender: &Principal,
-    method: &str,
-    argument: &[u8],
-    certificate: Option<&[u8]>,
-) -> Result<Vec<u8>, Reject> {
-    if *id == Principal::management_canister() {
-        return management::query(state, sender, method, argument);
+    asked: UserQuery<'_>,
+) -> (Result<Vec<u8>, Reject>, Vec<String>) {
+    if *asked.canister == Principal::management_canister() {
+        let result = management::query(state, asked.sender, asked.method, asked.argument);
+        return (result, Vec::new());
     }
-    let canister = running_canister(state, id)?;
-    if canister.state.installed.is_none() {
-        return Err(no_code(id));
-    }
-    let entry = EntryPoint::Query(method.to_owned());
-    let call = Call::new(entry, *sender, argument.to_vec());
+    let lookup = |id: &Principal| -> Result<&CanisterState, ExecutionError> {
+        let canister = running_canister(state, id)?;
+        match &canister.state.installed {
+            Some(_) => Ok(&canister.state),
+            None => Err(no_code(id).into()),
+        }
+    };
     let environment = Environment {
-        data_certificate: certificate,
+        data_certificate: asked.certificate,
         ..environment(state, &state.sessions, QUERY_INSTRUCTIONS)
     };
-    let execution = engine.execute(&canister.state, &call, &environment);
-    let (response, _) = execution.result?;
-    reply(id, response)
-}
-
-/// A message's response as the answer to its call.
-///
-/// # Errors
-/// The rejection, when the canister rejected or did not answer.
-pub fn reply(canister: &Principal, response: Response) -> Result<Vec<u8>, Reject> {
-    match response {
-        Response::Reply(reply) => Ok(reply),
-        Response::Reject(message) => Err(Reject::new(CANISTER_REJECTED, message)),
-        Response::None => Err(Reject::new(
-            506,
-            format!("Error from Canister {canister}: Canister did not produce a response"),
-        )),
-    }
+    let query = Query {
+        canister: *asked.canister,
+        method: asked.method.to_owned(),
+        argument: asked.argument.to_vec(),
+        caller: *asked.sender,
+        caller_info: None,
+    };
+    let evaluation = evaluate(engine, &lookup, query, &environment);
+    (evaluation.result.map_err(Reject::from), evaluation.debug)
 }
 
 pub(crate) fn not_found(id: &Principal) -> Reject {

@@ -35,7 +35,7 @@ use lockstep_canister::{
 pub use lockstep_subnet::state::{Reject, Status};
 use lockstep_subnet::{
     application::{FinalizedBlock, Payload},
-    execution::{self, sessions::Generations},
+    execution::{self, UserQuery, sessions::Generations},
     ingress::Ingress,
     state::{Canister, Genesis, ReplicatedState},
     tree::state::state_tree,
@@ -268,21 +268,23 @@ impl Subnet {
     /// # Errors
     /// The rejection.
     pub fn query(
-        &self,
+        &mut self,
         canister: Principal,
         sender: Principal,
         method: &str,
         argument: &[u8],
     ) -> Result<Vec<u8>, Reject> {
-        execution::query(
-            &self.state,
-            &self.engine,
-            &canister,
-            &sender,
+        let asked = UserQuery {
+            canister: &canister,
+            sender: &sender,
             method,
             argument,
-            None,
-        )
+            certificate: None,
+        };
+        let (result, lines) = execution::query(&self.state, &self.engine, asked);
+        let printed = lines.into_iter().map(|text| Printed { canister, text });
+        self.printed.extend(printed);
+        result
     }
 
     /// A canister's state.

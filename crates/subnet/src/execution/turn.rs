@@ -226,7 +226,7 @@ impl Turn<'_> {
                 Ok((_, effects)) => self.apply(context_id, effects),
                 Err(also) => {
                     error.message = format!(
-                        "{}\ncall_on_cleanup also failed:\n\n{}",
+                        "{}\n\ncall_on_cleanup also failed:\n\n{}",
                         error.message, also.message
                     );
                 }

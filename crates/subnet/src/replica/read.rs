@@ -1,7 +1,7 @@
 //! Answers clients from the last certified state.
 use super::{Certified, Replica};
 use crate::{
-    execution::{self, management},
+    execution::{self, UserQuery, management},
     ingress::{IngressError, Request, RequestId},
     state::Reject,
     tree::{
@@ -162,15 +162,14 @@ impl Replica {
             b"certified_data".to_vec(),
         ];
         let certificate = certified.certificate(&[data.to_vec()]);
-        execution::query(
-            state,
-            &self.engine,
-            id,
+        let asked = UserQuery {
+            canister: id,
             sender,
             method,
             argument,
-            Some(&certificate),
-        )
+            certificate: Some(&certificate),
+        };
+        execution::query(state, &self.engine, asked).0
     }
 
     fn sign(&self, result: Result<Vec<u8>, Reject>, id: RequestId, timestamp: u64) -> Vec<u8> {

@@ -36,6 +36,15 @@ impl Reject {
     }
 }
 
+impl From<Reject> for ExecutionError {
+    fn from(reject: Reject) -> Self {
+        Self {
+            code: reject.error_code,
+            message: reject.message,
+        }
+    }
+}
+
 impl From<ExecutionError> for Reject {
     fn from(error: ExecutionError) -> Self {
         Self {

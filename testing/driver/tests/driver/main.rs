@@ -1,4 +1,5 @@
 //! The subnet as canisters and their users see it.
 mod calls;
+mod motoko;
 mod support;
 mod workloads;

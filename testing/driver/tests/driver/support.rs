@@ -12,6 +12,10 @@ static WASM: LazyLock<Option<Vec<u8>>> = LazyLock::new(|| {
     Some(std::fs::read(products.join("lockstep_hostile.wasm")).expect("it was just built"))
 });
 
+pub(crate) fn anonymous() -> Principal {
+    Principal::anonymous()
+}
+
 /// The canister's module, or nothing where there is no such toolchain.
 pub(crate) fn wasm() -> Option<&'static [u8]> {
     WASM.as_deref()
