@@ -1,8 +1,9 @@
 //! Compiles modules and executes messages.
 //!
 //! # Design
-//! A module is validated, instrumented and compiled once. Every message gets a fresh instance, under
-//! which the heap is mapped and into which the globals are copied; pages that it wrote are its effects.
+//! A module is validated, instrumented and compiled once. Every message gets an instance that no other
+//! uses, under which the heap is mapped and into which the globals are copied; pages that it wrote are its
+//! effects. Instances are kept for later messages, which cannot tell.
 //!
 //! # Determinism
 //! Instructions and stack are counted in the code itself. Memory growth fails only by rule.
@@ -15,7 +16,9 @@ use crate::{
     execute, fork,
     heap::{HEAP_BYTES_MAX, Heap, Slots},
     host::Imports,
-    ic0, lockstep_api,
+    ic0,
+    instances::Instances,
+    lockstep_api,
     memory::PagedMemory,
     session::{SessionState, Sessions},
     state::{CanisterState, GlobalValue},
@@ -165,6 +168,7 @@ pub struct Engine {
 struct Compiler {
     wasm: wasmtime::Engine,
     slots: Arc<Slots>,
+    instances: Arc<Instances>,
     imports: Imports,
 }
 
@@ -199,6 +203,7 @@ impl Engine {
             compiler: Arc::new(Compiler {
                 wasm,
                 slots,
+                instances: Arc::default(),
                 imports,
             }),
             workers: workers(threads),
@@ -223,6 +228,10 @@ impl Engine {
         &self.compiler.slots
     }
 
+    pub(crate) fn instances(&self) -> &Instances {
+        &self.compiler.instances
+    }
+
     pub(crate) fn workers(&self) -> &Pool {
         &self.workers
     }
@@ -232,7 +241,8 @@ impl Engine {
     /// # Errors
     /// [`ModuleError`] says which rule it breaks.
     pub fn compile(&self, wasm: &[u8]) -> Result<Module, ModuleError> {
-        Module::compile(&self.compiler.wasm, &self.compiler.imports, wasm)
+        let compiler = &self.compiler;
+        Module::compile(&compiler.wasm, &compiler.imports, &compiler.instances, wasm)
     }
 
     /// Executes one message. A function of its arguments alone.

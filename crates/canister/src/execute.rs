@@ -1,8 +1,8 @@
-//! One message in a fresh instance.
+//! One message.
 use crate::{
     engine::{Call, Effects, Engine, EntryPoint, Environment, Execution, ExecutionError, Response},
     heap::{Heap, Snapshot, View},
-    host::{Contexts, Host, code, context},
+    host::{Contexts, Message, code, context},
     instance::Running,
     instrument::reserved,
     lockstep_api::SessionTable,
@@ -58,14 +58,13 @@ pub(crate) fn execute(
     }
     let limit = environment.instruction_limit;
     let host = host(engine, state, installed, call, environment, &entry);
-    let mut running = Running::new(engine, host, limit);
-    let view = if entry.installs {
-        running.map(engine, Snapshot::from(&installed.module.initial_heap()))
+    let running = if entry.installs {
+        let heap = Snapshot::from(&installed.module.initial_heap());
+        Running::installing(engine, host, limit, heap)
     } else {
-        running.set_globals(&installed.globals);
-        running.map(engine, Snapshot::from(&installed.heap))
+        let heap = Snapshot::from(&installed.heap);
+        Running::new(engine, host, limit, &installed.globals, heap)
     };
-    running.store.data_mut().view = view;
     finish(running, state, installed, &entry)
 }
 
@@ -148,10 +147,13 @@ fn finish(
     let instructions = time + host.overlap;
     let result = match result {
         Ok(response) => Ok((response, effects(running, state, installed, entry))),
-        Err((code, text)) => Err(ExecutionError {
-            code,
-            message: format!("Error from Canister {}: {text}", state.id),
-        }),
+        Err((code, text)) => {
+            running.end(drop);
+            Err(ExecutionError {
+                code,
+                message: format!("Error from Canister {}: {text}", state.id),
+            })
+        }
     };
     Execution {
         result,
@@ -177,7 +179,7 @@ fn call_exports(
     }
 }
 
-fn respond(host: &mut Host, entry: &Entry) -> Result<Response, (u16, String)> {
+fn respond(host: &mut Message, entry: &Entry) -> Result<Response, (u16, String)> {
     const MUST_ANSWER: Contexts = context::UPDATE | context::QUERY | context::REPLICATED_QUERY;
     match host.response.take() {
         Some(response) => Ok(response),
@@ -196,19 +198,21 @@ fn effects(
     entry: &Entry,
 ) -> Effects {
     const DROPS_CHANGES: Contexts = context::QUERY | context::REPLICATED_QUERY | context::INSPECT;
-    let mut effects = unchanged(state, installed);
-    effects.accepted = running.store.data().accepted;
-    if entry.context & DROPS_CHANGES != 0 {
-        return effects;
-    }
-    effects.globals = running.globals();
-    let host = running.store.into_data();
-    effects.heap = host.view.map_or_else(Heap::default, View::commit);
-    effects.stable = host.stable.finish();
-    effects.certified_data = host.certified_data;
-    effects.global_timer_ns = host.global_timer.1.then_some(host.global_timer.0);
-    effects.sessions = host.sessions.into_changes();
-    effects
+    let globals = running.globals();
+    running.end(|host| {
+        let mut effects = unchanged(state, installed);
+        effects.accepted = host.accepted;
+        if entry.context & DROPS_CHANGES != 0 {
+            return effects;
+        }
+        effects.globals = globals;
+        effects.heap = host.view.map_or_else(Heap::default, View::commit);
+        effects.stable = host.stable.finish();
+        effects.certified_data = host.certified_data;
+        effects.global_timer_ns = host.global_timer.1.then_some(host.global_timer.0);
+        effects.sessions = host.sessions.into_changes();
+        effects
+    })
 }
 
 fn host(
@@ -218,7 +222,7 @@ fn host(
     call: &Call,
     environment: &Environment<'_>,
     entry: &Entry,
-) -> Host {
+) -> Message {
     let module = &installed.module;
     let method = match &call.entry {
         EntryPoint::Inspect(method) => method.clone(),
@@ -227,7 +231,7 @@ fn host(
     let certificate = environment
         .data_certificate
         .filter(|_| entry.context == context::QUERY);
-    Host {
+    Message {
         engine: engine.clone(),
         module: Arc::clone(module),
         view: None,

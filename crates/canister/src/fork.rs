@@ -18,7 +18,10 @@
 use crate::{
     engine::Instructions,
     heap::{LEAF_BYTES, PAGE_BYTES, Snapshot, Window},
-    host::{Contexts, Host, HostTrap, Imports, charge, code, context, enter, left, read, trapped},
+    host::{
+        Contexts, Host, HostTrap, Imports, Message, charge, code, context, enter, left, read,
+        trapped,
+    },
     instance::{Running, value},
     instrument::reserved,
     lockstep_api::SessionTable,
@@ -171,7 +174,7 @@ fn fork(
 }
 
 /// Runs the tasks, or those up to one that traps.
-fn run_all(host: &Host, tasks: &Tasks, start: &Start, windows: Vec<Window<'_>>) -> Vec<Outcome> {
+fn run_all(host: &Message, tasks: &Tasks, start: &Start, windows: Vec<Window<'_>>) -> Vec<Outcome> {
     let count = windows.len();
     let places: Vec<_> = windows
         .into_iter()
@@ -202,15 +205,13 @@ fn run_all(host: &Host, tasks: &Tasks, start: &Start, windows: Vec<Window<'_>>) 
     outcomes.collect()
 }
 
-/// Runs one task in an instance of its own.
-fn run(host: Host, tasks: &Tasks, start: &Start, index: usize, window: Window<'_>) -> Outcome {
+/// Runs one task in an instance that nobody else uses.
+fn run(host: Message, tasks: &Tasks, start: &Start, index: usize, window: Window<'_>) -> Outcome {
     let engine = host.engine.clone();
-    let mut running = Running::new(&engine, host, tasks.instructions);
-    running.set_globals(&start.globals);
+    let heap = start.heap.clone();
+    let mut running = Running::new(&engine, host, tasks.instructions, &start.globals, heap);
     running.set_depth(start.depth);
-    let view = running.map(&engine, start.heap.clone());
     let host = running.store.data_mut();
-    host.view = view;
     host.growth_pages_max = Some(start.heap.size_pages() + tasks.pages / PAGES_PER_WASM_PAGE);
     let arguments = (tasks.function, tasks.environment, index as i32);
     let result = running.call(reserved::TASK, arguments);
@@ -220,7 +221,7 @@ fn run(host: Host, tasks: &Tasks, start: &Start, index: usize, window: Window<'_
         Ok(()) => finish(&running, tasks, window),
         Err(error) => Some(running.classify(&error)),
     };
-    let debug = std::mem::take(&mut running.store.data_mut().debug);
+    let debug = running.end(|message| message.debug);
     Outcome { used, debug, trap }
 }
 
@@ -270,8 +271,8 @@ fn settle(
 }
 
 /// What a task can reach: the message as its caller has it, and nothing to change.
-fn task_host(host: &Host, tasks: &Tasks) -> Host {
-    Host {
+fn task_host(host: &Message, tasks: &Tasks) -> Message {
+    Message {
         engine: host.engine.clone(),
         module: Arc::clone(&host.module),
         view: None,

@@ -14,11 +14,14 @@ mod dirty;
 mod image;
 #[allow(unsafe_code)]
 mod mapping;
+#[allow(unsafe_code)]
+mod slot;
 mod tree;
 #[allow(unsafe_code)]
 mod view;
 
-pub(crate) use view::{Slots, Snapshot, View, Window};
+pub(crate) use slot::{Slot, Slots};
+pub(crate) use view::{Snapshot, View, Window};
 
 use crate::host::MachineFailure;
 use image::{Delta, Image, Number};

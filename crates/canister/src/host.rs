@@ -12,7 +12,12 @@ use crate::{
     stable::StableMemory,
 };
 use ic_principal::Principal;
-use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    num::NonZeroU32,
+    ops::{Deref, DerefMut},
+    sync::Arc,
+};
 use wasmtime::{Caller, Global, Linker, Memory, ResourceLimiter, Val};
 
 /// Cost of entering an import, before what its bytes cost (one each).
@@ -98,9 +103,38 @@ pub(crate) fn violated<T>(text: impl AsRef<str>) -> wasmtime::Result<T> {
     .into())
 }
 
-/// Everything behind the imports of one message.
+/// What is behind an instance's imports: the message or task it runs, if it runs.
+#[derive(Debug, Default)]
+pub(crate) struct Host(Option<Box<Message>>);
+
+impl Host {
+    pub(crate) fn of(message: Message) -> Self {
+        Self(Some(Box::new(message)))
+    }
+
+    /// Takes the message out; the instance does not run any more.
+    pub(crate) fn take(&mut self) -> Box<Message> {
+        self.0.take().expect("the instance runs")
+    }
+}
+
+impl Deref for Host {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        self.0.as_ref().expect("the instance runs")
+    }
+}
+
+impl DerefMut for Host {
+    fn deref_mut(&mut self) -> &mut Message {
+        self.0.as_mut().expect("the instance runs")
+    }
+}
+
+/// Everything behind the imports of one message or task.
 #[derive(Debug)]
-pub(crate) struct Host {
+pub(crate) struct Message {
     pub(crate) engine: Engine,
     pub(crate) module: Arc<Module>,
     /// The heap under the instance, if the module has one.
@@ -141,7 +175,7 @@ pub(crate) struct Host {
     pub(crate) counter: Option<Global>,
 }
 
-impl Host {
+impl Message {
     /// Keeps a line for whoever watches the canister; beyond a limit lines are dropped.
     pub(crate) fn print(&mut self, text: &[u8]) {
         self.debug_bytes = self.debug_bytes.saturating_add(text.len());

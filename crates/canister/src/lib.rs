@@ -14,6 +14,7 @@ pub mod heap;
 mod host;
 mod ic0;
 mod instance;
+mod instances;
 mod instrument;
 pub mod lockstep_api;
 pub mod memory;

@@ -2,11 +2,12 @@
 use crate::{
     heap::{Heap, PAGE_BYTES},
     host::{Host, Imports},
+    instances::{Instances, ModuleId},
     instrument,
     validate::{self, Facts, Segment},
 };
 use sha2::{Digest, Sha256};
-use std::{borrow::Cow, collections::BTreeMap, fmt, io::Read};
+use std::{borrow::Cow, collections::BTreeMap, fmt, io::Read, sync::Arc};
 use wasmtime::InstancePre;
 
 /// Most bytes of a module, installed or unpacked.
@@ -24,6 +25,14 @@ pub struct Module {
     facts: Facts,
     persistent_globals: Vec<String>,
     code: InstancePre<Host>,
+    id: ModuleId,
+    instances: Arc<Instances>,
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        self.instances.forget(self.id);
+    }
 }
 
 impl fmt::Debug for Module {
@@ -40,6 +49,7 @@ impl Module {
     pub(crate) fn compile(
         engine: &wasmtime::Engine,
         imports: &Imports,
+        instances: &Arc<Instances>,
         installed: &[u8],
     ) -> Result<Self, ModuleError> {
         let wasm = unpack(installed)?;
@@ -67,6 +77,8 @@ impl Module {
             facts,
             persistent_globals,
             code,
+            id: instances.next_id(),
+            instances: Arc::clone(instances),
         })
     }
 
@@ -121,6 +133,16 @@ impl Module {
     /// The exports of the globals that live on between messages, in the module's order.
     pub(crate) fn persistent_globals(&self) -> &[String] {
         &self.persistent_globals
+    }
+
+    /// What its instances are kept under.
+    pub(crate) fn id(&self) -> ModuleId {
+        self.id
+    }
+
+    /// Whether an instance that has run is as one made anew, once memory and globals are set.
+    pub(crate) fn has_reusable_instances(&self) -> bool {
+        self.facts.drops.is_none()
     }
 
     pub(crate) fn code(&self) -> &InstancePre<Host> {

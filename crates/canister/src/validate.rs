@@ -78,7 +78,7 @@ pub(crate) struct Facts {
     /// Whether it imports `lockstep.fork`.
     pub(crate) forks: bool,
     /// The first instruction that changes a table or drops a segment.
-    drops: Option<&'static str>,
+    pub(crate) drops: Option<&'static str>,
     /// Initial size of each table.
     tables: Vec<u64>,
 }
