@@ -21,6 +21,7 @@ use crate::{
     lockstep_api,
     memory::PagedMemory,
     session::{SessionState, Sessions},
+    stack::Stacks,
     state::{CanisterState, GlobalValue},
 };
 pub use crate::{
@@ -162,6 +163,7 @@ pub struct Execution {
 pub struct Engine {
     compiler: Arc<Compiler>,
     workers: Arc<Pool>,
+    keeps_instances: bool,
 }
 
 /// What compiled modules belong to.
@@ -169,6 +171,7 @@ struct Compiler {
     wasm: wasmtime::Engine,
     slots: Arc<Slots>,
     instances: Arc<Instances>,
+    stacks: Stacks,
     imports: Imports,
 }
 
@@ -204,9 +207,11 @@ impl Engine {
                 wasm,
                 slots,
                 instances: Arc::default(),
+                stacks: Stacks::new(NATIVE_STACK_BYTES),
                 imports,
             }),
             workers: workers(threads),
+            keeps_instances: true,
         }
     }
 
@@ -217,6 +222,17 @@ impl Engine {
         Self {
             compiler: Arc::clone(&self.compiler),
             workers: workers(threads),
+            keeps_instances: self.keeps_instances,
+        }
+    }
+
+    /// The same engine, but every message and task gets an instance made anew: slower, with the same
+    /// results.
+    #[must_use]
+    pub fn without_kept_instances(&self) -> Self {
+        Self {
+            keeps_instances: false,
+            ..self.clone()
         }
     }
 
@@ -228,8 +244,9 @@ impl Engine {
         &self.compiler.slots
     }
 
-    pub(crate) fn instances(&self) -> &Instances {
-        &self.compiler.instances
+    /// Instances kept, if they are.
+    pub(crate) fn instances(&self) -> Option<&Instances> {
+        self.keeps_instances.then_some(&*self.compiler.instances)
     }
 
     pub(crate) fn workers(&self) -> &Pool {
@@ -258,9 +275,8 @@ impl Engine {
         environment: &Environment<'_>,
     ) -> Execution {
         // Whichever thread asks, the message gets a stack of its own size.
-        stacker::grow(NATIVE_STACK_BYTES, || {
-            execute::execute(self, state, call, environment)
-        })
+        let stacks = &self.compiler.stacks;
+        stacks.run(|| execute::execute(self, state, call, environment))
     }
 }
 

@@ -9,6 +9,7 @@
 //! # Panics
 //! Everything here panics when this machine has no memory left for what a canister is entitled to:
 //! going on would give another result than the other replicas have.
+mod bytes;
 #[allow(unsafe_code)]
 mod dirty;
 mod image;

@@ -42,7 +42,9 @@ impl Running {
         globals: &[GlobalValue],
         heap: Snapshot,
     ) -> Self {
-        let instance = match engine.instances().take(message.module.id()) {
+        let id = message.module.id();
+        let kept = engine.instances().and_then(|kept| kept.take(id));
+        let instance = match kept {
             Some(mut instance) => {
                 *instance.store.data_mut() = Host::of(message);
                 instance
@@ -106,9 +108,9 @@ impl Running {
         let engine = message.engine.clone();
         let (module, reusable) = (message.module.id(), message.module.has_reusable_instances());
         let result = read(message);
-        if reusable {
+        if let (true, Some(instances)) = (reusable, engine.instances()) {
             let (store, parts) = (self.store, self.parts);
-            engine.instances().keep(module, Instance { store, parts });
+            instances.keep(module, Instance { store, parts });
         }
         result
     }

@@ -4,7 +4,7 @@
 //! [`CanisterState`](state::CanisterState); what it changed comes back as
 //! [`Effects`](engine::Effects), which the caller applies or drops. Nothing here knows how messages
 //! are ordered, replicated or received.
-// Mappings and what is under a running instance: `heap::{dirty, mapping, view}`.
+// Mappings, what is under a running instance, and stacks: `heap::{dirty, mapping, slot, view}`, `stack`.
 #![deny(unsafe_code)]
 
 pub mod engine;
@@ -22,6 +22,8 @@ pub mod models;
 mod module;
 pub mod session;
 mod stable;
+#[allow(unsafe_code)]
+mod stack;
 pub mod state;
 mod validate;
 pub mod weights;

@@ -5,5 +5,6 @@ mod fork;
 mod metering;
 mod modules;
 mod persistence;
+mod reuse;
 mod sessions;
 mod support;
