@@ -13,7 +13,9 @@
 //! # Complexity
 //! A message costs what it touches; see [`heap`](crate::heap).
 use crate::{
-    execute, fork,
+    backtrace::FRAMES_MAX,
+    execute,
+    fork::{self, Replay},
     heap::{HEAP_BYTES_MAX, Heap, Slots},
     host::Imports,
     ic0,
@@ -38,7 +40,7 @@ use std::{
     sync::Arc,
     thread,
 };
-use wasmtime::{Config, OptLevel};
+use wasmtime::{Config, OptLevel, WasmBacktraceDetails};
 
 /// Native stack of compiled code: several times what the instrumentation lets a message use.
 const WASM_STACK_BYTES: usize = 32 * 1024 * 1024;
@@ -155,6 +157,18 @@ pub struct Execution {
     /// Instructions of the time, in which those of a fork's lanes run side by side.
     pub time: Instructions,
     /// What `debug_print` printed, in order.
+    pub debug: Vec<String>,
+}
+
+/// The result of [`Engine::execute_task`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskExecution {
+    /// What the task wrote into its window, or the error with which the message ends if no task of a lower
+    /// index traps.
+    pub result: Result<Vec<u8>, ExecutionError>,
+    /// Instructions the task used.
+    pub instructions: Instructions,
+    /// What it printed, in order.
     pub debug: Vec<String>,
 }
 
@@ -276,7 +290,30 @@ impl Engine {
     ) -> Execution {
         // Whichever thread asks, the message gets a stack of its own size.
         let stacks = &self.compiler.stacks;
-        stacks.run(|| execute::execute(self, state, call, environment))
+        stacks.run(|| execute::execute(self, state, call, environment, None))
+    }
+
+    /// Executes a message again up to its fork of number `fork`, the first being 0, and there the task of
+    /// index `task` alone: what to look into when a message ends with "(task 3 of a fork)". `None` when the
+    /// message gets to no such task. Forks inside tasks are not counted.
+    ///
+    /// # Panics
+    /// As [`Self::execute`].
+    #[must_use]
+    pub fn execute_task(
+        &self,
+        state: &CanisterState,
+        call: &Call,
+        environment: &Environment<'_>,
+        fork: u32,
+        task: u32,
+    ) -> Option<TaskExecution> {
+        let replay = Arc::new(Replay::new(fork, task));
+        let execution = self.compiler.stacks.run(|| {
+            let replay = Some(Arc::clone(&replay));
+            execute::execute(self, state, call, environment, replay)
+        });
+        replay.finish(execution)
     }
 }
 
@@ -306,7 +343,8 @@ fn configuration() -> Config {
         .guard_before_linear_memory(false)
         .memory_may_move(false)
         .memory_init_cow(false)
-        .wasm_backtrace_max_frames(None)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(FRAMES_MAX))
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .generate_address_map(false);
     config
 }

@@ -1,6 +1,7 @@
 //! One message.
 use crate::{
     engine::{Call, Effects, Engine, EntryPoint, Environment, Execution, ExecutionError, Response},
+    fork::Replay,
     heap::{Heap, Snapshot, View},
     host::{Contexts, Message, code, context},
     instance::Running,
@@ -26,6 +27,7 @@ pub(crate) fn execute(
     state: &CanisterState,
     call: &Call,
     environment: &Environment<'_>,
+    replay: Option<Arc<Replay>>,
 ) -> Execution {
     let refuse = |code, text: String| Execution {
         result: Err(ExecutionError {
@@ -57,7 +59,8 @@ pub(crate) fn execute(
         };
     }
     let limit = environment.instruction_limit;
-    let host = host(engine, state, installed, call, environment, &entry);
+    let mut host = host(engine, state, installed, call, environment, &entry);
+    host.replay = replay;
     let running = if entry.installs {
         let heap = Snapshot::from(&installed.module.initial_heap());
         Running::installing(engine, host, limit, heap)
@@ -266,6 +269,8 @@ fn host(
         },
         debug: Vec::new(),
         debug_bytes: 0,
+        forks: 0,
+        replay: None,
         memory: None,
         counter: None,
     }

@@ -15,12 +15,16 @@
 //! # Units and bounds
 //! Pages are of 4 KiB. A task's private pages are those in which its heap differs from the snapshot at
 //! the end, and all by which it grew.
+mod replay;
+
+pub(crate) use replay::Replay;
+
 use crate::{
     engine::Instructions,
     heap::{LEAF_BYTES, PAGE_BYTES, Snapshot, Window},
     host::{
-        Contexts, Host, HostTrap, Imports, Message, charge, code, context, enter, left, read,
-        trapped,
+        Contexts, Failure, Host, HostTrap, Imports, Message, charge, code, context, enter, left,
+        read, trapped,
     },
     instance::{Running, value},
     instrument::reserved,
@@ -103,7 +107,7 @@ struct Start {
 struct Outcome {
     used: Instructions,
     debug: Vec<String>,
-    trap: Option<(u16, String)>,
+    trap: Option<Failure>,
 }
 
 /// Pairs of a start and a size, both u32.
@@ -162,14 +166,30 @@ fn fork(
         globals,
         depth,
     };
-    let outcomes = view
-        .windows(&windows)
-        .map(|windows| run_all(caller.data(), tasks, &start, windows));
+    let replay = caller.data().replay.clone();
+    let number = caller.data().forks;
+    let replay = replay.filter(|replay| replay.fork == number);
+    let outcomes = view.windows(&windows).map(|windows| match &replay {
+        None => run_all(caller.data(), tasks, &start, windows),
+        Some(replay) => run_one(caller.data(), tasks, &start, windows, replay),
+    });
     let host = caller.data_mut();
-    host.view = Some(view);
-    match outcomes {
-        None => trapped("lockstep.fork: windows overlap or lie outside of the heap"),
-        Some(outcomes) => settle(caller, lanes, outcomes),
+    host.forks += 1;
+    match (outcomes, replay) {
+        (None, _) => {
+            host.view = Some(view);
+            trapped("lockstep.fork: windows overlap or lie outside of the heap")
+        }
+        (Some(outcomes), None) => {
+            host.view = Some(view);
+            settle(caller, lanes, outcomes)
+        }
+        (Some(outcomes), Some(replay)) => {
+            let window = windows.get(replay.task as usize);
+            let written = window.map(|window| view.read(window.clone()));
+            host.view = Some(view);
+            replay.settle(outcomes, written.unwrap_or_default())
+        }
     }
 }
 
@@ -205,6 +225,20 @@ fn run_all(host: &Message, tasks: &Tasks, start: &Start, windows: Vec<Window<'_>
     outcomes.collect()
 }
 
+/// Runs the task that a replay asks for, if there is one of its index.
+fn run_one(
+    host: &Message,
+    tasks: &Tasks,
+    start: &Start,
+    windows: Vec<Window<'_>>,
+    replay: &Replay,
+) -> Vec<Outcome> {
+    let index = replay.task as usize;
+    let window = windows.into_iter().nth(index);
+    let outcome = window.map(|window| run(task_host(host, tasks), tasks, start, index, window));
+    outcome.into_iter().collect()
+}
+
 /// Runs one task in an instance that nobody else uses.
 fn run(host: Message, tasks: &Tasks, start: &Start, index: usize, window: Window<'_>) -> Outcome {
     let engine = host.engine.clone();
@@ -217,16 +251,16 @@ fn run(host: Message, tasks: &Tasks, start: &Start, index: usize, window: Window
     let result = running.call(reserved::TASK, arguments);
     let (used, exceeded) = running.used();
     let trap = match result {
-        _ if exceeded => Some(running.exceeded()),
+        _ if exceeded => Some(running.exhausted()),
         Ok(()) => finish(&running, tasks, window),
-        Err(error) => Some(running.classify(&error)),
+        Err(error) => Some(running.failure(&error)),
     };
     let debug = running.end(|message| message.debug);
     Outcome { used, debug, trap }
 }
 
 /// Checks a task's pages and joins its window.
-fn finish(running: &Running, tasks: &Tasks, window: Window<'_>) -> Option<(u16, String)> {
+fn finish(running: &Running, tasks: &Tasks, window: Window<'_>) -> Option<Failure> {
     let view = running.store.data().view.as_ref()?;
     let pages = view.private_pages(tasks.pages);
     if pages > tasks.pages {
@@ -234,7 +268,11 @@ fn finish(running: &Running, tasks: &Tasks, window: Window<'_>) -> Option<(u16, 
             "Canister trapped: {pages} private pages, more than the quota of {}",
             tasks.pages
         );
-        return Some((code::TRAPPED, text));
+        return Some(Failure {
+            code: code::TRAPPED,
+            text,
+            frames: Vec::new(),
+        });
     }
     window.join(view);
     None
@@ -256,8 +294,8 @@ fn settle(
         for line in outcome.debug {
             caller.data_mut().print(line.as_bytes());
         }
-        if let Some((code, text)) = outcome.trap {
-            trap = Some((code, format!("{text} (task {index} of a fork)")));
+        if let Some(failure) = outcome.trap {
+            trap = Some(of_task(failure, index));
             break;
         }
     }
@@ -266,8 +304,14 @@ fn settle(
     charge(caller, time)?;
     match trap {
         None => Ok(()),
-        Some((code, text)) => Err(HostTrap::Refused { code, text }.into()),
+        Some(trap) => Err(trap.into()),
     }
+}
+
+/// The trap of a message whose task of this index failed.
+fn of_task(mut failure: Failure, index: usize) -> HostTrap {
+    failure.text = format!("{} (task {index} of a fork)", failure.text);
+    HostTrap::Task(failure)
 }
 
 /// What a task can reach: the message as its caller has it, and nothing to change.
@@ -303,6 +347,8 @@ fn task_host(host: &Message, tasks: &Tasks) -> Message {
         sessions: SessionTable::default(),
         debug: Vec::new(),
         debug_bytes: 0,
+        forks: 0,
+        replay: None,
         memory: None,
         counter: None,
     }

@@ -5,7 +5,9 @@
 //! An import that refuses gives a [`HostTrap`], which carries the error code and the text the
 //! caller sees.
 use crate::{
+    backtrace::FunctionIndex,
     engine::{Engine, Instructions, Response},
+    fork::Replay,
     heap::{HEAP_BYTES_MAX, PAGE_BYTES, View},
     lockstep_api::SessionTable,
     module::Module,
@@ -76,12 +78,24 @@ pub(crate) mod context {
     }
 }
 
+/// Why an execution did not complete.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: u16,
+    pub(crate) text: String,
+    /// The functions that ran, innermost first.
+    pub(crate) frames: Vec<FunctionIndex>,
+}
+
 /// An import refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HostTrap {
     /// The message ends with this code and text.
     #[error("{text}")]
     Refused { code: u16, text: String },
+    /// A task of a fork trapped.
+    #[error("{}", .0.text)]
+    Task(Failure),
     /// Nothing is left to pay with.
     #[error("out of instructions")]
     OutOfInstructions,
@@ -171,6 +185,10 @@ pub(crate) struct Message {
     pub(crate) sessions: SessionTable,
     pub(crate) debug: Vec<String>,
     pub(crate) debug_bytes: usize,
+    /// Forks so far.
+    pub(crate) forks: u32,
+    /// A task that is to be run alone, if any.
+    pub(crate) replay: Option<Arc<Replay>>,
     pub(crate) memory: Option<Memory>,
     pub(crate) counter: Option<Global>,
 }

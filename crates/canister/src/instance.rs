@@ -1,8 +1,9 @@
 //! An instance of a canister's module: prepared, run, and read out.
 use crate::{
+    backtrace,
     engine::{Engine, Instructions},
     heap::{Slot, Snapshot, View},
-    host::{Host, HostTrap, MachineFailure, Message, code},
+    host::{Failure, Host, HostTrap, MachineFailure, Message, code},
     instrument::{DEPTH_UNITS, reserved},
     state::GlobalValue,
 };
@@ -138,9 +139,29 @@ impl Running {
 
     /// The code and text of an execution that did not complete.
     pub(crate) fn classify(&mut self, error: &wasmtime::Error) -> (u16, String) {
+        let Failure { code, text, frames } = self.failure(error);
+        let names = self.store.data().module.function_names();
+        // As on the replica, which tells where code trapped, and nothing more where it broke a rule.
+        match code {
+            code::TRAPPED | code::CALLED_TRAP => (code, text + &backtrace::text(&frames, names)),
+            _ => (code, text),
+        }
+    }
+
+    /// Why an execution did not complete.
+    pub(crate) fn failure(&mut self, error: &wasmtime::Error) -> Failure {
+        let mut frames = backtrace::frames(error, self.store.data().module.functions());
         match error.downcast_ref::<HostTrap>() {
-            Some(HostTrap::Refused { code, text }) => return (*code, text.clone()),
-            Some(HostTrap::OutOfInstructions) => return self.exceeded(),
+            Some(HostTrap::Refused { code, text }) => {
+                let (code, text) = (*code, text.clone());
+                return Failure { code, text, frames };
+            }
+            Some(HostTrap::Task(task)) => {
+                let mut failure = task.clone();
+                failure.frames.append(&mut frames);
+                return failure;
+            }
+            Some(HostTrap::OutOfInstructions) => return self.exhausted(),
             None => {}
         }
         let Some(trap) = error.downcast_ref::<Trap>() else {
@@ -153,7 +174,18 @@ impl Running {
         } else {
             trap_text(*trap)
         };
-        (code::TRAPPED, format!("Canister trapped: {reason}"))
+        Failure {
+            code: code::TRAPPED,
+            text: format!("Canister trapped: {reason}"),
+            frames,
+        }
+    }
+
+    /// The failure of an execution that used up its instructions.
+    pub(crate) fn exhausted(&self) -> Failure {
+        let (code, text) = self.exceeded();
+        let frames = Vec::new();
+        Failure { code, text, frames }
     }
 
     /// The code and text of an execution that used up its instructions.

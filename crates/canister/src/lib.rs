@@ -7,6 +7,7 @@
 // Mappings, what is under a running instance, and stacks: `heap::{dirty, mapping, slot, view}`, `stack`.
 #![deny(unsafe_code)]
 
+mod backtrace;
 pub mod engine;
 mod execute;
 pub mod fork;

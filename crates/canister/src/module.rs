@@ -1,5 +1,6 @@
 //! A compiled canister module.
 use crate::{
+    backtrace::FunctionNames,
     heap::{Heap, PAGE_BYTES},
     host::{Host, Imports},
     instances::{Instances, ModuleId},
@@ -25,6 +26,7 @@ pub struct Module {
     facts: Facts,
     persistent_globals: Vec<String>,
     code: InstancePre<Host>,
+    function_names: FunctionNames,
     id: ModuleId,
     instances: Arc<Instances>,
 }
@@ -56,6 +58,7 @@ impl Module {
         let mut facts = validate::validate(&wasm, imports)?;
         let instrumented = instrument::instrument(&wasm, &facts)?;
         facts.frame_slots = Vec::new();
+        let function_names = FunctionNames::of(&wasm, facts.functions);
         let compiled = wasmtime::Module::from_binary(engine, &instrumented)
             .map_err(|error| ModuleError(format!("Wasm module cannot be compiled: {error:#}")))?;
         let code = imports.linker.instantiate_pre(&compiled).map_err(|error| {
@@ -77,6 +80,7 @@ impl Module {
             facts,
             persistent_globals,
             code,
+            function_names,
             id: instances.next_id(),
             instances: Arc::clone(instances),
         })
@@ -133,6 +137,15 @@ impl Module {
     /// The exports of the globals that live on between messages, in the module's order.
     pub(crate) fn persistent_globals(&self) -> &[String] {
         &self.persistent_globals
+    }
+
+    /// All functions, imported ones first.
+    pub(crate) fn functions(&self) -> u32 {
+        self.facts.functions
+    }
+
+    pub(crate) fn function_names(&self) -> &FunctionNames {
+        &self.function_names
     }
 
     /// What its instances are kept under.

@@ -248,6 +248,15 @@ impl View {
         unsafe { self.slot.start().add(offset).cast().as_mut() }
     }
 
+    /// Bytes of this heap. The instance waits in an import.
+    pub(crate) fn read(&self, range: Range<usize>) -> Vec<u8> {
+        let leaf_bytes = |leaf| self.leaf(leaf as Leaf);
+        let leaves = range.start / LEAF_BYTES..range.end.div_ceil(LEAF_BYTES);
+        let skipped = range.start % LEAF_BYTES;
+        let bytes = leaves.flat_map(|leaf| leaf_bytes(leaf).iter().copied());
+        bytes.skip(skipped).take(range.len()).collect()
+    }
+
     /// Parts of this heap that tasks will fill, in their order; `None` when two overlap or one lies
     /// outside. The instance waits in an import.
     pub(crate) fn windows(&mut self, ranges: &[Range<usize>]) -> Option<Vec<Window<'_>>> {

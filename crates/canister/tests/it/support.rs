@@ -3,7 +3,7 @@ use ic_principal::Principal;
 use lockstep_canister::{
     engine::{
         Call, Engine, EntryPoint, Environment, Execution, ExecutionError, Module, ModuleError,
-        Response,
+        Response, TaskExecution,
     },
     session::Sessions,
     state::{CanisterState, Installed},
@@ -80,7 +80,23 @@ impl Canister {
         entry: EntryPoint,
         argument: &[u8],
     ) -> Execution {
-        let environment = Environment {
+        engine.execute(&self.state, &call(entry, argument), &self.environment())
+    }
+
+    /// One task of a message without argument.
+    pub(crate) fn execute_task_on(
+        &self,
+        engine: &Engine,
+        entry: EntryPoint,
+        fork: u32,
+        task: u32,
+    ) -> Option<TaskExecution> {
+        let environment = self.environment();
+        engine.execute_task(&self.state, &call(entry, b""), &environment, fork, task)
+    }
+
+    fn environment(&self) -> Environment<'_> {
+        Environment {
             time_ns: TIME_NS,
             subnet_id: Principal::from_slice(&[9; 29]),
             root_key: b"root key",
@@ -88,16 +104,7 @@ impl Canister {
             lanes: LANES,
             data_certificate: Some(b"certificate"),
             sessions: &self.sessions,
-        };
-        engine.execute(
-            &self.state,
-            &Call {
-                entry,
-                caller: caller(),
-                argument: argument.to_vec(),
-            },
-            &environment,
-        )
+        }
     }
 
     /// Executes and applies the effects of a message that completed.
@@ -125,6 +132,14 @@ impl Canister {
         self.replicated(EntryPoint::Update(method.into()), b"")
             .result
             .expect_err("the message must not complete")
+    }
+}
+
+fn call(entry: EntryPoint, argument: &[u8]) -> Call {
+    Call {
+        entry,
+        caller: caller(),
+        argument: argument.to_vec(),
     }
 }
 
