@@ -16,7 +16,7 @@ use crate::{
     backtrace::FRAMES_MAX,
     execute,
     fork::{self, Replay},
-    heap::{HEAP_BYTES_MAX, Heap, Slots},
+    heap::{HEAP64_BYTES_MAX, Heap, Slots},
     host::Imports,
     ic0,
     instances::Instances,
@@ -332,13 +332,13 @@ fn configuration() -> Config {
         .wasm_multi_value(true)
         .wasm_tail_call(true)
         .wasm_multi_memory(false)
-        .wasm_memory64(false)
+        .wasm_memory64(true)
         .wasm_extended_const(false)
         .cranelift_nan_canonicalization(true)
         .cranelift_opt_level(OptLevel::Speed)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(NATIVE_STACK_BYTES)
-        .memory_reservation(HEAP_BYTES_MAX as u64)
+        .memory_reservation(HEAP64_BYTES_MAX)
         .memory_guard_size(GUARD_BYTES)
         .guard_before_linear_memory(false)
         .memory_may_move(false)

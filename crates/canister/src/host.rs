@@ -8,7 +8,7 @@ use crate::{
     backtrace::FunctionIndex,
     engine::{Engine, Instructions, Response},
     fork::Replay,
-    heap::{HEAP_BYTES_MAX, PAGE_BYTES, View},
+    heap::{PAGE_BYTES, View},
     lockstep_api::SessionTable,
     module::Module,
     stable::StableMemory,
@@ -213,9 +213,9 @@ impl ResourceLimiter for Host {
     ) -> wasmtime::Result<bool> {
         let task_maximum = self
             .growth_pages_max
-            .map_or(HEAP_BYTES_MAX as u64, |pages| pages * PAGE_BYTES as u64);
-        Ok(desired <= HEAP_BYTES_MAX
-            && desired as u64 <= task_maximum
+            .map_or(u64::MAX, |pages| pages * PAGE_BYTES as u64);
+        let heap_maximum = self.module.heap_bytes_max();
+        Ok(desired as u64 <= heap_maximum.min(task_maximum)
             && maximum.is_none_or(|maximum| desired <= maximum))
     }
 

@@ -148,6 +148,11 @@ impl Module {
         &self.function_names
     }
 
+    /// How far its memory may grow.
+    pub(crate) fn heap_bytes_max(&self) -> u64 {
+        self.facts.heap_bytes_max()
+    }
+
     /// What its instances are kept under.
     pub(crate) fn id(&self) -> ModuleId {
         self.id

@@ -8,3 +8,4 @@ mod persistence;
 mod reuse;
 mod sessions;
 mod support;
+mod wide;
