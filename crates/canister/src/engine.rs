@@ -15,7 +15,7 @@
 use crate::{
     backtrace::FRAMES_MAX,
     execute,
-    fork::{self, Replay},
+    fork::{self, Replay, TaskMemory},
     heap::{HEAP64_BYTES_MAX, Heap, Slots},
     host::Imports,
     ic0,
@@ -46,6 +46,9 @@ use wasmtime::{Config, OptLevel, WasmBacktraceDetails};
 const WASM_STACK_BYTES: usize = 32 * 1024 * 1024;
 /// Native stack of a message, imports included.
 const NATIVE_STACK_BYTES: usize = WASM_STACK_BYTES + 2 * 1024 * 1024;
+
+/// Memory of the tasks that run at a time.
+const TASK_BYTES: u64 = 8 << 30;
 
 /// Unmapped addresses behind a heap, which let most accesses go unchecked.
 const GUARD_BYTES: u64 = 32 * 1024 * 1024;
@@ -177,6 +180,7 @@ pub struct TaskExecution {
 pub struct Engine {
     compiler: Arc<Compiler>,
     workers: Arc<Pool>,
+    task_memory: Arc<TaskMemory>,
     keeps_instances: bool,
 }
 
@@ -225,6 +229,7 @@ impl Engine {
                 imports,
             }),
             workers: workers(threads),
+            task_memory: Arc::new(TaskMemory::new(TASK_BYTES)),
             keeps_instances: true,
         }
     }
@@ -234,9 +239,18 @@ impl Engine {
     #[must_use]
     pub fn on_threads(&self, threads: NonZeroUsize) -> Self {
         Self {
-            compiler: Arc::clone(&self.compiler),
             workers: workers(threads),
-            keeps_instances: self.keeps_instances,
+            ..self.clone()
+        }
+    }
+
+    /// The same engine, in which tasks that run at a time share so much memory; otherwise it is 8 GiB. As
+    /// many run as fit if each writes all of its heap, and one always does: results do not depend on it.
+    #[must_use]
+    pub fn with_task_bytes(&self, bytes: u64) -> Self {
+        Self {
+            task_memory: Arc::new(TaskMemory::new(bytes)),
+            ..self.clone()
         }
     }
 
@@ -261,6 +275,10 @@ impl Engine {
     /// Instances kept, if they are.
     pub(crate) fn instances(&self) -> Option<&Instances> {
         self.keeps_instances.then_some(&*self.compiler.instances)
+    }
+
+    pub(crate) fn task_memory(&self) -> &TaskMemory {
+        &self.task_memory
     }
 
     pub(crate) fn workers(&self) -> &Pool {

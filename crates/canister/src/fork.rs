@@ -14,14 +14,17 @@
 //!
 //! # Units and bounds
 //! Pages are of 4 KiB. A task's private pages are those in which its heap differs from the snapshot at
-//! the end, and all by which it grew.
+//! the end, and all by which it grew. Until then it may write every page of its heap; how many tasks run at
+//! a time is bounded so that the machine has the memory if all do (`fork/memory.rs`).
+mod memory;
 mod replay;
 
+pub(crate) use memory::TaskMemory;
 pub(crate) use replay::Replay;
 
 use crate::{
     engine::Instructions,
-    heap::{LEAF_BYTES, PAGE_BYTES, Snapshot, Window},
+    heap::{HEAP_BYTES_MAX, LEAF_BYTES, PAGE_BYTES, Snapshot, Window},
     host::{
         Contexts, Failure, Host, HostTrap, Imports, Message, charge, code, context, enter, left,
         read, trapped,
@@ -32,6 +35,7 @@ use crate::{
     stable::StableMemory,
     state::GlobalValue,
 };
+use memory::Share;
 use std::{
     num::NonZeroU32,
     ops::Range,
@@ -94,6 +98,13 @@ struct Tasks {
     environment: i32,
     instructions: Instructions,
     pages: u64,
+}
+
+impl Tasks {
+    /// How far a task's heap may grow.
+    fn grown_bytes(&self) -> u64 {
+        self.pages / PAGES_PER_WASM_PAGE * PAGE_BYTES as u64
+    }
 }
 
 /// What a task starts from.
@@ -203,7 +214,17 @@ fn run_all(host: &Message, tasks: &Tasks, start: &Start, windows: Vec<Window<'_>
     let next = AtomicUsize::new(0);
     let trapped = AtomicUsize::new(count);
     let workers = host.engine.workers();
-    workers.run(workers.threads(), &|_| {
+    // Tasks of tasks run one after another, in place of those that wait for them.
+    let nested = host.context == context::FORK;
+    let threads = workers.threads().min(count);
+    let share = (!nested).then(|| {
+        let each = start.heap.size_pages() * PAGE_BYTES as u64 + tasks.grown_bytes();
+        host.engine
+            .task_memory()
+            .take(each.min(HEAP_BYTES_MAX), threads)
+    });
+    let at_a_time = share.as_ref().map_or(1, Share::tasks);
+    workers.run(at_a_time, &|_| {
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             // What is behind a task that trapped is not heard.

@@ -197,6 +197,20 @@ impl Image {
         Ok(delta)
     }
 
+    /// How many of the leaves are not as in a living version.
+    pub(super) fn count_differences<'a>(
+        &self,
+        version: Number,
+        leaves: impl Iterator<Item = (Leaf, &'a [u8; LEAF_BYTES])>,
+    ) -> io::Result<u64> {
+        let mut versions = self.lock();
+        let mut count = 0;
+        for (leaf, bytes) in leaves {
+            count += u64::from(versions.content(&self.file, version, leaf)? != bytes);
+        }
+        Ok(count)
+    }
+
     /// The leaves that may differ between two living versions.
     pub(super) fn changed(&self, first: Number, second: Number) -> BTreeSet<Leaf> {
         let (earlier, later) = (first.min(second), first.max(second));

@@ -207,20 +207,18 @@ impl View {
         if at_most <= limit {
             return at_most;
         }
-        // Changed are the leaves that are neither as in the version nor as the snapshot's changes say, and
-        // those that were changed there and are now as in the version.
-        let delta = provided(self.delta());
-        let differs = |leaf: &Leaf| match snapshot.changes.get(*leaf) {
-            Some(bytes) => self.leaf(*leaf) != bytes,
-            None => true,
+        // Counted, not collected: it may be all of the heap.
+        let written = provided(self.written()).filter(old);
+        let (changed, rest): (Vec<_>, Vec<_>) =
+            written.partition(|leaf| snapshot.changes.get(*leaf).is_some());
+        let differs = |leaf: &&Leaf| snapshot.changes.get(**leaf) != Some(self.leaf(**leaf));
+        let again = changed.iter().filter(differs).count() as u64;
+        let rest = rest.into_iter().map(|leaf| (leaf, self.leaf(leaf)));
+        let first = match &self.entered {
+            Some(Entered { image, version }) => provided(image.count_differences(*version, rest)),
+            None => rest.filter(|(_, bytes)| **bytes != [0; LEAF_BYTES]).count() as u64,
         };
-        let restored = snapshot
-            .changes
-            .leaves()
-            .filter(|leaf| delta.get(*leaf).is_none());
-        let changed =
-            delta.leaves().filter(old).filter(differs).count() + restored.filter(old).count();
-        grown + changed as u64
+        grown + again + first
     }
 
     /// The leaves that may have been written.
