@@ -74,7 +74,7 @@ pub(crate) fn text(frames: &[FunctionIndex], names: &FunctionNames) -> String {
     let frames = &frames[..frames.len().min(FRAMES_OF_ALL_MAX)];
     if frames
         .iter()
-        .all(|function| names.0.get(function).is_none())
+        .all(|function| !names.0.contains_key(function))
     {
         return String::new();
     }

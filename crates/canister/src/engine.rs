@@ -277,7 +277,7 @@ impl Engine {
         self.keeps_instances.then_some(&*self.compiler.instances)
     }
 
-    pub(crate) fn task_memory(&self) -> &TaskMemory {
+    pub(crate) fn task_memory(&self) -> &Arc<TaskMemory> {
         &self.task_memory
     }
 

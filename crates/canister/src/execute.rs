@@ -239,6 +239,7 @@ fn host(
         module: Arc::clone(module),
         view: None,
         growth_pages_max: None,
+        growth: None,
         lanes: environment.lanes,
         overlap: 0,
         context: entry.context,

@@ -19,12 +19,12 @@
 mod memory;
 mod replay;
 
-pub(crate) use memory::TaskMemory;
+pub(crate) use memory::{Growth, TaskMemory};
 pub(crate) use replay::Replay;
 
 use crate::{
     engine::Instructions,
-    heap::{HEAP_BYTES_MAX, LEAF_BYTES, PAGE_BYTES, Snapshot, Window},
+    heap::{LEAF_BYTES, PAGE_BYTES, Snapshot, Window},
     host::{
         Contexts, Failure, Host, HostTrap, Imports, Message, charge, code, context, enter, left,
         read, trapped,
@@ -98,13 +98,6 @@ struct Tasks {
     environment: i32,
     instructions: Instructions,
     pages: u64,
-}
-
-impl Tasks {
-    /// How far a task's heap may grow.
-    fn grown_bytes(&self) -> u64 {
-        self.pages / PAGES_PER_WASM_PAGE * PAGE_BYTES as u64
-    }
 }
 
 /// What a task starts from.
@@ -218,10 +211,8 @@ fn run_all(host: &Message, tasks: &Tasks, start: &Start, windows: Vec<Window<'_>
     let nested = host.context == context::FORK;
     let threads = workers.threads().min(count);
     let share = (!nested).then(|| {
-        let each = start.heap.size_pages() * PAGE_BYTES as u64 + tasks.grown_bytes();
-        host.engine
-            .task_memory()
-            .take(each.min(HEAP_BYTES_MAX), threads)
+        let each = start.heap.size_pages() * PAGE_BYTES as u64;
+        host.engine.task_memory().take(each, threads)
     });
     let at_a_time = share.as_ref().map_or(1, Share::tasks);
     workers.run(at_a_time, &|_| {
@@ -342,6 +333,8 @@ fn task_host(host: &Message, tasks: &Tasks) -> Message {
         module: Arc::clone(&host.module),
         view: None,
         growth_pages_max: None,
+        growth: (host.context != context::FORK)
+            .then(|| Growth::new(Arc::clone(host.engine.task_memory()))),
         lanes: host.lanes,
         overlap: 0,
         context: context::FORK,

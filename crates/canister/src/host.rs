@@ -7,7 +7,7 @@
 use crate::{
     backtrace::FunctionIndex,
     engine::{Engine, Instructions, Response},
-    fork::Replay,
+    fork::{Growth, Replay},
     heap::{PAGE_BYTES, View},
     lockstep_api::SessionTable,
     module::Module,
@@ -155,6 +155,8 @@ pub(crate) struct Message {
     pub(crate) view: Option<View>,
     /// The size to which a task's heap may grow.
     pub(crate) growth_pages_max: Option<u64>,
+    /// By what a task has grown.
+    pub(crate) growth: Option<Growth>,
     /// Over how many tasks at a time the time of a fork is counted.
     pub(crate) lanes: NonZeroU32,
     /// Instructions of forks beyond what they took of the time.
@@ -207,16 +209,23 @@ impl Message {
 impl ResourceLimiter for Host {
     fn memory_growing(
         &mut self,
-        _current: usize,
+        current: usize,
         desired: usize,
         maximum: Option<usize>,
     ) -> wasmtime::Result<bool> {
-        let task_maximum = self
-            .growth_pages_max
-            .map_or(u64::MAX, |pages| pages * PAGE_BYTES as u64);
         let heap_maximum = self.module.heap_bytes_max();
-        Ok(desired as u64 <= heap_maximum.min(task_maximum)
-            && maximum.is_none_or(|maximum| desired <= maximum))
+        let Some(task_pages_max) = self.growth_pages_max else {
+            return Ok(
+                desired as u64 <= heap_maximum && maximum.is_none_or(|maximum| desired <= maximum)
+            );
+        };
+        let task_maximum = task_pages_max * PAGE_BYTES as u64;
+        let grows = desired as u64 <= heap_maximum.min(task_maximum)
+            && maximum.is_none_or(|maximum| desired <= maximum);
+        if let (true, Some(growth)) = (grows, &mut self.growth) {
+            growth.add((desired - current) as u64);
+        }
+        Ok(grows)
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {

@@ -141,19 +141,20 @@ impl View {
     /// What the instance has done so far as a version, on which it goes on: nobody copies it. The instance
     /// waits in an import.
     pub(crate) fn version(&mut self) -> Snapshot {
-        let delta = provided(self.delta());
+        let written = provided(self.written());
+        let delta = provided(self.delta_of(&written));
         let size = self.slot.size() as u64;
         let changed = delta.leaves().count();
         if changed == 0 && size == self.snapshot.heap.size_bytes() {
             return self.snapshot.clone();
         }
         let heap = provided(self.snapshot.heap.changed_by(delta, size));
-        let written = provided(self.written()).count();
         let goes_on = match (&mut self.entered, heap.version()) {
             // What differs from the file are pages that the instance has to itself, and so the file can
             // change under it. Worth it unless most of those pages are as in the file by now.
             (Some(entered), Some((image, version)))
-                if Arc::ptr_eq(&entered.image, image) && written <= WRITTEN_MAX + 4 * changed =>
+                if Arc::ptr_eq(&entered.image, image)
+                    && written.len() <= WRITTEN_MAX + 4 * changed =>
             {
                 provided(image.advance(version));
                 entered.version = version;
@@ -180,7 +181,11 @@ impl View {
 
     /// What differs from the version that is mapped.
     fn delta(&self) -> io::Result<Delta> {
-        let leaves = self.written()?.map(|leaf| (leaf, self.leaf(leaf)));
+        self.delta_of(&self.written()?)
+    }
+
+    fn delta_of(&self, written: &[Leaf]) -> io::Result<Delta> {
+        let leaves = written.iter().map(|leaf| (*leaf, self.leaf(*leaf)));
         match &self.entered {
             Some(Entered { image, version }) => image.differences(*version, leaves),
             None => {
@@ -202,15 +207,16 @@ impl View {
         if old_leaves + grown <= limit {
             return grown;
         }
-        let old = |leaf: &Leaf| u64::from(*leaf) < old_leaves;
-        let at_most = grown + provided(self.written()).filter(old).count() as u64;
+        let mut written = provided(self.written());
+        written.retain(|leaf| u64::from(*leaf) < old_leaves);
+        let at_most = grown + written.len() as u64;
         if at_most <= limit {
             return at_most;
         }
         // Counted, not collected: it may be all of the heap.
-        let written = provided(self.written()).filter(old);
-        let (changed, rest): (Vec<_>, Vec<_>) =
-            written.partition(|leaf| snapshot.changes.get(*leaf).is_some());
+        let (changed, rest): (Vec<_>, Vec<_>) = written
+            .into_iter()
+            .partition(|leaf| snapshot.changes.get(*leaf).is_some());
         let differs = |leaf: &&Leaf| snapshot.changes.get(**leaf) != Some(self.leaf(**leaf));
         let again = changed.iter().filter(differs).count() as u64;
         let rest = rest.into_iter().map(|leaf| (leaf, self.leaf(leaf)));
@@ -222,13 +228,14 @@ impl View {
     }
 
     /// The leaves that may have been written.
-    fn written(&self) -> io::Result<impl Iterator<Item = Leaf> + use<>> {
+    fn written(&self) -> io::Result<Vec<Leaf>> {
         let start = self.slot.start().addr().get();
         let ranges = dirty::written(start..start + self.slot.size())?;
         let addresses = ranges
             .into_iter()
             .flat_map(|range| range.step_by(LEAF_BYTES));
-        Ok(addresses.map(move |address| ((address - start) / LEAF_BYTES) as Leaf))
+        let leaves = addresses.map(|address| ((address - start) / LEAF_BYTES) as Leaf);
+        Ok(leaves.collect())
     }
 
     /// A leaf of what the instance sees.

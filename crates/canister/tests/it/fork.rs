@@ -631,3 +631,41 @@ fn a_task_that_traps_can_be_found_and_run_alone() {
     assert_eq!(alone("go", 0, 4), None);
     assert_eq!(alone("go", 2, 0), None);
 }
+
+#[test]
+fn memory_for_tasks_decides_when_they_run_and_nothing_else() {
+    let canister = Canister::new(&forking(
+        &[
+            "(i64.store (i32.add (i32.const 65536) (i32.mul (local.get $index) (i32.const 8)))
+                (i64.extend_i32_s (memory.grow (i32.add (local.get $index) (i32.const 1)))))
+            (drop (memory.grow (i32.const 2)))
+            (i32.store (i32.sub (i32.mul (memory.size) (i32.const 65536)) (i32.const 4)) (i32.const 1))
+            (if (i32.eq (local.get $index) (local.get $environment)) (then
+                (call $windows (i32.const 2) (i32.const 131072) (i32.const 8))
+                (call $fork (i32.const 0) (i32.const -1) (i32.const 2) (i32.const 0) (i64.const 1000) (i32.const 1000))))
+            (if (i32.eq (local.get $index) (i32.const 11)) (then unreachable))",
+        ],
+        r#"(func $go (param $count i32)
+            (call $windows (local.get $count) (i32.const 65536) (i32.const 8))
+            (call $fork (i32.const 0) (i32.const 5) (local.get $count) (i32.const 0) (i64.const 700000) (i32.const 200))
+            (call $answer (i64.load (i32.const 65576))))
+        (func (export "canister_update fits") (call $go (i32.const 10)))
+        (func (export "canister_update traps") (call $go (i32.const 12)))"#,
+    ));
+    // Room for: no task, one that does not grow, three of them, all.
+    let engines = [0, 5 << 16, 15 << 16, 1 << 40]
+        .into_iter()
+        .flat_map(|bytes| {
+            ENGINES
+                .iter()
+                .map(move |engine| engine.with_task_bytes(bytes))
+        });
+    for engine in engines {
+        for method in ["fits", "traps"] {
+            let entry = || EntryPoint::Update(method.into());
+            let expected = canister.execute_on(&ENGINE, entry(), b"");
+            assert_eq!(expected.result.is_ok(), method == "fits", "{expected:?}");
+            assert_same(&expected, &canister.execute_on(&engine, entry(), b""));
+        }
+    }
+}
