@@ -258,6 +258,9 @@ fn run(host: Message, tasks: &Tasks, start: &Start, index: usize, window: Window
     let mut running = Running::new(&engine, host, tasks.instructions, &start.globals, heap);
     running.set_depth(start.depth);
     let host = running.store.data_mut();
+    if let Some(view) = &host.view {
+        view.prepare(&window);
+    }
     host.growth_pages_max = Some(start.heap.size_pages() + tasks.pages / PAGES_PER_WASM_PAGE);
     let arguments = (tasks.function, tasks.environment, index as i32);
     let result = running.call(reserved::TASK, arguments);

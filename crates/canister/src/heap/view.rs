@@ -17,6 +17,8 @@ use std::{io, marker::PhantomData, ops::Range, sync::Arc};
 
 /// Written pages that are compared again at every fork rather than mapped anew.
 const WRITTEN_MAX: usize = if cfg!(test) { 4 } else { 4096 };
+/// Bytes of a window from which on its pages are made private in one go.
+const PREPARED_MIN: usize = 64 * 1024;
 
 /// What an instance starts from: a version, or one with something changed that is no version.
 #[derive(Clone, Debug)]
@@ -262,6 +264,13 @@ impl View {
         bytes.skip(skipped).take(range.len()).collect()
     }
 
+    /// Makes it cheap to write a window that a task has to fill.
+    pub(crate) fn prepare(&self, window: &Window<'_>) {
+        if window.range.len() >= PREPARED_MIN {
+            self.slot.prepare(window.range.clone());
+        }
+    }
+
     /// Parts of this heap that tasks will fill, in their order; `None` when two overlap or one lies
     /// outside. The instance waits in an import.
     pub(crate) fn windows(&mut self, ranges: &[Range<usize>]) -> Option<Vec<Window<'_>>> {
@@ -296,6 +305,9 @@ impl Window<'_> {
                 && !Arc::as_ptr(&task.slot).eq(&std::ptr::from_ref(self.slot)),
             "a task's heap is its own and at least as large"
         );
+        if self.range.len() >= PREPARED_MIN {
+            self.slot.prepare(self.range.clone());
+        }
         // SAFETY: both within their mappings, which differ; neither instance runs, and no other window
         // has this part.
         unsafe {
