@@ -103,15 +103,17 @@ impl Running {
         self.store.data_mut().view = Some(view);
     }
 
-    /// Hands out what the message has done and keeps the instance for the next one.
+    /// Hands out what the message has done and keeps the instance for the next one. Whoever wants it next
+    /// finds its memory's addresses free: `read` has done with them.
     pub(crate) fn end<T>(mut self, read: impl FnOnce(Box<Message>) -> T) -> T {
         let message = self.store.data_mut().take();
         let engine = message.engine.clone();
-        let (module, reusable) = (message.module.id(), message.module.has_reusable_instances());
+        // Until the instance is kept, lest it outlive the module.
+        let module = Arc::clone(&message.module);
         let result = read(message);
-        if let (true, Some(instances)) = (reusable, engine.instances()) {
+        if let (true, Some(instances)) = (module.has_reusable_instances(), engine.instances()) {
             let (store, parts) = (self.store, self.parts);
-            instances.keep(module, Instance { store, parts });
+            instances.keep(module.id(), Instance { store, parts });
         }
         result
     }
