@@ -1,6 +1,6 @@
 //! Prints what messages and forks cost on this machine beside what their code does.
 //!
-//! `cargo run --release -p lockstep-canister --example costs`
+//! `cargo run --release -p lockstep-canister --example costs [-- messages|forks|speedups]`
 //!
 //! Every figure is the median over repetitions of a whole message, or the difference of two such medians
 //! divided by what one has more of.
@@ -140,9 +140,17 @@ impl Canister {
 fn main() {
     let engine = Engine::new();
     let one = engine.on_threads(NonZeroUsize::MIN);
-    messages(&engine);
-    forks(&engine);
-    speedups(&engine, &one);
+    let part = std::env::args().nth(1);
+    let wanted = |name| part.as_deref().is_none_or(|part| part == name);
+    if wanted("messages") {
+        messages(&engine);
+    }
+    if wanted("forks") {
+        forks(&engine);
+    }
+    if wanted("speedups") {
+        speedups(&engine, &one);
+    }
 }
 
 fn messages(engine: &Engine) {

@@ -1,8 +1,9 @@
 //! Compiles modules and executes messages.
 //!
 //! # Design
-//! A module is validated, instrumented and compiled once. Every message gets a fresh instance, under
-//! which the heap is mapped and into which the globals are copied; pages that it wrote are its effects.
+//! A module is validated, instrumented and compiled once. Every message gets an instance that no other
+//! uses, under which the heap is mapped and into which the globals are copied; pages that it wrote are its
+//! effects. Instances are kept for later messages, which cannot tell.
 //!
 //! # Determinism
 //! Instructions and stack are counted in the code itself. Memory growth fails only by rule.
@@ -12,12 +13,17 @@
 //! # Complexity
 //! A message costs what it touches; see [`heap`](crate::heap).
 use crate::{
-    execute, fork,
-    heap::{HEAP_BYTES_MAX, Slots},
+    backtrace::FRAMES_MAX,
+    execute,
+    fork::{self, Replay, TaskMemory},
+    heap::{HEAP64_BYTES_MAX, Slots},
     host::ImportSets,
-    ic0, kernels, lockstep_api,
+    ic0,
+    instances::Instances,
+    kernels, lockstep_api,
     prices::Prices,
     session::{SessionIds, Sessions},
+    stack::Stacks,
     state::CanisterState,
 };
 pub use crate::{
@@ -38,12 +44,15 @@ use std::{
     sync::{Arc, Mutex, PoisonError, Weak},
     thread,
 };
-use wasmtime::{Config, OptLevel};
+use wasmtime::{Config, OptLevel, WasmBacktraceDetails};
 
 /// Native stack of compiled code: several times what the instrumentation lets a message use.
 const WASM_STACK_BYTES: usize = 32 * 1024 * 1024;
 /// Native stack of a message, imports included.
 const NATIVE_STACK_BYTES: usize = WASM_STACK_BYTES + 2 * 1024 * 1024;
+
+/// Memory of the tasks that run at a time.
+const TASK_BYTES: u64 = 8 << 30;
 
 /// Unmapped addresses behind a heap, which let most accesses go unchecked.
 const GUARD_BYTES: u64 = 32 * 1024 * 1024;
@@ -132,6 +141,18 @@ pub struct Execution {
     pub debug: Vec<String>,
 }
 
+/// The result of [`Engine::execute_task`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskExecution {
+    /// What the task wrote into its window, or the error with which the message ends if no task of a lower
+    /// index traps.
+    pub result: Result<Vec<u8>, ExecutionError>,
+    /// Instructions the task used.
+    pub instructions: Instructions,
+    /// What it printed, in order.
+    pub debug: Vec<String>,
+}
+
 /// Compiles and executes. One per replica; clones are the same.
 #[derive(Clone)]
 pub struct Engine {
@@ -139,12 +160,16 @@ pub struct Engine {
     workers: Arc<Pool>,
     /// On the workers.
     kernels: Kernels,
+    task_memory: Arc<TaskMemory>,
+    keeps_instances: bool,
 }
 
 /// What compiled modules belong to.
 struct Compiler {
     wasm: wasmtime::Engine,
     slots: Arc<Slots>,
+    instances: Arc<Instances>,
+    stacks: Stacks,
     imports: ImportSets,
     /// Modules in use, by the SHA-256 of their bytes.
     modules: Mutex<BTreeMap<[u8; 32], Weak<Module>>>,
@@ -184,11 +209,15 @@ impl Engine {
             compiler: Arc::new(Compiler {
                 wasm,
                 slots,
+                instances: Arc::default(),
+                stacks: Stacks::new(NATIVE_STACK_BYTES),
                 imports,
                 modules: Mutex::default(),
             }),
             kernels: Kernels::new(isa, Arc::clone(&workers)).expect("detected"),
             workers,
+            task_memory: Arc::new(TaskMemory::new(TASK_BYTES)),
+            keeps_instances: true,
         }
     }
 
@@ -199,9 +228,29 @@ impl Engine {
         let workers = workers(threads);
         let isa = self.kernels.isa();
         Self {
-            compiler: Arc::clone(&self.compiler),
             kernels: Kernels::new(isa, Arc::clone(&workers)).expect("this engine has it"),
             workers,
+            ..self.clone()
+        }
+    }
+
+    /// The same engine, in which tasks that run at a time share so much memory; otherwise it is 8 GiB. As
+    /// many run as fit if each writes all of its heap, and one always does: results do not depend on it.
+    #[must_use]
+    pub fn with_task_bytes(&self, bytes: u64) -> Self {
+        Self {
+            task_memory: Arc::new(TaskMemory::new(bytes)),
+            ..self.clone()
+        }
+    }
+
+    /// The same engine, but every message and task gets an instance made anew: slower, with the same
+    /// results.
+    #[must_use]
+    pub fn without_kept_instances(&self) -> Self {
+        Self {
+            keeps_instances: false,
+            ..self.clone()
         }
     }
 
@@ -230,6 +279,15 @@ impl Engine {
         &self.compiler.slots
     }
 
+    /// Instances kept, if they are.
+    pub(crate) fn instances(&self) -> Option<&Instances> {
+        self.keeps_instances.then_some(&*self.compiler.instances)
+    }
+
+    pub(crate) fn task_memory(&self) -> &Arc<TaskMemory> {
+        &self.task_memory
+    }
+
     pub(crate) fn workers(&self) -> &Pool {
         &self.workers
     }
@@ -243,7 +301,8 @@ impl Engine {
     /// # Errors
     /// [`ModuleError`] says which rule it breaks.
     pub fn compile(&self, wasm: &[u8]) -> Result<Module, ModuleError> {
-        Module::compile(&self.compiler.wasm, &self.compiler.imports, wasm)
+        let compiler = &self.compiler;
+        Module::compile(&compiler.wasm, &compiler.imports, &compiler.instances, wasm)
     }
 
     /// As [`Self::compile`]; bytes whose module is in use are not compiled again.
@@ -278,12 +337,35 @@ impl Engine {
         call: &Call,
         environment: &Environment<'_>,
     ) -> Execution {
-        self.on_stack(|| execute::execute(self, state, call, environment))
+        self.on_stack(|| execute::execute(self, state, call, environment, None))
     }
 
     /// Whichever thread asks, a message gets a stack of its own size.
     pub(crate) fn on_stack<R>(&self, run: impl FnOnce() -> R) -> R {
-        stacker::grow(NATIVE_STACK_BYTES, run)
+        self.compiler.stacks.run(run)
+    }
+
+    /// Executes a message again up to its fork of number `fork`, the first being 0, and there the task of
+    /// index `task` alone: what to look into when a message ends with "(task 3 of a fork)". `None` when the
+    /// message gets to no such task. Forks inside tasks are not counted.
+    ///
+    /// # Panics
+    /// As [`Self::execute`].
+    #[must_use]
+    pub fn execute_task(
+        &self,
+        state: &CanisterState,
+        call: &Call,
+        environment: &Environment<'_>,
+        fork: u32,
+        task: u32,
+    ) -> Option<TaskExecution> {
+        let replay = Arc::new(Replay::new(fork, task));
+        let execution = self.on_stack(|| {
+            let replay = Some(Arc::clone(&replay));
+            execute::execute(self, state, call, environment, replay)
+        });
+        replay.finish(execution)
     }
 }
 
@@ -302,18 +384,19 @@ fn configuration() -> Config {
         .wasm_multi_value(true)
         .wasm_tail_call(true)
         .wasm_multi_memory(false)
-        .wasm_memory64(false)
+        .wasm_memory64(true)
         .wasm_extended_const(false)
         .cranelift_nan_canonicalization(true)
         .cranelift_opt_level(OptLevel::Speed)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(NATIVE_STACK_BYTES)
-        .memory_reservation(HEAP_BYTES_MAX as u64)
+        .memory_reservation(HEAP64_BYTES_MAX)
         .memory_guard_size(GUARD_BYTES)
         .guard_before_linear_memory(false)
         .memory_may_move(false)
         .memory_init_cow(false)
-        .wasm_backtrace_max_frames(None)
+        .wasm_backtrace_max_frames(NonZeroUsize::new(FRAMES_MAX))
+        .wasm_backtrace_details(WasmBacktraceDetails::Disable)
         .generate_address_map(false);
     config
 }

@@ -1,4 +1,4 @@
-//! One message in a fresh instance.
+//! One message.
 //!
 //! # Design
 //! [`enter`] says where a message enters, [`prepare`] makes the instance and [`complete`] runs it. A message
@@ -14,8 +14,11 @@ use crate::{
         Call, Effects, Engine, EntryPoint, Environment, Execution, ExecutionError, Instructions,
         Response,
     },
+    fork::Replay,
     heap::{Heap, PAGE_BYTES, Snapshot, View},
-    host::{Contexts, Exchange, Given, Host, MachineFailure, code, context, heap_limit_exceeded},
+    host::{
+        Contexts, Exchange, Given, MachineFailure, Message, code, context, heap_limit_exceeded,
+    },
     instance::{Running, stop},
     instrument::reserved,
     lockstep_api::SessionTable,
@@ -58,6 +61,7 @@ pub(crate) fn execute(
     state: &CanisterState,
     call: &Call,
     environment: &Environment<'_>,
+    replay: Option<Arc<Replay>>,
 ) -> Execution {
     let (installed, entry) = match enter(state, &call.entry) {
         Ok(entered) => entered,
@@ -79,10 +83,14 @@ pub(crate) fn execute(
         Ok(running) => running,
         Err(refusal) => return failed(named(&state.id, refusal)),
     };
+    running.store.data_mut().replay = replay;
     let ended = complete(&mut running, &entry);
     let result = match ended.result {
         Ok(response) => Ok((response, effects(running, state, installed, entry.context))),
-        Err(refusal) => Err(named(&state.id, refusal)),
+        Err(refusal) => {
+            running.end(drop);
+            Err(named(&state.id, refusal))
+        }
     };
     Execution {
         result,
@@ -124,12 +132,11 @@ pub(crate) fn prepare(
     let given = Given::new(subject.state, call, environment, entry.context);
     check_heap(&subject, &given, environment, entry)?;
     let host = host(engine, &subject, given, call, environment, entry);
-    let mut running = Running::new(engine, host, environment.instruction_limit);
+    let (limit, heap) = (environment.instruction_limit, subject.heap);
     if entry.begins == Begins::Goes {
-        running.set_globals(subject.globals);
+        return Ok(Running::new(engine, host, limit, subject.globals, heap));
     }
-    let view = running.map(engine, subject.heap);
-    running.store.data_mut().view = view;
+    let mut running = Running::installing(engine, host, limit, heap);
     if entry.begins == Begins::Keeps {
         grow_to_minimum(&mut running);
     }
@@ -220,7 +227,7 @@ fn call_exports(running: &mut Running, entry: &Entry) -> wasmtime::Result<()> {
 
 /// An update answers when it likes, also in a callback; the subnet knows when nothing is left that could.
 /// A query that is not composite has no other time than now.
-fn respond(host: &mut Host) -> Result<Response, Refusal> {
+fn respond(host: &mut Message) -> Result<Response, Refusal> {
     const MUST_ANSWER: Contexts =
         context::QUERY | context::REPLICATED_QUERY | context::COMPOSITE_QUERY;
     match host.response.take() {
@@ -247,24 +254,26 @@ fn effects(
     installed: &Installed,
     context: Contexts,
 ) -> Effects {
-    let mut effects = unchanged(state, installed);
-    if context & (context::NOT_REPLICATED | context::REPLICATED_QUERY) == 0 {
-        effects.globals = running.globals();
-        let host = running.store.data_mut();
-        effects.certified_data = host.certified_data.take();
-        effects.global_timer_ns = host.global_timer.1.then_some(host.global_timer.0);
-        effects.sessions = std::mem::take(&mut host.sessions).into_changes();
-        effects.stable = host.stable.snapshot();
-        effects.heap = host.view.take().map_or_else(Heap::default, View::commit);
-    }
-    let host = running.store.data_mut();
-    effects.accepted = host.accepted;
-    if context & context::NOT_REPLICATED == 0 {
-        effects.cycles_accepted = host.exchange.accepted;
-        effects.cycles_spent = host.exchange.spent;
-    }
-    effects.calls = std::mem::take(&mut host.exchange.calls);
-    effects
+    let globals = running.globals();
+    running.end(|host| {
+        let mut effects = unchanged(state, installed);
+        effects.accepted = host.accepted;
+        if context & context::NOT_REPLICATED == 0 {
+            effects.cycles_accepted = host.exchange.accepted;
+            effects.cycles_spent = host.exchange.spent;
+        }
+        effects.calls = host.exchange.calls;
+        if context & (context::NOT_REPLICATED | context::REPLICATED_QUERY) == 0 {
+            let mut stable = host.stable;
+            effects.globals = globals;
+            effects.stable = stable.snapshot();
+            effects.heap = host.view.map_or_else(Heap::default, View::commit);
+            effects.certified_data = host.certified_data;
+            effects.global_timer_ns = host.global_timer.1.then_some(host.global_timer.0);
+            effects.sessions = host.sessions.into_changes();
+        }
+        effects
+    })
 }
 
 fn host(
@@ -274,7 +283,7 @@ fn host(
     call: &Call,
     environment: &Environment<'_>,
     entry: &Entry,
-) -> Host {
+) -> Message {
     let state = subject.state;
     let module = &subject.installed.module;
     let method = match &call.entry {
@@ -284,13 +293,14 @@ fn host(
     let certificate = environment
         .data_certificate
         .filter(|_| entry.context & (context::QUERY | context::COMPOSITE_QUERY) != 0);
-    Host {
+    Message {
         engine: engine.clone(),
         module: Arc::clone(module),
         given: Arc::new(given),
         exchange: Exchange::new(state.cycles, call, environment),
         view: None,
         growth_pages_max: None,
+        growth: None,
         memory_available: environment.memory_available,
         lanes: environment.lanes,
         overlap: 0,
@@ -320,6 +330,8 @@ fn host(
         },
         debug: Vec::new(),
         debug_bytes: 0,
+        forks: 0,
+        replay: None,
         memory: None,
         counter: None,
     }

@@ -14,21 +14,29 @@
 //!
 //! # Units and bounds
 //! Pages are of 4 KiB. A task's private pages are those in which its heap differs from the snapshot at
-//! the end, and all by which it grew.
+//! the end, and all by which it grew. Until then it may write every page of its heap; how many tasks run at
+//! a time is bounded so that the machine has the memory if all do (`fork/memory.rs`).
+mod memory;
+mod replay;
+
+pub(crate) use memory::{Growth, TaskMemory};
+pub(crate) use replay::Replay;
+
 use crate::{
     engine::Instructions,
     heap::{LEAF_BYTES, PAGE_BYTES, Snapshot, Window},
     host::{
-        Contexts, Exchange, Host, HostTrap, Imports, charge, code, context, enter, left, read,
-        trapped,
+        Contexts, Exchange, Failure, Host, HostTrap, Imports, Message, charge, code, context,
+        enter, left, read, trapped,
     },
     instance::{Running, value},
     instrument::reserved,
     lockstep_api::SessionTable,
     memory::PagedMemory,
-    stable::{StableError, StableMemory},
+    stable::StableMemory,
     state::GlobalValue,
 };
+use memory::Share;
 use std::{
     num::NonZeroU32,
     ops::Range,
@@ -107,7 +115,7 @@ struct Outcome {
     used: Instructions,
     stable_leaves: u64,
     debug: Vec<String>,
-    trap: Option<(u16, String)>,
+    trap: Option<Failure>,
 }
 
 /// Pairs of a start and a size, both u32.
@@ -169,19 +177,35 @@ fn fork(
         globals,
         depth,
     };
-    let outcomes = view
-        .windows(&windows)
-        .map(|windows| run_all(caller.data(), tasks, &start, windows));
+    let replay = caller.data().replay.clone();
+    let number = caller.data().forks;
+    let replay = replay.filter(|replay| replay.fork == number);
+    let outcomes = view.windows(&windows).map(|windows| match &replay {
+        None => run_all(caller.data(), tasks, &start, windows),
+        Some(replay) => run_one(caller.data(), tasks, &start, windows, replay),
+    });
     let host = caller.data_mut();
-    host.view = Some(view);
-    match outcomes {
-        None => trapped("lockstep.fork: windows overlap or lie outside of the heap"),
-        Some(outcomes) => settle(caller, lanes, outcomes),
+    host.forks += 1;
+    match (outcomes, replay) {
+        (None, _) => {
+            host.view = Some(view);
+            trapped("lockstep.fork: windows overlap or lie outside of the heap")
+        }
+        (Some(outcomes), None) => {
+            host.view = Some(view);
+            settle(caller, lanes, outcomes)
+        }
+        (Some(outcomes), Some(replay)) => {
+            let window = windows.get(replay.task as usize);
+            let written = window.map(|window| view.read(window.clone()));
+            host.view = Some(view);
+            replay.settle(outcomes, written.unwrap_or_default())
+        }
     }
 }
 
 /// Runs the tasks, or those up to one that traps.
-fn run_all(host: &Host, tasks: &Tasks, start: &Start, windows: Vec<Window<'_>>) -> Vec<Outcome> {
+fn run_all(host: &Message, tasks: &Tasks, start: &Start, windows: Vec<Window<'_>>) -> Vec<Outcome> {
     let count = windows.len();
     let places: Vec<_> = windows
         .into_iter()
@@ -190,7 +214,15 @@ fn run_all(host: &Host, tasks: &Tasks, start: &Start, windows: Vec<Window<'_>>) 
     let next = AtomicUsize::new(0);
     let trapped = AtomicUsize::new(count);
     let workers = host.engine.workers();
-    workers.run(workers.threads(), &|_| {
+    // Tasks of tasks run one after another, in place of those that wait for them.
+    let nested = host.context == context::FORK;
+    let threads = workers.threads().min(count);
+    let share = (!nested).then(|| {
+        let each = start.heap.size_pages() * PAGE_BYTES as u64;
+        host.engine.task_memory().take(each, threads)
+    });
+    let at_a_time = share.as_ref().map_or(1, Share::tasks);
+    workers.run(at_a_time, &|_| {
         loop {
             let index = next.fetch_add(1, Ordering::Relaxed);
             // What is behind a task that trapped is not heard.
@@ -212,35 +244,52 @@ fn run_all(host: &Host, tasks: &Tasks, start: &Start, windows: Vec<Window<'_>>) 
     outcomes.collect()
 }
 
-/// Runs one task in an instance of its own.
-fn run(host: Host, tasks: &Tasks, start: &Start, index: usize, window: Window<'_>) -> Outcome {
+/// Runs the task that a replay asks for, if there is one of its index.
+fn run_one(
+    host: &Message,
+    tasks: &Tasks,
+    start: &Start,
+    windows: Vec<Window<'_>>,
+    replay: &Replay,
+) -> Vec<Outcome> {
+    let index = replay.task as usize;
+    let window = windows.into_iter().nth(index);
+    let outcome = window.map(|window| {
+        let host = task_host(host, tasks, start);
+        run(host, tasks, start, index, window)
+    });
+    outcome.into_iter().collect()
+}
+
+/// Runs one task in an instance that nobody else uses.
+fn run(host: Message, tasks: &Tasks, start: &Start, index: usize, window: Window<'_>) -> Outcome {
     let engine = host.engine.clone();
-    let mut running = Running::new(&engine, host, tasks.instructions);
-    running.set_globals(&start.globals);
+    let heap = start.heap.clone();
+    let mut running = Running::new(&engine, host, tasks.instructions, &start.globals, heap);
     running.set_depth(start.depth);
-    let view = running.map(&engine, start.heap.clone());
     let host = running.store.data_mut();
-    host.view = view;
+    if let Some(view) = &host.view {
+        view.prepare(&window);
+    }
     host.growth_pages_max = Some(start.heap.size_pages() + tasks.pages / PAGES_PER_WASM_PAGE);
     let arguments = (tasks.function, tasks.environment, index as i32);
     let result = running.call(reserved::TASK, arguments);
     let (used, exceeded) = running.used();
     let trap = match result {
-        _ if exceeded => Some(running.exceeded()),
+        _ if exceeded => Some(running.exhausted()),
         Ok(()) => finish(&running, tasks, window),
-        Err(error) => Some(running.classify(&error)),
+        Err(error) => Some(running.failure(&error)),
     };
-    let host = running.store.data_mut();
-    Outcome {
+    running.end(|message| Outcome {
         used,
-        stable_leaves: host.stable.leaves_touched(),
-        debug: std::mem::take(&mut host.debug),
+        stable_leaves: message.stable.leaves_touched(),
+        debug: message.debug,
         trap,
-    }
+    })
 }
 
 /// Checks a task's pages and joins its window.
-fn finish(running: &Running, tasks: &Tasks, window: Window<'_>) -> Option<(u16, String)> {
+fn finish(running: &Running, tasks: &Tasks, window: Window<'_>) -> Option<Failure> {
     let view = running.store.data().view.as_ref()?;
     let pages = view.private_pages(tasks.pages);
     if pages > tasks.pages {
@@ -248,7 +297,11 @@ fn finish(running: &Running, tasks: &Tasks, window: Window<'_>) -> Option<(u16, 
             "Canister trapped: {pages} private pages, more than the quota of {}",
             tasks.pages
         );
-        return Some((code::TRAPPED, text));
+        return Some(Failure {
+            code: code::TRAPPED,
+            text,
+            frames: Vec::new(),
+        });
     }
     window.join(view);
     None
@@ -271,9 +324,13 @@ fn settle(
             caller.data_mut().print(line.as_bytes());
         }
         let joined = caller.data_mut().stable.join(outcome.stable_leaves);
-        let exceeded = joined.err().map(StableError::refusal);
-        if let Some((code, text)) = outcome.trap.or(exceeded) {
-            trap = Some((code, format!("{text} (task {index} of a fork)")));
+        let exceeded = joined.err().map(|error| {
+            let (code, text) = error.refusal();
+            let frames = Vec::new();
+            Failure { code, text, frames }
+        });
+        if let Some(failure) = outcome.trap.or(exceeded) {
+            trap = Some(of_task(failure, index));
             break;
         }
     }
@@ -282,13 +339,19 @@ fn settle(
     charge(caller, time)?;
     match trap {
         None => Ok(()),
-        Some((code, text)) => Err(HostTrap::Refused { code, text }.into()),
+        Some(trap) => Err(trap.into()),
     }
 }
 
+/// The trap of a message whose task of this index failed.
+fn of_task(mut failure: Failure, index: usize) -> HostTrap {
+    failure.text = format!("{} (task {index} of a fork)", failure.text);
+    HostTrap::Task(failure)
+}
+
 /// What a task can reach: the message as its caller has it, and nothing to change.
-fn task_host(host: &Host, tasks: &Tasks, start: &Start) -> Host {
-    Host {
+fn task_host(host: &Message, tasks: &Tasks, start: &Start) -> Message {
+    Message {
         engine: host.engine.clone(),
         module: Arc::clone(&host.module),
         given: Arc::clone(&host.given),
@@ -296,6 +359,8 @@ fn task_host(host: &Host, tasks: &Tasks, start: &Start) -> Host {
         view: None,
         growth_pages_max: None,
         memory_available: u64::MAX,
+        growth: (host.context != context::FORK)
+            .then(|| Growth::new(Arc::clone(host.engine.task_memory()))),
         lanes: host.lanes,
         overlap: 0,
         context: context::FORK,
@@ -320,6 +385,8 @@ fn task_host(host: &Host, tasks: &Tasks, start: &Start) -> Host {
         sessions: SessionTable::default(),
         debug: Vec::new(),
         debug_bytes: 0,
+        forks: 0,
+        replay: None,
         memory: None,
         counter: None,
     }

@@ -9,16 +9,20 @@
 //! # Panics
 //! Everything here panics when this machine has no memory left for what a canister is entitled to:
 //! going on would give another result than the other replicas have.
+mod bytes;
 #[allow(unsafe_code)]
 mod dirty;
 mod image;
 #[allow(unsafe_code)]
 mod mapping;
+#[allow(unsafe_code)]
+mod slot;
 mod tree;
 #[allow(unsafe_code)]
 mod view;
 
-pub(crate) use view::{Slots, Snapshot, View, Window};
+pub(crate) use slot::{Slot, Slots};
+pub(crate) use view::{Snapshot, View, Window};
 
 use crate::host::MachineFailure;
 use image::{Delta, Image, Number};
@@ -33,8 +37,10 @@ pub const PAGE_BYTES: usize = 65_536;
 /// Bytes of the pages in which changes are found and digested: those of the processor.
 pub(crate) const LEAF_BYTES: usize = 4096;
 const LEAVES_PER_PAGE: u32 = (PAGE_BYTES / LEAF_BYTES) as u32;
-/// Most bytes of a heap: all that 32-bit addresses reach.
-pub(crate) const HEAP_BYTES_MAX: usize = 65_536 * PAGE_BYTES;
+/// Most bytes of a heap with 32-bit addresses: all that they reach.
+pub(crate) const HEAP_BYTES_MAX: u64 = 65_536 * PAGE_BYTES as u64;
+/// Most bytes of a heap with 64-bit addresses, and of any heap.
+pub(crate) const HEAP64_BYTES_MAX: u64 = 98_304 * PAGE_BYTES as u64;
 
 /// Number of a page of [`LEAF_BYTES`].
 pub(crate) type Leaf = u32;
@@ -94,7 +100,7 @@ impl Heap {
         if size_pages == 0 {
             return Self::default();
         }
-        let image = provided(Image::new(HEAP_BYTES_MAX as u64, leaves.into_iter()));
+        let image = provided(Image::new(HEAP64_BYTES_MAX, leaves.into_iter()));
         Self::at(Arc::new(image), 0, size_pages)
     }
 
@@ -184,13 +190,13 @@ impl Heap {
             return Ok(self.clone());
         }
         let Some((image, number)) = self.version() else {
-            let image = Image::new(HEAP_BYTES_MAX as u64, delta.iter())?;
+            let image = Image::new(HEAP64_BYTES_MAX, delta.iter())?;
             return Ok(Self::at(Arc::new(image), 0, size_pages));
         };
         match image.append(number, delta)? {
             Ok(number) => Ok(Self::at(Arc::clone(image), number, size_pages)),
             Err(delta) => {
-                let image = image.branch(HEAP_BYTES_MAX as u64, number, self.size_bytes())?;
+                let image = image.branch(HEAP64_BYTES_MAX, number, self.size_bytes())?;
                 let branch = Self::at(Arc::new(image), 0, self.size_pages());
                 branch.changed_by(delta, size)
             }

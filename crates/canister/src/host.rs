@@ -22,8 +22,10 @@ pub(crate) use exchange::Exchange;
 pub(crate) use imports::{ImportSets, Imports, Pointer, Signature};
 
 use crate::{
+    backtrace::FunctionIndex,
     engine::{Call, CallerInfo, Cycles, Engine, Environment, Instructions, Rejection, Response},
-    heap::{HEAP_BYTES_MAX, PAGE_BYTES, View},
+    fork::{Growth, Replay},
+    heap::{PAGE_BYTES, View},
     lockstep_api::SessionTable,
     message::EntryPoint,
     module::Module,
@@ -35,6 +37,7 @@ use ic_principal::Principal;
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU32,
+    ops::{Deref, DerefMut},
     sync::Arc,
 };
 use wasmtime::{Global, Memory, ResourceLimiter};
@@ -67,12 +70,24 @@ pub(crate) mod code {
     pub(crate) const HEAP_LIMIT_EXCEEDED: u16 = 539;
 }
 
+/// Why an execution did not complete.
+#[derive(Clone, Debug)]
+pub(crate) struct Failure {
+    pub(crate) code: u16,
+    pub(crate) text: String,
+    /// The functions that ran, innermost first.
+    pub(crate) frames: Vec<FunctionIndex>,
+}
+
 /// An import refused.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum HostTrap {
     /// The message ends with this code and text.
     #[error("{text}")]
     Refused { code: u16, text: String },
+    /// A task of a fork trapped.
+    #[error("{}", .0.text)]
+    Task(Failure),
     /// Nothing is left to pay with.
     #[error("out of instructions")]
     OutOfInstructions,
@@ -146,9 +161,38 @@ impl Given {
     }
 }
 
-/// Everything behind the imports of one message.
+/// What is behind an instance's imports: the message or task it runs, if it runs.
+#[derive(Debug, Default)]
+pub(crate) struct Host(Option<Box<Message>>);
+
+impl Host {
+    pub(crate) fn of(message: Message) -> Self {
+        Self(Some(Box::new(message)))
+    }
+
+    /// Takes the message out; the instance does not run any more.
+    pub(crate) fn take(&mut self) -> Box<Message> {
+        self.0.take().expect("the instance runs")
+    }
+}
+
+impl Deref for Host {
+    type Target = Message;
+
+    fn deref(&self) -> &Message {
+        self.0.as_ref().expect("the instance runs")
+    }
+}
+
+impl DerefMut for Host {
+    fn deref_mut(&mut self) -> &mut Message {
+        self.0.as_mut().expect("the instance runs")
+    }
+}
+
+/// Everything behind the imports of one message or task.
 #[derive(Debug)]
-pub(crate) struct Host {
+pub(crate) struct Message {
     pub(crate) engine: Engine,
     pub(crate) module: Arc<Module>,
     pub(crate) given: Arc<Given>,
@@ -159,6 +203,8 @@ pub(crate) struct Host {
     pub(crate) growth_pages_max: Option<u64>,
     /// Bytes by which the canister's memories may still grow.
     pub(crate) memory_available: u64,
+    /// By what a task has grown.
+    pub(crate) growth: Option<Growth>,
     /// Over how many tasks at a time the time of a fork is counted.
     pub(crate) lanes: NonZeroU32,
     /// Instructions of forks beyond what they took of the time.
@@ -187,11 +233,15 @@ pub(crate) struct Host {
     pub(crate) sessions: SessionTable,
     pub(crate) debug: Vec<String>,
     pub(crate) debug_bytes: usize,
+    /// Forks so far.
+    pub(crate) forks: u32,
+    /// A task that is to be run alone, if any.
+    pub(crate) replay: Option<Arc<Replay>>,
     pub(crate) memory: Option<Memory>,
     pub(crate) counter: Option<Global>,
 }
 
-impl Host {
+impl Message {
     /// Keeps a line for whoever watches the canister; beyond a limit lines are dropped.
     pub(crate) fn print(&mut self, text: &[u8]) {
         self.debug_bytes = self.debug_bytes.saturating_add(text.len());
@@ -229,10 +279,8 @@ impl ResourceLimiter for Host {
         }
         let task_maximum = self
             .growth_pages_max
-            .map_or(HEAP_BYTES_MAX as u64, |pages| pages * PAGE_BYTES as u64);
-        let growth = (desired - current) as u64;
-        if desired > HEAP_BYTES_MAX
-            || desired as u64 > task_maximum
+            .map_or(u64::MAX, |pages| pages * PAGE_BYTES as u64);
+        if desired as u64 > self.module.heap_bytes_max().min(task_maximum)
             || maximum.is_some_and(|maximum| desired > maximum)
         {
             return Ok(false);
@@ -243,7 +291,12 @@ impl ResourceLimiter for Host {
             let (code, text) = heap_limit_exceeded(desired as u64, limit);
             return refused(code, text);
         }
-        Ok(allocate(self, growth))
+        let bytes = (desired - current) as u64;
+        let grows = allocate(self, bytes);
+        if let (true, Some(growth)) = (grows, &mut self.growth) {
+            growth.add(bytes);
+        }
+        Ok(grows)
     }
 
     fn memory_grow_failed(&mut self, error: wasmtime::Error) -> wasmtime::Result<()> {

@@ -1,56 +1,121 @@
 //! An instance of a canister's module: prepared, run, and read out.
 use crate::{
+    backtrace,
     engine::{Engine, Instructions},
-    heap::{Snapshot, View},
-    host::{Host, HostTrap, MachineFailure, code},
-    instrument::reserved,
+    heap::{Slot, Snapshot, View},
+    host::{Failure, Host, HostTrap, MachineFailure, Message, code},
+    instrument::{DEPTH_UNITS, reserved},
     state::GlobalValue,
 };
-use wasmtime::{AsContextMut, Global, Instance, Store, Table, Trap, V128, Val, WasmParams};
+use std::sync::Arc;
+use wasmtime::{AsContextMut, Global, Memory, Store, Table, Trap, V128, Val, WasmParams};
+
+/// An instance that does not run: no message behind its imports, nothing in its memory.
+pub(crate) struct Instance {
+    store: Store<Host>,
+    parts: Parts,
+}
+
+/// What is reached in an instance.
+struct Parts {
+    instance: wasmtime::Instance,
+    counter: Global,
+    depth: Global,
+    /// Those that live on between messages.
+    globals: Vec<Global>,
+    memory: Option<(Memory, Arc<Slot>)>,
+}
 
 /// One execution's instance and what is behind its imports.
 pub(crate) struct Running {
     pub(crate) store: Store<Host>,
-    instance: Instance,
-    counter: Global,
+    parts: Parts,
     limit: Instructions,
 }
 
 impl Running {
-    /// An instance of the host's module with `limit` instructions to spend; heap and globals are those of
-    /// a fresh one.
-    pub(crate) fn new(engine: &Engine, host: Host, limit: Instructions) -> Self {
+    /// An instance of the message's module with `limit` instructions to spend, with the heap and the
+    /// globals of an installed canister.
+    pub(crate) fn new(
+        engine: &Engine,
+        message: Message,
+        limit: Instructions,
+        globals: &[GlobalValue],
+        heap: Snapshot,
+    ) -> Self {
+        let id = message.module.id();
+        let kept = engine.instances().and_then(|kept| kept.take(id));
+        let instance = match kept {
+            Some(mut instance) => {
+                *instance.store.data_mut() = Host::of(message);
+                instance
+            }
+            None => Instance::new(engine, message),
+        };
+        let mut running = Self::of(instance, limit, heap);
+        running.set_globals(globals);
+        running
+    }
+
+    /// The same with the globals that the module begins with.
+    pub(crate) fn installing(
+        engine: &Engine,
+        message: Message,
+        limit: Instructions,
+        heap: Snapshot,
+    ) -> Self {
+        Self::of(Instance::new(engine, message), limit, heap)
+    }
+
+    fn of(instance: Instance, limit: Instructions, heap: Snapshot) -> Self {
+        let Instance { store, parts } = instance;
         let limit = limit.min(i64::MAX.cast_unsigned());
-        let mut store = Store::new(engine.wasm(), host);
-        store.limiter(|host| host);
-        let module = store.data().module.clone();
-        let instance = module
-            .code()
-            .instantiate(&mut store)
-            .unwrap_or_else(|error| stop(&error));
-        let counter = global(&instance, &mut store, reserved::COUNTER);
-        set(&counter, &mut store, Val::I64(limit.cast_signed()));
-        let memory = instance.get_memory(&mut store, reserved::MEMORY);
-        let host = store.data_mut();
-        (host.counter, host.memory) = (Some(counter), memory);
-        Self {
+        let mut running = Self {
             store,
-            instance,
-            counter,
+            parts,
             limit,
-        }
+        };
+        running.map(heap);
+        let store = &mut running.store;
+        // Traps leave both as they were.
+        set(
+            &running.parts.counter,
+            &mut *store,
+            Val::I64(limit.cast_signed()),
+        );
+        set(&running.parts.depth, &mut *store, Val::I32(DEPTH_UNITS));
+        let memory = running.parts.memory.as_ref().map(|(memory, _)| *memory);
+        let message = store.data_mut();
+        (message.counter, message.memory) = (Some(running.parts.counter), memory);
+        running
     }
 
     /// Puts a heap in the place of the instance's memory, if it has one.
-    pub(crate) fn map(&mut self, engine: &Engine, heap: Snapshot) -> Option<View> {
-        let memory = self.store.data().memory?;
-        let slot = engine.slots().find(memory.data_ptr(&self.store));
-        let view = View::new(slot.expect("the engine's memories are slots"), heap);
+    fn map(&mut self, heap: Snapshot) {
+        let Some((memory, slot)) = &self.parts.memory else {
+            return;
+        };
+        let view = View::new(Arc::clone(slot), heap);
         // The engine learns the size.
         memory
             .grow(&mut self.store, 0)
             .unwrap_or_else(|error| stop(&error.context(MachineFailure)));
-        Some(view)
+        self.store.data_mut().view = Some(view);
+    }
+
+    /// Hands out what the message has done and keeps the instance for the next one. Whoever wants it next
+    /// finds its memory's addresses free: `read` has done with them.
+    pub(crate) fn end<T>(mut self, read: impl FnOnce(Box<Message>) -> T) -> T {
+        let message = self.store.data_mut().take();
+        let engine = message.engine.clone();
+        // Until the instance is kept, lest it outlive the module.
+        let module = Arc::clone(&message.module);
+        let result = read(message);
+        if let (true, Some(instances)) = (module.has_reusable_instances(), engine.instances()) {
+            let (store, parts) = (self.store, self.parts);
+            instances.keep(module.id(), Instance { store, parts });
+        }
+        result
     }
 
     pub(crate) fn call<P: WasmParams>(
@@ -59,6 +124,7 @@ impl Running {
         arguments: P,
     ) -> wasmtime::Result<()> {
         let function = self
+            .parts
             .instance
             .get_typed_func::<P, ()>(&mut self.store, export)
             .expect("validated to be a function of this type");
@@ -67,34 +133,68 @@ impl Running {
 
     /// The module's first table, if it has one.
     pub(crate) fn table(&mut self) -> Option<Table> {
-        self.instance.get_table(&mut self.store, reserved::TABLE)
+        self.parts
+            .instance
+            .get_table(&mut self.store, reserved::TABLE)
     }
 
     /// Instructions used, and whether they were more than there were: the last run of code may cost more
     /// than was left.
     pub(crate) fn used(&mut self) -> (Instructions, bool) {
-        let left = self.counter.get(&mut self.store).i64();
+        let left = self.parts.counter.get(&mut self.store).i64();
         let left = left.expect("the counter is an i64");
         (self.limit - left.max(0).cast_unsigned(), left < 0)
     }
 
     /// The code and text of an execution that did not complete.
     pub(crate) fn classify(&mut self, error: &wasmtime::Error) -> (u16, String) {
+        let Failure { code, text, frames } = self.failure(error);
+        let names = self.store.data().module.function_names();
+        // As on the replica, which tells where code trapped, and nothing more where it broke a rule.
+        match code {
+            code::TRAPPED | code::CALLED_TRAP => (code, text + &backtrace::text(&frames, names)),
+            _ => (code, text),
+        }
+    }
+
+    /// Why an execution did not complete.
+    pub(crate) fn failure(&mut self, error: &wasmtime::Error) -> Failure {
+        let mut frames = backtrace::frames(error, self.store.data().module.functions());
         match error.downcast_ref::<HostTrap>() {
-            Some(HostTrap::Refused { code, text }) => return (*code, text.clone()),
-            Some(HostTrap::OutOfInstructions) => return self.exceeded(),
+            Some(HostTrap::Refused { code, text }) => {
+                let (code, text) = (*code, text.clone());
+                return Failure { code, text, frames };
+            }
+            Some(HostTrap::Task(task)) => {
+                let mut failure = task.clone();
+                failure.frames.append(&mut frames);
+                return failure;
+            }
+            Some(HostTrap::OutOfInstructions) => return self.exhausted(),
             None => {}
         }
         let Some(trap) = error.downcast_ref::<Trap>() else {
             stop(error)
         };
-        let exhausted = depth(&self.instance, &mut self.store) < 0;
+        let depth = self.parts.depth.get(&mut self.store).i32();
+        let exhausted = depth.expect("the depth is an i32") < 0;
         let reason = if exhausted {
             "stack overflow"
         } else {
             trap_text(*trap)
         };
-        (code::TRAPPED, format!("Canister trapped: {reason}"))
+        Failure {
+            code: code::TRAPPED,
+            text: format!("Canister trapped: {reason}"),
+            frames,
+        }
+    }
+
+    /// The failure of an execution that used up its instructions.
+    pub(crate) fn exhausted(&self) -> Failure {
+        let (code, text) = self.exceeded();
+        let frames = Vec::new();
+        Failure { code, text, frames }
     }
 
     /// The code and text of an execution that used up its instructions.
@@ -107,18 +207,16 @@ impl Running {
     }
 
     pub(crate) fn set_depth(&mut self, units: i32) {
-        let depth = global(&self.instance, &mut self.store, reserved::DEPTH);
-        set(&depth, &mut self.store, Val::I32(units));
+        set(&self.parts.depth, &mut self.store, Val::I32(units));
     }
 
-    pub(crate) fn set_globals(&mut self, values: &[GlobalValue]) {
-        let module = self.store.data().module.clone();
+    fn set_globals(&mut self, values: &[GlobalValue]) {
         assert_eq!(
-            module.persistent_globals().len(),
+            self.parts.globals.len(),
             values.len(),
             "globals belong to the installed module"
         );
-        for (name, value) in module.persistent_globals().iter().zip(values) {
+        for (global, value) in self.parts.globals.iter().zip(values) {
             let value = match *value {
                 GlobalValue::I32(value) => Val::I32(value),
                 GlobalValue::I64(value) => Val::I64(value),
@@ -126,20 +224,49 @@ impl Running {
                 GlobalValue::F64(bits) => Val::F64(bits),
                 GlobalValue::V128(bits) => Val::V128(V128::from(bits)),
             };
-            let global = global(&self.instance, &mut self.store, name);
-            set(&global, &mut self.store, value);
+            set(global, &mut self.store, value);
         }
     }
 
     pub(crate) fn globals(&mut self) -> Vec<GlobalValue> {
-        let module = self.store.data().module.clone();
-        let names = module.persistent_globals().iter();
-        names
-            .map(|name| {
-                let global = global(&self.instance, &mut self.store, name);
-                value(global.get(&mut self.store))
-            })
+        let globals = self.parts.globals.iter();
+        globals
+            .map(|global| value(global.get(&mut self.store)))
             .collect()
+    }
+}
+
+impl Instance {
+    /// Made for a message; memory and globals are those the module begins with.
+    fn new(engine: &Engine, message: Message) -> Self {
+        let mut store = Store::new(engine.wasm(), Host::of(message));
+        store.limiter(|host| host);
+        let module = Arc::clone(&store.data().module);
+        let instance = module
+            .code()
+            .instantiate(&mut store)
+            .unwrap_or_else(|error| stop(&error));
+        let mut global = |name: &str| {
+            instance
+                .get_global(&mut store, name)
+                .expect("instrumentation exports it")
+        };
+        let (counter, depth) = (global(reserved::COUNTER), global(reserved::DEPTH));
+        let names = module.persistent_globals().iter();
+        let globals = names.map(|name| global(name)).collect();
+        let memory = instance.get_memory(&mut store, reserved::MEMORY);
+        let memory = memory.map(|memory| {
+            let slot = engine.slots().find(memory.data_ptr(&store));
+            (memory, slot.expect("the engine's memories are slots"))
+        });
+        let parts = Parts {
+            instance,
+            counter,
+            depth,
+            globals,
+            memory,
+        };
+        Self { store, parts }
     }
 }
 
@@ -155,22 +282,10 @@ pub(crate) fn value(value: Val) -> GlobalValue {
     }
 }
 
-fn global(instance: &Instance, store: impl AsContextMut, name: &str) -> Global {
-    instance
-        .get_global(store, name)
-        .expect("instrumentation exports it")
-}
-
 fn set(global: &Global, store: impl AsContextMut, value: Val) {
     global
         .set(store, value)
         .expect("a mutable global of this type");
-}
-
-/// Stack units left.
-fn depth(instance: &Instance, mut store: impl AsContextMut) -> i32 {
-    let depth = global(instance, &mut store, reserved::DEPTH);
-    depth.get(store).i32().expect("the depth is an i32")
 }
 
 /// The replica's word for a trap.

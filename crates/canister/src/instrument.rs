@@ -151,6 +151,11 @@ impl Sections {
         self.types.ty().function([ValType::I32], [ValType::I32]);
         self.functions.function(facts.types);
         self.code.function(&plan.charge_body());
+        if facts.memory64() {
+            self.types.ty().function([ValType::I64], [ValType::I64]);
+            self.functions.function(facts.types + 1);
+            self.code.function(&plan.charge64_body());
+        }
         if facts.forks {
             self.types.ty().function([ValType::I32; 2], []);
             self.types.ty().function([ValType::I32; 3], []);
@@ -279,7 +284,12 @@ impl Plan<'_> {
                 self.emit_run(&mut function, &run);
             }
             if weights::is_bulk(&operator) {
-                function.instruction(&Instruction::Call(self.charge));
+                let wide = self.facts.memory64()
+                    && matches!(
+                        operator,
+                        Operator::MemoryCopy { .. } | Operator::MemoryFill { .. }
+                    );
+                function.instruction(&Instruction::Call(self.charge + u32::from(wide)));
             }
             let nests = match operator {
                 Operator::Call { function_index } => {
@@ -352,6 +362,29 @@ impl Plan<'_> {
         function.instruction(&Instruction::GlobalGet(self.counter));
         function.instruction(&Instruction::LocalGet(0));
         function.instruction(&Instruction::I64ExtendI32U);
+        function.instruction(&Instruction::I64Sub);
+        function.instruction(&Instruction::GlobalSet(self.counter));
+        self.emit_counter_check(&mut function);
+        function.instruction(&Instruction::LocalGet(0));
+        function.instruction(&Instruction::End);
+        function
+    }
+}
+
+impl Plan<'_> {
+    /// As [`Self::charge_body`], for sizes of 64 bits.
+    fn charge64_body(&self) -> Function {
+        /// More than any message has, and so little that taking it from what is left does not wrap.
+        const SIZE_MAX: i64 = 1 << 62;
+        let mut function = Function::new([]);
+        function.instruction(&Instruction::GlobalGet(self.counter));
+        function
+            .instruction(&Instruction::LocalGet(0))
+            .instruction(&Instruction::I64Const(SIZE_MAX))
+            .instruction(&Instruction::LocalGet(0))
+            .instruction(&Instruction::I64Const(SIZE_MAX))
+            .instruction(&Instruction::I64LtU)
+            .instruction(&Instruction::Select);
         function.instruction(&Instruction::I64Sub);
         function.instruction(&Instruction::GlobalSet(self.counter));
         self.emit_counter_check(&mut function);

@@ -5,9 +5,10 @@
 //! [`Effects`](engine::Effects), which the caller applies or drops. Queries with all that they call are
 //! evaluated by [`query::evaluate`]. Nothing here knows how messages are ordered, replicated or received,
 //! nor what becomes of the calls that a message makes.
-// Mappings and what is under a running instance: `heap::{dirty, mapping, view}`.
+// Mappings, what is under a running instance, and stacks: `heap::{dirty, mapping, slot, view}`, `stack`.
 #![deny(unsafe_code)]
 
+mod backtrace;
 mod callback;
 pub mod engine;
 mod execute;
@@ -16,6 +17,7 @@ pub mod heap;
 mod host;
 mod ic0;
 mod instance;
+mod instances;
 mod instrument;
 pub mod kernels;
 pub mod lockstep_api;
@@ -27,6 +29,8 @@ pub mod prices;
 pub mod query;
 pub mod session;
 mod stable;
+#[allow(unsafe_code)]
+mod stack;
 pub mod state;
 mod validate;
 pub mod weights;

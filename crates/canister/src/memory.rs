@@ -10,7 +10,7 @@
 mod tree;
 
 use crate::{
-    heap::{HEAP_BYTES_MAX, Heap, LEAF_BYTES, PAGE_BYTES},
+    heap::{HEAP64_BYTES_MAX, Heap, LEAF_BYTES, PAGE_BYTES},
     stable::STABLE_PAGES_MAX,
 };
 use std::{borrow::Cow, collections::BTreeSet, fmt, sync::Arc};
@@ -47,7 +47,7 @@ pub trait Paged: Default {
 
 impl Paged for Heap {
     const BLOCK_BYTES: usize = PAGE_BYTES;
-    const PAGES_MAX: u64 = (HEAP_BYTES_MAX / PAGE_BYTES) as u64;
+    const PAGES_MAX: u64 = HEAP64_BYTES_MAX / PAGE_BYTES as u64;
 
     fn size_pages(&self) -> u64 {
         self.size_pages()

@@ -1,12 +1,14 @@
 //! A compiled canister module.
 use crate::{
+    backtrace::FunctionNames,
     heap::{Heap, PAGE_BYTES},
     host::{Host, ImportSets},
+    instances::{Instances, ModuleId},
     instrument,
     validate::{self, Facts, Segment},
 };
 use sha2::{Digest, Sha256};
-use std::{borrow::Cow, collections::BTreeMap, fmt, io::Read};
+use std::{borrow::Cow, collections::BTreeMap, fmt, io::Read, sync::Arc};
 use wasmtime::InstancePre;
 
 /// Most bytes of a module, installed or unpacked.
@@ -24,6 +26,15 @@ pub struct Module {
     facts: Facts,
     persistent_globals: Vec<String>,
     code: InstancePre<Host>,
+    function_names: FunctionNames,
+    id: ModuleId,
+    instances: Arc<Instances>,
+}
+
+impl Drop for Module {
+    fn drop(&mut self) {
+        self.instances.forget(self.id);
+    }
 }
 
 impl fmt::Debug for Module {
@@ -40,12 +51,14 @@ impl Module {
     pub(crate) fn compile(
         engine: &wasmtime::Engine,
         imports: &ImportSets,
+        instances: &Arc<Instances>,
         installed: &[u8],
     ) -> Result<Self, ModuleError> {
         let wasm = unpack(installed)?;
         let mut facts = validate::validate(&wasm, imports)?;
         let instrumented = instrument::instrument(&wasm, &facts)?;
         facts.frame_slots = Vec::new();
+        let function_names = FunctionNames::of(&wasm, facts.functions);
         let compiled = wasmtime::Module::from_binary(engine, &instrumented)
             .map_err(|error| ModuleError(format!("Wasm module cannot be compiled: {error:#}")))?;
         let linker = &imports.of(facts.memory64()).linker;
@@ -68,6 +81,9 @@ impl Module {
             facts,
             persistent_globals,
             code,
+            function_names,
+            id: instances.next_id(),
+            instances: Arc::clone(instances),
         })
     }
 
@@ -162,6 +178,30 @@ impl Module {
     /// The exports of the globals that live on between messages, in the module's order.
     pub(crate) fn persistent_globals(&self) -> &[String] {
         &self.persistent_globals
+    }
+
+    /// All functions, imported ones first.
+    pub(crate) fn functions(&self) -> u32 {
+        self.facts.functions
+    }
+
+    pub(crate) fn function_names(&self) -> &FunctionNames {
+        &self.function_names
+    }
+
+    /// How far its memory may grow.
+    pub(crate) fn heap_bytes_max(&self) -> u64 {
+        self.facts.heap_bytes_max()
+    }
+
+    /// What its instances are kept under.
+    pub(crate) fn id(&self) -> ModuleId {
+        self.id
+    }
+
+    /// Whether an instance that has run is as one made anew, once memory and globals are set.
+    pub(crate) fn has_reusable_instances(&self) -> bool {
+        self.facts.drops.is_none()
     }
 
     pub(crate) fn code(&self) -> &InstancePre<Host> {

@@ -280,16 +280,18 @@ impl<'b> Graph<'_, 'b> {
         if context.depth == 0 {
             self.debug.extend(ended.debug);
         }
-        let response = ended.result?;
-        if response == Response::None {
-            context.globals = running.globals();
-            let host = running.store.data_mut();
-            context.calls.extend(host.exchange.calls.drain(..));
-            context.stable = host.stable.snapshot();
-            if let Some(heap) = host.view.as_ref().map(View::changes) {
-                context.heap = heap;
+        let goes_on = matches!(ended.result, Ok(Response::None));
+        let globals = running.globals();
+        running.end(|mut message| {
+            if goes_on {
+                context.globals = globals;
+                context.calls.append(&mut message.exchange.calls.into());
+                context.stable = message.stable.snapshot();
+                if let Some(heap) = message.view.as_ref().map(View::changes) {
+                    context.heap = heap;
+                }
             }
-        }
-        Ok(response)
+        });
+        ended.result
     }
 }

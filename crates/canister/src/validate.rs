@@ -6,6 +6,7 @@ mod body;
 mod exports;
 
 use crate::{
+    heap::{HEAP_BYTES_MAX, HEAP64_BYTES_MAX, PAGE_BYTES},
     host::{ImportSets, Signature, TABLE_ELEMENTS_MAX},
     module::ModuleError,
 };
@@ -32,6 +33,7 @@ pub(crate) const FEATURES: WasmFeatures = WasmFeatures::MUTABLE_GLOBAL
     .union(WasmFeatures::BULK_MEMORY_OPT)
     .union(WasmFeatures::SIMD)
     .union(WasmFeatures::TAIL_CALL)
+    .union(WasmFeatures::MEMORY64)
     .union(WasmFeatures::FLOATS);
 
 /// An active data segment: where its bytes go when the canister is installed.
@@ -63,7 +65,7 @@ pub(crate) struct Facts {
     /// Whether it imports `lockstep.fork`.
     pub(crate) forks: bool,
     /// The first instruction that changes a table or drops a segment.
-    drops: Option<&'static str>,
+    pub(crate) drops: Option<&'static str>,
     /// Initial size of each table.
     tables: Vec<u64>,
 }
@@ -122,12 +124,14 @@ impl Facts {
                         memories.len()
                     ));
                 }
-                if memories.iter().any(|memory| memory.memory64) {
-                    return refuse(
-                        "Wasm module has a 64-bit memory, which is not supported yet; build for wasm32",
-                    );
-                }
                 self.memory = memories.first().copied();
+                let pages = self.memory.map_or(0, |memory| memory.initial);
+                let pages_max = self.heap_bytes_max() / PAGE_BYTES as u64;
+                if pages > pages_max {
+                    return refuse(format!(
+                        "Wasm module has a memory of {pages} pages, more than {pages_max}"
+                    ));
+                }
                 Ok(())
             }
             Payload::CodeSectionStart { size, .. } if *size as usize > CODE_BYTES_MAX => {
@@ -177,7 +181,11 @@ impl Facts {
             Payload::FunctionSection(section) => self.functions = section.count(),
             Payload::TableSection(section) => {
                 for table in section {
-                    self.tables.push(table?.ty.initial);
+                    let ty = table?.ty;
+                    if ty.table64 {
+                        return refuse("Wasm module has a table with 64-bit indices");
+                    }
+                    self.tables.push(ty.initial);
                 }
                 let elements: u64 = self.tables.iter().sum();
                 if elements > TABLE_ELEMENTS_MAX {
@@ -225,10 +233,11 @@ impl Facts {
 
     fn add_segment(&mut self, offset: &ConstExpr<'_>, bytes: &[u8]) -> Result<(), ModuleError> {
         let offset = constant(offset)?;
-        let memory_bytes = self.memory.map_or(0, |memory| {
-            memory.initial as usize * crate::heap::PAGE_BYTES
-        });
-        if offset + bytes.len() > memory_bytes {
+        let memory_bytes = self
+            .memory
+            .map_or(0, |memory| memory.initial as usize * PAGE_BYTES);
+        let end = offset.checked_add(bytes.len());
+        if end.is_none_or(|end| end > memory_bytes) {
             return refuse(format!(
                 "Wasm module has invalid data segment of {} bytes at {offset:#x}.",
                 bytes.len()
@@ -323,6 +332,15 @@ impl Facts {
         Ok(())
     }
 
+    /// How far the memory may grow.
+    pub(crate) fn heap_bytes_max(&self) -> u64 {
+        if self.memory64() {
+            HEAP64_BYTES_MAX
+        } else {
+            HEAP_BYTES_MAX
+        }
+    }
+
     /// What a module that forks must have, and may not do: a task's instance starts with the tables and
     /// segments of the module.
     fn check_fork(&self, types: &Types) -> Result<(), ModuleError> {
@@ -337,6 +355,11 @@ impl Facts {
         }
         if self.memory.is_none() {
             return refuse("Wasm module imports 'fork' from 'lockstep' and lacks a memory");
+        }
+        if self.memory64() {
+            return refuse(
+                "Wasm module imports 'fork' from 'lockstep' and has a 64-bit memory, which tasks cannot share; build for wasm32",
+            );
         }
         match self.drops {
             Some(instruction) => refuse(format!(
@@ -357,6 +380,7 @@ fn not_provided(module: &str, name: &str) -> String {
 fn constant(offset: &ConstExpr<'_>) -> Result<usize, ModuleError> {
     match offset.get_operators_reader().read()? {
         Operator::I32Const { value } => Ok(value.cast_unsigned() as usize),
+        Operator::I64Const { value } => Ok(value.cast_unsigned() as usize),
         _ => refuse("Wasm module has an active segment whose offset is not a constant"),
     }
 }

@@ -11,6 +11,7 @@
 //! A leaf beyond the size of a version is zeros in that version.
 use super::{
     LEAF_BYTES, Leaf,
+    bytes::LeafBytes,
     mapping::Mapping,
     tree::{Tree, leaf_digest},
 };
@@ -48,7 +49,7 @@ pub(super) struct Versions {
 /// Leaves with their bytes.
 #[derive(Default)]
 pub(super) struct Delta {
-    leaves: BTreeMap<Leaf, Box<[u8; LEAF_BYTES]>>,
+    leaves: BTreeMap<Leaf, LeafBytes>,
 }
 
 impl fmt::Debug for Delta {
@@ -59,7 +60,7 @@ impl fmt::Debug for Delta {
 
 impl Delta {
     pub(super) fn insert(&mut self, leaf: Leaf, bytes: &[u8; LEAF_BYTES]) {
-        self.leaves.insert(leaf, Box::new(*bytes));
+        self.leaves.insert(leaf, LeafBytes::from(bytes));
     }
 
     pub(super) fn get(&self, leaf: Leaf) -> Option<&[u8; LEAF_BYTES]> {
@@ -143,7 +144,7 @@ impl Image {
 
     /// Registers a mapping that will show `version` and returns what differs there from the file. The
     /// base moves to the version if nobody maps the file and no later version lives.
-    pub(super) fn enter(&self, version: Number) -> io::Result<Vec<(Leaf, Box<[u8; LEAF_BYTES]>)>> {
+    pub(super) fn enter(&self, version: Number) -> io::Result<Vec<(Leaf, LeafBytes)>> {
         let mut versions = self.lock();
         if versions.readers == 0 && versions.rewind(&self.file, version)? {
             versions.move_base(&self.file, version)?;
@@ -151,7 +152,7 @@ impl Image {
         versions.readers += 1;
         let patches = versions.patches(version).into_iter();
         Ok(patches
-            .map(|(leaf, bytes)| (leaf, Box::new(*bytes)))
+            .map(|(leaf, bytes)| (leaf, LeafBytes::from(bytes)))
             .collect())
     }
 
@@ -194,6 +195,20 @@ impl Image {
             }
         }
         Ok(delta)
+    }
+
+    /// How many of the leaves are not as in a living version.
+    pub(super) fn count_differences<'a>(
+        &self,
+        version: Number,
+        leaves: impl Iterator<Item = (Leaf, &'a [u8; LEAF_BYTES])>,
+    ) -> io::Result<u64> {
+        let mut versions = self.lock();
+        let mut count = 0;
+        for (leaf, bytes) in leaves {
+            count += u64::from(versions.content(&self.file, version, leaf)? != bytes);
+        }
+        Ok(count)
     }
 
     /// The leaves that may differ between two living versions.

@@ -1,12 +1,11 @@
 use super::*;
 use proptest::prelude::*;
-use view::Slot;
 
 /// Addresses enough for the tests.
 const CAPACITY: usize = 64 * PAGE_BYTES;
 
 fn slot() -> Arc<Slot> {
-    Arc::new(Slot::reserve(CAPACITY, PAGE_BYTES).unwrap())
+    Slots::default().slot(CAPACITY, PAGE_BYTES)
 }
 
 fn view(heap: &Heap) -> View {

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     engine::Cycles,
-    host::{Contexts, Host, Imports, Pointer, SYSTEM_CALL, enter, trapped, write},
+    host::{Contexts, Host, Imports, Message, Pointer, SYSTEM_CALL, enter, trapped, write},
 };
 use wasmtime::Caller;
 
@@ -54,6 +54,7 @@ fn available(host: &Host) -> Cycles {
 }
 
 fn accept(host: &mut Host, most: Cycles) -> Cycles {
+    let host: &mut Message = host;
     host.exchange.accept(most, host.response.as_ref())
 }
 

@@ -62,7 +62,10 @@ fn traps_of_the_code() {
     );
     assert_eq!(
         failure("(call $deep (i32.const 0))"),
-        trapped("stack overflow")
+        trapped(&format!(
+            "stack overflow\nCanister Backtrace:{}",
+            "\ndeep".repeat(20)
+        ))
     );
     assert_eq!(
         failure("(call $stable_read (i64.const 0) (i64.const 0) (i64.const 1))"),
@@ -212,4 +215,95 @@ fn a_module_that_compiles_keeps_its_own_names() {
     .expect("valid");
     assert!(module.has_update("u") && !module.has_update("q"));
     assert!(module.has_query("q") && !module.has_query("u"));
+}
+
+#[test]
+fn traps_tell_which_functions_ran() {
+    let mut canister = Canister::new(
+        r#"(module
+        (import "ic0" "trap" (func $ic0_trap (param i32 i32)))
+        (import "ic0" "msg_reply" (func $reply))
+        (import "ic0" "stable64_read" (func $read (param i64 i64 i64)))
+        (memory 1) (data (i32.const 0) "oops")
+        (func $_ZN3app6helper17h0123456789abcdefE (drop (i32.load (i32.const 65536))))
+        (func (call $_ZN3app6helper17h0123456789abcdefE))
+        (func $outer (call 4))
+        (func $deep (param i32)
+            (if (i32.eqz (local.get 0)) (then unreachable))
+            (call $deep (i32.sub (local.get 0) (i32.const 1))) (drop (i32.load (i32.const 0))))
+        (func $tail (return_call $outer))
+        (func (export "canister_update load") (call $outer))
+        (func $method (export "canister_update trap") (call $ic0_trap (i32.const 0) (i32.const 4)))
+        (func $stable (export "canister_update stable") (call $read (i64.const 0) (i64.const 0) (i64.const 1)))
+        (func $broken (export "canister_update contract") (call $reply) (call $reply))
+        (func $looped (export "canister_update loop") (loop $next (br $next)))
+        (func (export "canister_update deep") (call $deep (i32.const 100)))
+        (func (export "canister_update tail") (call $tail)))"#,
+    );
+    let mut told = |method: &str| text(&canister.failure(method)).to_owned();
+    // Some functions have no name.
+    assert_eq!(
+        told("load"),
+        "Canister trapped: heap out of bounds\nCanister Backtrace:\napp::helper\n\
+         unknown function at index 4\nouter\nunknown function at index 8"
+    );
+    assert_eq!(
+        told("trap"),
+        "Canister called `ic0.trap` with message: 'oops'\nCanister Backtrace:\nmethod"
+    );
+    assert_eq!(
+        told("stable"),
+        "Canister trapped: stable memory out of bounds\nCanister Backtrace:\nstable"
+    );
+    // The innermost frames only, and those that tail calls have left.
+    assert_eq!(
+        told("deep"),
+        format!(
+            "Canister trapped: unreachable\nCanister Backtrace:{}",
+            "\ndeep".repeat(20)
+        )
+    );
+    assert_eq!(
+        told("tail"),
+        "Canister trapped: heap out of bounds\nCanister Backtrace:\napp::helper\n\
+         unknown function at index 4\nouter\nunknown function at index 14"
+    );
+    assert!(!told("contract").contains("Backtrace"));
+    assert!(!told("loop").contains("Backtrace"));
+}
+
+#[test]
+fn names_that_cannot_be_read_are_left_out() {
+    let module = |names: &str| {
+        format!(
+            r#"(module (func $inner unreachable) (func (export "canister_update go") (call $inner))
+            (@custom "name" (after last) "{names}"))"#
+        )
+    };
+    // Subsection 1, functions: one entry. Then one for a function that is not there, one that is too long,
+    // and no subsection at all.
+    for (names, expected) in [
+        (
+            r"\01\05\01\00\02hi",
+            "\nCanister Backtrace:\nhi\nunknown function at index 1",
+        ),
+        (r"\01\05\01\07\02hi", ""),
+        (
+            r"\01\05\02\00\02hi",
+            "\nCanister Backtrace:\nhi\nunknown function at index 1",
+        ),
+        (r"\01\7f\01\00\02hi", ""),
+        (r"\ff\ff\ff\ff\ff", ""),
+        ("", ""),
+    ] {
+        let text_without_names = module(names).replace("$inner", "0");
+        let text_without_names = text_without_names.replacen("(func 0 ", "(func ", 1);
+        let mut canister = Canister::new(&text_without_names);
+        let told = text(&canister.failure("go")).to_owned();
+        assert_eq!(
+            told,
+            format!("Canister trapped: unreachable{expected}"),
+            "{names}"
+        );
+    }
 }

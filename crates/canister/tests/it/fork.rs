@@ -323,7 +323,8 @@ fn bad_forks_trap_before_anything_runs() {
         ("list", "exceeds the slice size=262144"),
     ] {
         let error = error(&everywhere(&canister, method));
-        assert!(error.ends_with(expected), "{method}: {error}");
+        let reason = error.split("\nCanister Backtrace:").next().unwrap();
+        assert!(reason.ends_with(expected), "{method}: {error}");
     }
 }
 
@@ -555,4 +556,116 @@ fn the_default_engine_agrees() {
         &execution,
         &canister.execute_on(&ENGINE, EntryPoint::Update("go".into()), b""),
     );
+}
+
+#[test]
+fn a_task_that_traps_can_be_found_and_run_alone() {
+    let canister = Canister::new(&forking(
+        &[
+            "(call $print (i32.const 1024) (i32.const 4))
+            (i64.store (i32.add (i32.const 65536) (i32.mul (local.get $index) (i32.const 8)))
+                (i64.add (global.get $state) (i64.extend_i32_u (local.get $index))))
+            (if (i32.and (i32.eq (local.get $index) (i32.const 3)) (local.get $environment)) (then (call $helper)))
+            (if (i32.eq (local.get $index) (i32.const 4)) (then (loop $next (br $next))))
+            (if (i32.eq (local.get $index) (i32.const 5)) (then
+                (call $windows (i32.const 2) (i32.const 131072) (i32.const 8))
+                (call $fork (i32.const 1) (i32.const 0) (i32.const 2) (i32.const 0) (i64.const 100) (i32.const 10))))",
+            "(if (local.get $index) (then (call $helper)))",
+        ],
+        r#"(data (i32.const 1024) "oops")
+        (func $helper (drop (i32.div_u (i32.const 1) (i32.const 0))))
+        (func $caller (param $environment i32) (param $count i32)
+            (call $windows (local.get $count) (i32.const 65536) (i32.const 8))
+            (call $fork (i32.const 0) (local.get $environment) (local.get $count) (i32.const 0) (i64.const 1000000) (i32.const 100)))
+        (func $method (export "canister_update go")
+            (call $caller (i32.const 0) (i32.const 4))
+            (global.set $state (i64.add (i64.const 100) (i64.load (i32.const 65544))))
+            (call $caller (i32.const 1) (i32.const 6)))
+        (func $other (export "canister_update nested") (call $caller (i32.const 0) (i32.const 4))
+            (i32.store (i32.const 131072) (i32.const 1)) (call $caller (i32.const 0) (i32.const 6)))"#,
+    ));
+    let whole = everywhere(&canister, "go");
+    let expected = "Canister trapped: integer division by 0 (task 3 of a fork)\n\
+        Canister Backtrace:\nhelper\ntask0\ncaller\nmethod";
+    assert!(error(&whole).ends_with(expected), "{}", error(&whole));
+
+    let alone = |method: &str, fork, task| {
+        let mut executions = ENGINES.iter().map(|engine| {
+            let entry = EntryPoint::Update(method.into());
+            canister.execute_task_on(engine, entry, fork, task)
+        });
+        let first = executions.next().expect("there are engines");
+        executions.for_each(|execution| assert_eq!(execution, first));
+        first
+    };
+    let trapped = alone("go", 1, 3).expect("there is such a task");
+    assert_eq!(trapped.result.unwrap_err().to_string(), error(&whole));
+    assert_eq!(trapped.debug, ["oops"]);
+    // Task 1 of the first fork had 5 + 1 in its window.
+    let first = alone("go", 0, 1).expect("there is such a task");
+    assert_eq!(first.result.as_deref(), Ok(6_i64.to_le_bytes().as_slice()));
+    let second = alone("go", 1, 2).expect("there is such a task");
+    assert_eq!(
+        second.result.as_deref(),
+        Ok(108_i64.to_le_bytes().as_slice())
+    );
+    assert!(first.instructions > 10 && first.instructions < trapped.instructions);
+    // A task behind the one that ended the message runs as well.
+    let behind = alone("go", 1, 4).expect("there is such a task");
+    let error_behind = behind.result.unwrap_err().to_string();
+    assert!(
+        error_behind
+            .ends_with("1000000 instructions for single message execution. (task 4 of a fork)"),
+        "{error_behind}"
+    );
+    // A fork inside a task.
+    let nested = alone("nested", 1, 5).expect("there is such a task");
+    let nested = nested.result.unwrap_err().to_string();
+    assert!(
+        nested.ends_with(
+            "integer division by 0 (task 1 of a fork) (task 5 of a fork)\n\
+             Canister Backtrace:\nhelper\ntask1\ntask0\ncaller\nother"
+        ),
+        "{nested}"
+    );
+    assert_eq!(alone("go", 0, 4), None);
+    assert_eq!(alone("go", 2, 0), None);
+}
+
+#[test]
+fn memory_for_tasks_decides_when_they_run_and_nothing_else() {
+    let canister = Canister::new(&forking(
+        &[
+            "(i64.store (i32.add (i32.const 65536) (i32.mul (local.get $index) (i32.const 8)))
+                (i64.extend_i32_s (memory.grow (i32.add (local.get $index) (i32.const 1)))))
+            (drop (memory.grow (i32.const 2)))
+            (i32.store (i32.sub (i32.mul (memory.size) (i32.const 65536)) (i32.const 4)) (i32.const 1))
+            (if (i32.eq (local.get $index) (local.get $environment)) (then
+                (call $windows (i32.const 2) (i32.const 131072) (i32.const 8))
+                (call $fork (i32.const 0) (i32.const -1) (i32.const 2) (i32.const 0) (i64.const 1000) (i32.const 1000))))
+            (if (i32.eq (local.get $index) (i32.const 11)) (then unreachable))",
+        ],
+        r#"(func $go (param $count i32)
+            (call $windows (local.get $count) (i32.const 65536) (i32.const 8))
+            (call $fork (i32.const 0) (i32.const 5) (local.get $count) (i32.const 0) (i64.const 700000) (i32.const 200))
+            (call $answer (i64.load (i32.const 65576))))
+        (func (export "canister_update fits") (call $go (i32.const 10)))
+        (func (export "canister_update traps") (call $go (i32.const 12)))"#,
+    ));
+    // Room for: no task, one that does not grow, three of them, all.
+    let engines = [0, 5 << 16, 15 << 16, 1 << 40]
+        .into_iter()
+        .flat_map(|bytes| {
+            ENGINES
+                .iter()
+                .map(move |engine| engine.with_task_bytes(bytes))
+        });
+    for engine in engines {
+        for method in ["fits", "traps"] {
+            let entry = || EntryPoint::Update(method.into());
+            let expected = canister.execute_on(&ENGINE, entry(), b"");
+            assert_eq!(expected.result.is_ok(), method == "fits", "{expected:?}");
+            assert_same(&expected, &canister.execute_on(&engine, entry(), b""));
+        }
+    }
 }

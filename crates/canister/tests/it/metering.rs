@@ -161,10 +161,8 @@ fn recursion_ends_at_a_depth_of_the_code_alone() {
         )));
         canister.limit = 1_000_000_000;
         let execution = canister.execute(EntryPoint::Update("go".into()), b"");
-        assert_eq!(
-            text(&execution.result.expect_err("no end")),
-            "Canister trapped: stack overflow"
-        );
+        let error = execution.result.expect_err("no end");
+        assert!(text(&error).starts_with("Canister trapped: stack overflow\n"));
         execution.instructions
     };
     // 4 MiB of units: the entry has one operand (144 units), each frame one local and one operand

@@ -48,9 +48,6 @@ fn exports() {
 
 #[test]
 fn proposals() {
-    assert!(
-        refusal("(module (memory i64 1))").contains("64-bit memory, which is not supported yet")
-    );
     assert!(refusal("(module (memory 1) (memory 1))").contains("2 memories, at most one"));
     assert!(refusal("(module (memory 1 1 shared))").contains("threads must be enabled"));
     let relaxed = "(module (func (result v128) (f32x4.relaxed_madd (v128.const i64x2 0 0) (v128.const i64x2 0 0) (v128.const i64x2 0 0))))";

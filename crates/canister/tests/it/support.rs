@@ -3,7 +3,7 @@ use ic_principal::Principal;
 use lockstep_canister::{
     engine::{
         Call, Engine, EntryPoint, Environment, Execution, ExecutionError, Module, ModuleError,
-        Response,
+        Response, TaskExecution,
     },
     session::Sessions,
     state::{CanisterState, Installed},
@@ -80,8 +80,19 @@ impl Canister {
         entry: EntryPoint,
         argument: &[u8],
     ) -> Execution {
-        let call = Call::new(entry, caller(), argument.to_vec());
-        engine.execute(&self.state, &call, &self.environment())
+        engine.execute(&self.state, &call(entry, argument), &self.environment())
+    }
+
+    /// One task of a message without argument.
+    pub(crate) fn execute_task_on(
+        &self,
+        engine: &Engine,
+        entry: EntryPoint,
+        fork: u32,
+        task: u32,
+    ) -> Option<TaskExecution> {
+        let environment = self.environment();
+        engine.execute_task(&self.state, &call(entry, b""), &environment, fork, task)
     }
 
     /// What messages see.
@@ -123,6 +134,10 @@ impl Canister {
             .result
             .expect_err("the message must not complete")
     }
+}
+
+fn call(entry: EntryPoint, argument: &[u8]) -> Call {
+    Call::new(entry, caller(), argument.to_vec())
 }
 
 fn reply(execution: Execution) -> Vec<u8> {

@@ -1,0 +1,299 @@
+//! Addresses for linear memories.
+//!
+//! # Design
+//! A *slot* is a reservation of all addresses that Wasm can reach in one memory, and a guard behind them.
+//! What is mapped there is said by a [`View`](super::View) while an instance runs. Reservations of slots
+//! that are gone are kept for later ones.
+//!
+//! # Errors
+//! Failures are this machine's.
+use super::{LEAF_BYTES, image::Image};
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
+use std::{
+    collections::BTreeMap,
+    io,
+    ops::Range,
+    ptr::NonNull,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
+};
+use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
+
+/// Most reservations kept for later slots.
+const KEPT_MAX: usize = 64;
+
+/// Addresses that nothing else in this process gets.
+#[derive(Debug)]
+struct Reservation {
+    start: NonNull<u8>,
+    capacity: usize,
+    guard: usize,
+}
+
+// SAFETY: a range of addresses; who may access what is mapped there is said by the slot.
+unsafe impl Send for Reservation {}
+// SAFETY: as above.
+unsafe impl Sync for Reservation {}
+
+impl Reservation {
+    fn new(capacity: usize, guard: usize) -> io::Result<Self> {
+        // SAFETY: new addresses, which nothing refers to.
+        let start = unsafe {
+            mmap_anonymous(
+                std::ptr::null_mut(),
+                capacity + guard,
+                ProtFlags::empty(),
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
+            )
+        }?;
+        Ok(Self {
+            start: NonNull::new(start.cast()).ok_or(io::ErrorKind::OutOfMemory)?,
+            capacity,
+            guard,
+        })
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        let length = self.capacity + self.guard;
+        // SAFETY: the whole reservation; the slot that used it is gone.
+        let unmapped = unsafe { munmap(self.start.as_ptr().cast(), length) };
+        debug_assert!(unmapped.is_ok(), "{unmapped:?}");
+    }
+}
+
+/// Addresses of one linear memory.
+#[derive(Debug)]
+pub(crate) struct Slot {
+    /// There until the slot is dropped.
+    reservation: Option<Reservation>,
+    size: AtomicUsize,
+    /// Whether a view has it.
+    viewed: AtomicBool,
+    home: Arc<Home>,
+}
+
+impl Slot {
+    /// What the instance may reach. Mapped are the first [`Self::size`] bytes, private to whoever has the
+    /// slot: its instance, or its view while that instance does not run.
+    pub(super) fn start(&self) -> NonNull<u8> {
+        self.reservation().start
+    }
+
+    fn reservation(&self) -> &Reservation {
+        let reservation = self.reservation.as_ref();
+        reservation.expect("taken when the slot is dropped")
+    }
+
+    pub(super) fn size(&self) -> usize {
+        self.size.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn set_size(&self, size: usize) {
+        self.size.store(size, Ordering::Relaxed);
+    }
+
+    /// Replaces what is mapped at `range`.
+    pub(super) fn map(&self, range: Range<usize>, content: Content<'_>) -> io::Result<()> {
+        if range.is_empty() {
+            return Ok(());
+        }
+        assert!(
+            range.end <= self.reservation().capacity,
+            "beyond the slot: {range:?} of {}",
+            self.reservation().capacity
+        );
+        let flags = MapFlags::PRIVATE | MapFlags::FIXED | MapFlags::NORESERVE;
+        let length = range.len();
+        // SAFETY: the addresses are within the reservation.
+        let at = unsafe { self.start().add(range.start) }.as_ptr().cast();
+        // SAFETY: the addresses are this slot's; no reference to what was mapped there exists, since the
+        // instance does not run.
+        unsafe {
+            match content {
+                Content::Nothing => mmap_anonymous(at, length, ProtFlags::empty(), flags),
+                Content::Zeros => {
+                    mmap_anonymous(at, length, ProtFlags::READ | ProtFlags::WRITE, flags)
+                }
+                Content::Image(image) => mmap(
+                    at,
+                    length,
+                    ProtFlags::READ | ProtFlags::WRITE,
+                    flags,
+                    image.file(),
+                    range.start as u64,
+                ),
+            }
+        }?;
+        Ok(())
+    }
+
+    /// Makes the pages that lie whole in a range of what is mapped private in one go: their content stays,
+    /// and writing them costs no fault each. A matter of speed, where the system can.
+    pub(super) fn prepare(&self, range: Range<usize>) {
+        let start = range.start.next_multiple_of(LEAF_BYTES);
+        let end = range.end.min(self.size()) / LEAF_BYTES * LEAF_BYTES;
+        if start >= end {
+            return;
+        }
+        // SAFETY: mapped for writing; what is there stays. Older systems know no such advice, and then pages
+        // come one by one.
+        unsafe {
+            let at = self.start().add(start).as_ptr().cast();
+            madvise(at, end - start, Advice::LinuxPopulateWrite).ok();
+        }
+    }
+
+    /// Takes the slot for a view, which puts something in the place of what is there.
+    pub(super) fn enter(&self) {
+        let taken = self.viewed.swap(true, Ordering::Acquire);
+        assert!(!taken, "a slot has one view at a time");
+    }
+
+    /// Ends what [`Self::enter`] began: nothing is mapped any more.
+    pub(super) fn leave(&self) -> io::Result<()> {
+        self.clear()?;
+        self.viewed.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    fn clear(&self) -> io::Result<()> {
+        self.map(0..self.size(), Content::Nothing)?;
+        self.set_size(0);
+        Ok(())
+    }
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        // Addresses under which something is left are given back to the system, with what is there.
+        if self.clear().is_ok()
+            && let Some(reservation) = self.reservation.take()
+        {
+            self.home.keep(reservation);
+        }
+    }
+}
+
+pub(super) enum Content<'a> {
+    /// Access traps.
+    Nothing,
+    /// New pages.
+    Zeros,
+    /// The file, from the same place as in the slot.
+    Image(&'a Image),
+}
+
+/// Where slots come from and their reservations go back to.
+#[derive(Debug, Default)]
+struct Home {
+    kept: Mutex<Vec<Reservation>>,
+}
+
+impl Home {
+    fn slot(self: &Arc<Self>, capacity: usize, guard: usize) -> io::Result<Slot> {
+        let fits = |kept: &Reservation| (kept.capacity, kept.guard) == (capacity, guard);
+        let mut kept = lock(&self.kept);
+        let found = kept
+            .iter()
+            .position(fits)
+            .map(|index| kept.swap_remove(index));
+        drop(kept);
+        Ok(Slot {
+            reservation: Some(match found {
+                Some(reservation) => reservation,
+                None => Reservation::new(capacity, guard)?,
+            }),
+            size: AtomicUsize::new(0),
+            viewed: AtomicBool::new(false),
+            home: Arc::clone(self),
+        })
+    }
+
+    fn keep(&self, reservation: Reservation) {
+        let mut kept = lock(&self.kept);
+        if kept.len() < KEPT_MAX {
+            kept.push(reservation);
+        }
+    }
+}
+
+/// Makes slots for the Wasm engine and finds them again by their address.
+#[derive(Debug, Default)]
+pub(crate) struct Slots {
+    home: Arc<Home>,
+    made: Mutex<BTreeMap<usize, Weak<Slot>>>,
+}
+
+impl Slots {
+    /// The slot whose memory starts at `start`; each is found once.
+    pub(crate) fn find(&self, start: *const u8) -> Option<Arc<Slot>> {
+        lock(&self.made).remove(&start.addr())?.upgrade()
+    }
+
+    /// A slot without an instance.
+    #[cfg(test)]
+    pub(super) fn slot(&self, capacity: usize, guard: usize) -> Arc<Slot> {
+        Arc::new(self.home.slot(capacity, guard).unwrap())
+    }
+}
+
+// SAFETY: a slot is as large as asked for, page aligned, has its guard, and never moves.
+unsafe impl MemoryCreator for Slots {
+    fn new_memory(
+        &self,
+        _: MemoryType,
+        minimum: usize,
+        _: Option<usize>,
+        reserved: Option<usize>,
+        guard: usize,
+    ) -> Result<Box<dyn LinearMemory>, String> {
+        let capacity = reserved.ok_or("a memory of no fixed reservation")?;
+        let make = || {
+            let slot = self.home.slot(capacity, guard)?;
+            slot.map(0..minimum, Content::Zeros)?;
+            slot.set_size(minimum);
+            io::Result::Ok(Arc::new(slot))
+        };
+        let slot = make().map_err(|error| error.to_string())?;
+        let mut made = lock(&self.made);
+        made.retain(|_, slot| slot.strong_count() > 0);
+        made.insert(slot.start().addr().get(), Arc::downgrade(&slot));
+        Ok(Box::new(SlotMemory(slot)))
+    }
+}
+
+/// A slot as the Wasm engine sees it.
+pub(super) struct SlotMemory(pub(super) Arc<Slot>);
+
+// SAFETY: `byte_size` bytes are mapped while the instance runs, and `byte_capacity` reserved, at an
+// address that stays.
+unsafe impl LinearMemory for SlotMemory {
+    fn byte_size(&self) -> usize {
+        self.0.size()
+    }
+
+    fn byte_capacity(&self) -> usize {
+        self.0.reservation().capacity
+    }
+
+    fn grow_to(&mut self, new_size: usize) -> wasmtime::Result<()> {
+        let old = self.0.size();
+        if new_size > old {
+            self.0.map(old..new_size, Content::Zeros)?;
+            self.0.set_size(new_size);
+        }
+        Ok(())
+    }
+
+    fn as_ptr(&self) -> *mut u8 {
+        self.0.start().as_ptr()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
