@@ -8,7 +8,7 @@ use lockstep_canister::{
 };
 use std::{
     collections::BTreeSet,
-    num::{NonZeroU32, NonZeroUsize},
+    num::NonZeroUsize,
     sync::Arc,
 };
 
