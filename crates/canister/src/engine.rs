@@ -260,7 +260,7 @@ fn workers(threads: NonZeroUsize) -> Arc<Pool> {
 
 /// One result on every machine: no proposal whose result is left open, NaNs canonical, stack limited
 /// by the instrumentation long before the native limit.
-fn configuration() -> Config {
+pub(crate) fn configuration() -> Config {
     let mut config = Config::new();
     config
         .wasm_simd(true)

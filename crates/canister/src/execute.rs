@@ -4,7 +4,7 @@ use crate::{
     heap::{Heap, Snapshot, View},
     host::{Contexts, Host, code, context},
     instance::Running,
-    instrument::reserved,
+    instrument::{DEPTH_UNITS, reserved},
     lockstep_api::SessionTable,
     module::Module,
     stable::StableMemory,
@@ -169,6 +169,7 @@ fn call_exports(
     if entry.installs && installed.module.has_start() {
         running.store.data_mut().context = context::START;
         running.call(reserved::START, ())?;
+        running.set_depth(DEPTH_UNITS);
         running.store.data_mut().context = entry.context;
     }
     match &entry.export {

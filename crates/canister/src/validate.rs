@@ -9,7 +9,7 @@ use crate::{
 use std::collections::{BTreeMap, BTreeSet};
 use wasmparser::{
     ConstExpr, DataKind, ElementItems, ElementKind, ExternalKind, FuncValidatorAllocations,
-    FunctionBody, GlobalType, MemoryType, Operator, Parser, Payload, TypeRef, ValidPayload,
+    FuncType, FunctionBody, GlobalType, MemoryType, Operator, Parser, Payload, SubType, TypeRef, ValidPayload,
     Validator, WasmFeatures, types::Types,
 };
 
@@ -61,7 +61,9 @@ pub(crate) struct Segment {
 /// What is known about a valid module.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
-    pub(crate) types: u32,
+    pub(crate) types: Vec<SubType>,
+    /// Of all functions, imported ones first: the index of the type.
+    pub(crate) function_types: Vec<u32>,
     pub(crate) imported_functions: u32,
     /// All functions, imported ones first.
     pub(crate) functions: u32,
@@ -151,6 +153,11 @@ fn drop_name(operator: &Operator<'_>) -> Option<&'static str> {
 }
 
 impl Facts {
+    /// The type of a function of the module.
+    pub(crate) fn signature(&self, function: u32) -> &FuncType {
+        self.types[self.function_types[function as usize] as usize].unwrap_func()
+    }
+
     /// Rules whose breach typing would report less clearly.
     fn before_typing(
         &mut self,
@@ -204,11 +211,12 @@ impl Facts {
                 "Wasm module has an invalid import section. Module imports function '{name}' from '{module}' that is not exported by the runtime."
             ));
         }
-        if !matches!(ty, TypeRef::Func(_)) {
+        let TypeRef::Func(ty) = ty else {
             return refuse(format!(
                 "Wasm module has an invalid import section. Import '{name}' from '{module}' is not a function."
             ));
-        }
+        };
+        self.function_types.push(ty);
         self.imported_functions += 1;
         if module == "lockstep" {
             match name {
@@ -222,12 +230,16 @@ impl Facts {
     fn after_typing(&mut self, payload: Payload<'_>) -> Result<(), ModuleError> {
         match payload {
             Payload::TypeSection(section) => {
-                for ty in section.into_iter_err_on_gc_types() {
-                    ty?;
-                    self.types += 1;
+                for group in section {
+                    self.types.extend(group?.into_types());
                 }
             }
-            Payload::FunctionSection(section) => self.functions = section.count(),
+            Payload::FunctionSection(section) => {
+                self.functions = section.count();
+                for ty in section {
+                    self.function_types.push(ty?);
+                }
+            }
             Payload::TableSection(section) => {
                 for table in section {
                     self.tables.push(table?.ty.initial);
