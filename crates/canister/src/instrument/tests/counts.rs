@@ -109,7 +109,7 @@ fn counting_body(
 fn charges_are_the_weights_of_what_runs() {
     let engine = engine(false);
     let mut most = 0;
-    for seed in 0..1_500 {
+    for seed in 0..1_000 {
         let mut random = Random(seed);
         let wasm = program(&mut random, seed % 3 == 0, &[]);
         let memory = random.bytes(BYTES);
@@ -133,5 +133,5 @@ fn charges_are_the_weights_of_what_runs() {
         }
         most = most.max(counted);
     }
-    assert!(most > 10_000, "the longest program takes {most}");
+    assert!(most > 5_000, "the longest program takes {most}");
 }

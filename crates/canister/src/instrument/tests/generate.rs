@@ -76,11 +76,11 @@ use ValType::{F32, F64, I32, I64, V128};
 pub(super) const TYPES: [ValType; 5] = [F32, F64, V128, I32, I64];
 /// Bytes that programs read and write.
 pub(super) const BYTES: usize = 4096;
-const FUNCTIONS: usize = 4;
+const FUNCTIONS: usize = 3;
 const LOCALS_EACH: u32 = 3;
-const LOOPS_MAX: u32 = 3;
+const LOOPS_MAX: u32 = 2;
 /// Blocks that a function may have.
-const BLOCKS_MAX: u32 = 12;
+const BLOCKS_MAX: u32 = 6;
 
 /// A module that exports `run: () -> ()`, a memory and one global of each type; floats more often than
 /// integers, or integers alone. It may import functions `import.0: () -> ()` and so on, which `run` calls
@@ -220,7 +220,13 @@ impl<'a> Body<'a> {
     }
 
     fn all(&mut self) {
-        let count = 3 + self.random.below(6);
+        // What was passed is looked at.
+        for parameter in 0..self.signatures[self.index].0.len() {
+            if self.random.below(2) == 0 {
+                self.store_of(self.locals[parameter], Some(parameter as u32));
+            }
+        }
+        let count = 3 + self.random.below(4);
         for _ in 0..count {
             self.statement();
         }
@@ -255,7 +261,7 @@ impl<'a> Body<'a> {
         let ty = self.random.pick(self.kinds);
         match self.random.below(16) {
             0..=4 => {
-                self.value(ty, 4);
+                self.value(ty, 3);
                 let local = self.local(ty);
                 self.add(&I::LocalSet(local));
             }
@@ -268,12 +274,8 @@ impl<'a> Body<'a> {
             8 | 9 => self.branching(),
             10 | 11 => self.repeating(),
             12 => self.leaving(),
-            13 => self.call(),
-            14 if self.random.below(3) == 0 => self.bulk(),
-            _ => {
-                self.value(ty, 3);
-                self.add(&I::Drop);
-            }
+            13 | 14 => self.call(),
+            _ => self.bulk(),
         }
     }
 
@@ -452,8 +454,16 @@ impl<'a> Body<'a> {
     }
 
     fn store(&mut self, ty: ValType) {
+        self.store_of(ty, None);
+    }
+
+    /// Stores a local or any value.
+    fn store_of(&mut self, ty: ValType, local: Option<u32>) {
         self.address();
-        self.value(ty, 4);
+        match local {
+            Some(local) => self.add(&I::LocalGet(local)),
+            None => self.value(ty, 3),
+        }
         let at = memory(0);
         let lane = self.random.below(2) as u8;
         let lanes = self.random.below(4);
