@@ -109,6 +109,7 @@ impl Canister {
             subnet_id: Principal::management_canister(),
             root_key: b"",
             instruction_limit: 1 << 50,
+            pace: None,
             lanes: NonZeroU32::new(4).expect("not zero"),
             data_certificate: None,
             sessions: &Sessions::default(),

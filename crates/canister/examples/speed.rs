@@ -139,6 +139,7 @@ impl Both {
             subnet_id: Principal::management_canister(),
             root_key: b"",
             instruction_limit: 1 << 50,
+            pace: None,
             lanes: NonZeroU32::MIN,
             data_certificate: None,
             sessions: &Sessions::default(),

@@ -17,6 +17,7 @@ use crate::{
     host::Imports,
     ic0, lockstep_api,
     memory::PagedMemory,
+    pacer::Pace,
     session::{SessionState, Sessions},
     state::{CanisterState, GlobalValue},
 };
@@ -92,6 +93,8 @@ pub struct Environment<'a> {
     pub root_key: &'a [u8],
     /// Instructions the message may take of the time.
     pub instruction_limit: Instructions,
+    /// In which slices; without, all at once.
+    pub pace: Option<&'a Pace>,
     /// The subnet's lanes: a fork takes as much time as the longest of so many, task i being in lane i
     /// modulo their number.
     pub lanes: NonZeroU32,
@@ -247,10 +250,22 @@ impl Engine {
         call: &Call,
         environment: &Environment<'_>,
     ) -> Execution {
+        let _ended = Ended(environment.pace);
         // Whichever thread asks, the message gets a stack of its own size.
         stacker::grow(NATIVE_STACK_BYTES, || {
             execute::execute(self, state, call, environment)
         })
+    }
+}
+
+/// Tells an execution's pacer that it has ended, in whatever way.
+struct Ended<'a>(Option<&'a Pace>);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if let Some(pace) = self.0 {
+            pace.end();
+        }
     }
 }
 
@@ -268,10 +283,9 @@ pub(crate) fn configuration() -> Config {
         .wasm_bulk_memory(true)
         .wasm_multi_value(true)
         .wasm_tail_call(true)
-        .wasm_multi_memory(false)
+        .wasm_multi_memory(true)
         .wasm_memory64(false)
         .wasm_extended_const(false)
-        .cranelift_nan_canonicalization(true)
         .cranelift_opt_level(OptLevel::Speed)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(NATIVE_STACK_BYTES)

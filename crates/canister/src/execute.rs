@@ -58,7 +58,7 @@ pub(crate) fn execute(
     }
     let limit = environment.instruction_limit;
     let host = host(engine, state, installed, call, environment, &entry);
-    let mut running = Running::new(engine, host, limit);
+    let mut running = Running::new(engine, host, limit, environment.pace);
     let view = if entry.installs {
         running.map(engine, Snapshot::from(&installed.module.initial_heap()))
     } else {
@@ -137,7 +137,7 @@ fn finish(
     entry: &Entry,
 ) -> Execution {
     let result = call_exports(&mut running, installed, entry);
-    let (time, exceeded) = running.used();
+    let (time, exceeded) = running.used(&result);
     let result = match result {
         _ if exceeded => Err(running.exceeded()),
         Ok(()) => respond(running.store.data_mut(), entry),
@@ -264,6 +264,6 @@ fn host(
         debug: Vec::new(),
         debug_bytes: 0,
         memory: None,
-        counter: None,
+        meter: None,
     }
 }

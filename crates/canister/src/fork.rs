@@ -18,7 +18,7 @@
 use crate::{
     engine::Instructions,
     heap::{LEAF_BYTES, PAGE_BYTES, Snapshot, Window},
-    host::{Contexts, Host, HostTrap, Imports, charge, code, context, enter, left, read, trapped},
+    host::{Contexts, Host, HostTrap, Imports, charge, code, context, enter, read, trapped, used},
     instance::{Running, value},
     instrument::reserved,
     lockstep_api::SessionTable,
@@ -135,7 +135,8 @@ fn fork(
     };
     let longest = (count as u64).div_ceil(u64::from(lanes.get()));
     let reserved = longest.saturating_mul(tasks.instructions);
-    if reserved > left(caller).max(0).cast_unsigned() {
+    let limit = caller.data().instruction_limit;
+    if reserved > limit.saturating_sub(used(caller)) {
         return Err(HostTrap::OutOfInstructions.into());
     }
     let globals = globals(caller);
@@ -205,7 +206,7 @@ fn run_all(host: &Host, tasks: &Tasks, start: &Start, windows: Vec<Window<'_>>) 
 /// Runs one task in an instance of its own.
 fn run(host: Host, tasks: &Tasks, start: &Start, index: usize, window: Window<'_>) -> Outcome {
     let engine = host.engine.clone();
-    let mut running = Running::new(&engine, host, tasks.instructions);
+    let mut running = Running::new(&engine, host, tasks.instructions, None);
     running.set_globals(&start.globals);
     running.set_depth(start.depth);
     let view = running.map(&engine, start.heap.clone());
@@ -214,7 +215,7 @@ fn run(host: Host, tasks: &Tasks, start: &Start, index: usize, window: Window<'_
     host.growth_pages_max = Some(start.heap.size_pages() + tasks.pages / PAGES_PER_WASM_PAGE);
     let arguments = (tasks.function, tasks.environment, index as i32);
     let result = running.call(reserved::TASK, arguments);
-    let (used, exceeded) = running.used();
+    let (used, exceeded) = running.used(&result);
     let trap = match result {
         _ if exceeded => Some(running.exceeded()),
         Ok(()) => finish(&running, tasks, window),
@@ -303,7 +304,7 @@ fn task_host(host: &Host, tasks: &Tasks) -> Host {
         debug: Vec::new(),
         debug_bytes: 0,
         memory: None,
-        counter: None,
+        meter: None,
     }
 }
 

@@ -8,12 +8,13 @@ use crate::{
     engine::{Engine, Instructions, Response},
     heap::{HEAP_BYTES_MAX, PAGE_BYTES, View},
     lockstep_api::SessionTable,
+    meter::Meter,
     module::Module,
     stable::StableMemory,
 };
 use ic_principal::Principal;
 use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc};
-use wasmtime::{Caller, Global, Linker, Memory, ResourceLimiter, Val};
+use wasmtime::{Caller, Linker, Memory, ResourceLimiter};
 
 /// Cost of entering an import, before what its bytes cost (one each).
 pub const SYSTEM_CALL: Instructions = 20;
@@ -138,7 +139,7 @@ pub(crate) struct Host {
     pub(crate) debug: Vec<String>,
     pub(crate) debug_bytes: usize,
     pub(crate) memory: Option<Memory>,
-    pub(crate) counter: Option<Global>,
+    pub(crate) meter: Option<Meter>,
 }
 
 impl Host {
@@ -242,29 +243,24 @@ pub(crate) fn enter(
     Ok(())
 }
 
-/// Takes instructions from what is left.
+/// Takes instructions from what is left, waiting for slices if need be.
 pub(crate) fn charge(caller: &mut Caller<'_, Host>, cost: Instructions) -> wasmtime::Result<()> {
-    let left = left(caller).saturating_sub_unsigned(cost);
-    let counter = counter(caller);
-    counter.set(caller, Val::I64(left))?;
-    if left < 0 {
-        Err(HostTrap::OutOfInstructions.into())
-    } else {
+    let meter = meter(caller);
+    if meter.charge(caller, cost) {
         Ok(())
+    } else {
+        Err(HostTrap::OutOfInstructions.into())
     }
 }
 
-/// Instructions left.
-pub(crate) fn left(caller: &mut Caller<'_, Host>) -> i64 {
-    let counter = counter(caller);
-    counter.get(caller).i64().expect("the counter is an i64")
+/// Instructions used.
+pub(crate) fn used(caller: &mut Caller<'_, Host>) -> Instructions {
+    meter(caller).used(caller)
 }
 
-fn counter(caller: &Caller<'_, Host>) -> Global {
-    caller
-        .data()
-        .counter
-        .expect("set right after instantiation")
+fn meter(caller: &Caller<'_, Host>) -> Meter {
+    let meter = caller.data().meter.clone();
+    meter.expect("set right after instantiation")
 }
 
 /// The canister's memory (empty when it has none) and the host.

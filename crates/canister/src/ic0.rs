@@ -15,7 +15,7 @@ use crate::{
             ANY, ANY_AND_START, FORK as TASKS, INIT as I, INSPECT as F, PRE_UPGRADE as G, QUERY,
             REPLICATED_QUERY, TASK as T, UPDATE as U,
         },
-        copy, enter, left, read, stable_read, stable_write, violated, write,
+        copy, enter, used, read, stable_read, stable_write, violated, write,
     },
 };
 use ic_principal::Principal;
@@ -282,9 +282,7 @@ fn clock_and_counters(imports: &mut Imports) {
         if !(0..=1).contains(&counter) {
             return violated(format!("Error getting performance counter type {counter}"));
         }
-        let host = caller.data();
-        let counted = host.instruction_limit.wrapping_add(host.overlap);
-        Ok(counted.wrapping_sub(left(caller).cast_unsigned()).cast_signed())
+        Ok((used(caller) + caller.data().overlap).cast_signed())
     });
 }
 

@@ -3,7 +3,10 @@ use crate::{
     engine::{Engine, Instructions},
     heap::{Snapshot, View},
     host::{Host, HostTrap, MachineFailure, code},
+    gate::Gate,
     instrument::reserved,
+    meter::Meter,
+    pacer::Pace,
     state::GlobalValue,
 };
 use wasmtime::{AsContextMut, Global, Instance, Store, Trap, V128, Val, WasmParams};
@@ -12,14 +15,19 @@ use wasmtime::{AsContextMut, Global, Instance, Store, Trap, V128, Val, WasmParam
 pub(crate) struct Running {
     pub(crate) store: Store<Host>,
     instance: Instance,
-    counter: Global,
+    meter: Meter,
     limit: Instructions,
 }
 
 impl Running {
-    /// An instance of the host's module with `limit` instructions to spend; heap and globals are those of
-    /// a fresh one.
-    pub(crate) fn new(engine: &Engine, host: Host, limit: Instructions) -> Self {
+    /// An instance of the host's module with `limit` instructions to spend, in slices or at once; heap and
+    /// globals are those of a fresh one.
+    pub(crate) fn new(
+        engine: &Engine,
+        host: Host,
+        limit: Instructions,
+        pace: Option<&Pace>,
+    ) -> Self {
         let limit = limit.min(i64::MAX.cast_unsigned());
         let mut store = Store::new(engine.wasm(), host);
         store.limiter(|host| host);
@@ -28,15 +36,20 @@ impl Running {
             .code()
             .instantiate(&mut store)
             .unwrap_or_else(|error| stop(&error));
-        let counter = global(&instance, &mut store, reserved::COUNTER);
-        set(&counter, &mut store, Val::I64(limit.cast_signed()));
+        let pages = instance.get_memory(&mut store, reserved::GATE);
+        let pages = pages.expect("instrumentation exports it").data_ptr(&store);
+        let meter = Meter {
+            counter: global(&instance, &mut store, reserved::COUNTER),
+            cursor: global(&instance, &mut store, reserved::CURSOR),
+            gate: Gate::new(pages, limit, pace.cloned(), &mut store),
+        };
         let memory = instance.get_memory(&mut store, reserved::MEMORY);
         let host = store.data_mut();
-        (host.counter, host.memory) = (Some(counter), memory);
+        (host.meter, host.memory) = (Some(meter.clone()), memory);
         Self {
             store,
             instance,
-            counter,
+            meter,
             limit,
         }
     }
@@ -65,12 +78,20 @@ impl Running {
         function.call(&mut self.store, arguments)
     }
 
-    /// Instructions used, and whether they were more than there were: the last run of code may cost more
-    /// than was left.
-    pub(crate) fn used(&mut self) -> (Instructions, bool) {
-        let left = self.counter.get(&mut self.store).i64();
-        let left = left.expect("the counter is an i64");
-        (self.limit - left.max(0).cast_unsigned(), left < 0)
+    /// Instructions used by a call that ended so, and whether they were more than there were: the last run
+    /// of code may cost more than was left.
+    pub(crate) fn used(&mut self, result: &wasmtime::Result<()>) -> (Instructions, bool) {
+        let gate = &self.meter.gate;
+        if gate.has_failed() {
+            stop(&wasmtime::Error::new(MachineFailure));
+        }
+        let trap = result.as_ref().err().and_then(|error| error.downcast_ref::<Trap>());
+        // Other traps come in the middle of code, whose count is lost.
+        let used = match trap {
+            None | Some(Trap::UnreachableCodeReached) => self.meter.used(&mut self.store),
+            Some(_) => gate.round(self.meter.taken(&mut self.store)),
+        };
+        gate.settle(used)
     }
 
     /// The code and text of an execution that did not complete.
@@ -92,8 +113,12 @@ impl Running {
         (code::TRAPPED, format!("Canister trapped: {reason}"))
     }
 
-    /// The code and text of an execution that used up its instructions.
+    /// The code and text of an execution that used up its instructions, or was cancelled.
     pub(crate) fn exceeded(&self) -> (u16, String) {
+        if self.meter.gate.is_cancelled() {
+            let text = "Canister execution was cancelled.".to_owned();
+            return (code::INSTRUCTION_LIMIT_EXCEEDED, text);
+        }
         let text = format!(
             "Canister exceeded the limit of {} instructions for single message execution.",
             self.limit
@@ -156,7 +181,13 @@ fn global(instance: &Instance, store: impl AsContextMut, name: &str) -> Global {
         .expect("instrumentation exports it")
 }
 
-fn set(global: &Global, store: impl AsContextMut, value: Val) {
+/// The value of a global.
+pub(crate) fn get(global: &Global, store: impl AsContextMut) -> Val {
+    global.get(store)
+}
+
+/// Sets a mutable global.
+pub(crate) fn set(global: &Global, store: impl AsContextMut, value: Val) {
     global
         .set(store, value)
         .expect("a mutable global of this type");

@@ -20,12 +20,13 @@ mod runs;
 mod tests;
 
 use crate::{
+    gate::MEMORY_PAGES_MAX,
     module::ModuleError,
     validate::{Facts, RESERVED_PREFIX},
 };
 use wasm_encoder::{
     CodeSection, ConstExpr, DataSection, ExportKind, ExportSection, Function,
-    FunctionSection, GlobalSection, GlobalType, Instruction, Module, TypeSection, ValType,
+    FunctionSection, GlobalSection, GlobalType, Instruction, MemoryType, Module, TypeSection, ValType,
     reencode::{Reencode, RoundtripReencoder},
 };
 use wasmparser::{
@@ -38,6 +39,8 @@ pub(crate) const DEPTH_UNITS: i32 = 4 * 1024 * 1024;
 /// Reserved export names.
 pub(crate) mod reserved {
     pub(crate) const COUNTER: &str = "lockstep counter";
+    pub(crate) const CURSOR: &str = "lockstep cursor";
+    pub(crate) const GATE: &str = "lockstep gate";
     pub(crate) const DEPTH: &str = "lockstep depth";
     pub(crate) const MEMORY: &str = "lockstep memory";
     pub(crate) const START: &str = "lockstep start";
@@ -66,6 +69,8 @@ pub(crate) fn instrument(wasm: &[u8], facts: &Facts) -> Result<Vec<u8>, ModuleEr
             facts,
             counter: facts.globals.len() as u32,
             depth: facts.globals.len() as u32 + 1,
+            cursor: facts.globals.len() as u32 + 2,
+            gate: facts.memory.iter().len() as u32,
             #[cfg(test)]
             adjust: |_, _| {},
         },
@@ -84,6 +89,9 @@ struct Plan<'a> {
     facts: &'a Facts,
     counter: u32,
     depth: u32,
+    cursor: u32,
+    /// The memory of the gate.
+    gate: u32,
     #[cfg(test)]
     adjust: fn(&[Operator<'_>], &mut nan::Sinks),
 }
@@ -125,7 +133,12 @@ impl Sections {
                 reencoder.parse_table_section(&mut self.tables, section)?
             }
             Payload::MemorySection(section) => {
-                reencoder.parse_memory_section(&mut self.memories, section)?
+                for memory in section {
+                    let mut memory = reencoder.memory_type(memory?)?;
+                    // Says no more than that addresses have 32 bits, and is how gates are known.
+                    memory.maximum = memory.maximum.filter(|pages| *pages != MEMORY_PAGES_MAX);
+                    self.memories.memory(memory);
+                }
             }
             Payload::GlobalSection(section) => {
                 reencoder.parse_global_section(&mut self.globals, section)?
@@ -178,6 +191,19 @@ impl Sections {
             .global(mutable(ValType::I64), &ConstExpr::i64_const(0));
         self.globals
             .global(mutable(ValType::I32), &ConstExpr::i32_const(DEPTH_UNITS));
+        self.globals
+            .global(mutable(ValType::I32), &ConstExpr::i32_const(0));
+        self.memories.memory(MemoryType {
+            minimum: 0,
+            maximum: Some(MEMORY_PAGES_MAX),
+            memory64: false,
+            shared: false,
+            page_size_log2: None,
+        });
+        self.exports
+            .export(reserved::CURSOR, ExportKind::Global, plan.cursor);
+        self.exports
+            .export(reserved::GATE, ExportKind::Memory, plan.gate);
         self.exports
             .export(reserved::COUNTER, ExportKind::Global, plan.counter);
         self.exports

@@ -225,6 +225,7 @@ pub fn environment<'state>(
         subnet_id: state.genesis.subnet_id,
         root_key: &state.genesis.root_key,
         instruction_limit,
+        pace: None,
         lanes: state.genesis.fork_lanes,
         data_certificate: None,
         sessions,

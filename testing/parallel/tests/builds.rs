@@ -51,6 +51,7 @@ fn execute(engine: &Engine, state: &CanisterState, entry: EntryPoint, size: u32)
         subnet_id: Principal::management_canister(),
         root_key: b"",
         instruction_limit: 40_000_000_000,
+        pace: None,
         lanes: LANES,
         data_certificate: None,
         sessions: &Sessions::default(),

@@ -12,6 +12,7 @@ use super::{
     image::{Delta, Image, Number},
     provided,
 };
+use crate::gate::{self, GateMemory};
 use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 use std::{
     collections::BTreeMap,
@@ -137,13 +138,17 @@ impl Slots {
 unsafe impl MemoryCreator for Slots {
     fn new_memory(
         &self,
-        _: MemoryType,
+        ty: MemoryType,
         minimum: usize,
         _: Option<usize>,
         reserved: Option<usize>,
         guard: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
         let capacity = reserved.ok_or("a memory of no fixed reservation")?;
+        if gate::is_gate(&ty) {
+            let gate = GateMemory::new(capacity).map_err(|error| error.to_string())?;
+            return Ok(Box::new(gate));
+        }
         let make = || {
             let slot = Slot::reserve(capacity, guard)?;
             slot.map(0..minimum, Content::Zeros)?;

@@ -30,9 +30,7 @@
 mod effect;
 mod value;
 
-pub(super) use self::value::{
-    CANONICAL_F32, CANONICAL_F32X4, CANONICAL_F64, CANONICAL_F64X2, Lanes,
-};
+pub(super) use self::value::{CANONICAL_F32X4, CANONICAL_F64X2, Lanes};
 use self::{
     effect::{Effect, effect},
     value::{Holds, Width},
@@ -57,8 +55,8 @@ impl Sinks {
         self.0.get(index).copied().flatten()
     }
 
-    pub(super) fn have(&self, lanes: &[Lanes]) -> bool {
-        self.0.iter().flatten().any(|sink| lanes.contains(sink))
+    pub(super) fn are_none(&self) -> bool {
+        self.0.iter().all(Option::is_none)
     }
 }
 

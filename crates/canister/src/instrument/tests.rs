@@ -26,6 +26,8 @@ fn instrumented(
         facts: &facts,
         counter: facts.globals.len() as u32,
         depth: facts.globals.len() as u32 + 1,
+        cursor: facts.globals.len() as u32 + 2,
+        gate: facts.memory.iter().len() as u32,
         adjust,
     };
     Module::from_binary(engine, &encode(wasm, &plan)?)

@@ -85,6 +85,7 @@ impl Canister {
             subnet_id: Principal::from_slice(&[9; 29]),
             root_key: b"root key",
             instruction_limit: self.limit,
+            pace: None,
             lanes: LANES,
             data_certificate: Some(b"certificate"),
             sessions: &self.sessions,

@@ -1,8 +1,8 @@
 //! What a value may hold, as far as NaNs go.
 
 /// The canonical NaNs' bits.
-pub(in crate::instrument) const CANONICAL_F32: u32 = 0x7fc0_0000;
-pub(in crate::instrument) const CANONICAL_F64: u64 = 0x7ff8_0000_0000_0000;
+const CANONICAL_F32: u32 = 0x7fc0_0000;
+const CANONICAL_F64: u64 = 0x7ff8_0000_0000_0000;
 pub(in crate::instrument) const CANONICAL_F32X4: u128 =
     0x7fc0_0000_7fc0_0000_7fc0_0000_7fc0_0000;
 pub(in crate::instrument) const CANONICAL_F64X2: u128 =
