@@ -1,7 +1,7 @@
 //! Prints how fast programs run as messages of a canister, counted and with canonical NaNs, beside the same
 //! Wasm in plain wasmtime.
 //!
-//! `cargo run --release -p lockstep-canister --example speed`
+//! `cargo run --release -p lockstep-canister --example speed [PROGRAM]`
 //!
 //! Every figure is a ratio of medians over repetitions that alternate between the two. What is measured is
 //! the time that the thread had a core, so that other work on the machine disturbs less.
@@ -37,7 +37,11 @@ fn main() {
     let mut ordinary = 1.0;
     println!("{:>10} {:>9} {:>9} {:>6}", "program", "plain ms", "here ms", "ratio");
     let mut both = Both::new(&plain, &engine, &wasm);
+    let only = std::env::args().nth(1);
     for (index, method) in METHODS.into_iter().enumerate() {
+        if only.as_deref().is_some_and(|only| only != method) {
+            continue;
+        }
         let [alone, here] = medians(|way| both.run(way, method));
         if index < ORDINARY {
             ordinary *= alone / here;
@@ -46,6 +50,9 @@ fn main() {
         if index + 1 == ORDINARY {
             println!("{:>10} {:>26.3}", "geomean", f64::powf(ordinary, 1.0 / ORDINARY as f64));
         }
+    }
+    if only.is_some() {
+        return;
     }
     let large = large(&wasm);
     let [alone, here] = medians(|way| {
@@ -65,9 +72,14 @@ fn row(name: &str, plain: f64, here: f64) {
 
 /// Seconds for which this thread has run.
 fn seconds() -> f64 {
-    let text = std::fs::read_to_string("/proc/thread-self/schedstat").expect("Linux tells");
-    let nanoseconds = text.split(' ').next().and_then(|first| first.parse::<u64>().ok());
-    nanoseconds.expect("the first number") as f64 / 1e9
+    let mut time = libc::timespec {
+        tv_sec: 0,
+        tv_nsec: 0,
+    };
+    // SAFETY: writes a time.
+    let status = unsafe { libc::clock_gettime(libc::CLOCK_THREAD_CPUTIME_ID, &raw mut time) };
+    assert_eq!(status, 0, "every thread has this clock");
+    time.tv_sec as f64 + time.tv_nsec as f64 / 1e9
 }
 
 #[derive(Clone, Copy)]

@@ -57,7 +57,7 @@ fn numbers(seed: u64) -> impl Iterator<Item = u64> {
 /// Sorts numbers, and the same as pairs by a key.
 #[must_use]
 pub fn sort() -> u64 {
-    let mut values: Vec<u64> = numbers(1).take(200_000).collect();
+    let mut values: Vec<u64> = numbers(1).take(600_000).collect();
     let mut pairs: Vec<(u32, u32)> = values.iter().map(|value| (*value as u32, (*value >> 32) as u32)).collect();
     values.sort_unstable();
     pairs.sort_by_key(|pair| pair.1 % 1000);
@@ -69,7 +69,7 @@ pub fn sort() -> u64 {
 pub fn map() -> u64 {
     const SLOTS: usize = 1 << 16;
     let mut slots = vec![(0_u64, 0_u64); SLOTS];
-    for number in numbers(2).take(1_500_000) {
+    for number in numbers(2).take(6_000_000) {
         let key = number % 40_000 + 1;
         let mut slot = (key.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 48) as usize % SLOTS;
         while slots[slot].0 != key && slots[slot].0 != 0 {
@@ -85,7 +85,7 @@ pub fn map() -> u64 {
 pub fn sha256() -> u64 {
     let bytes: Vec<u8> = numbers(3).take(65_536).map(|number| number as u8).collect();
     let mut digest = Sha256::digest(&bytes);
-    for _ in 0..100 {
+    for _ in 0..200 {
         digest = Sha256::new().chain_update(digest).chain_update(&bytes).finalize();
     }
     u64::from(digest[0])
@@ -100,7 +100,7 @@ pub fn json() -> u64 {
     }
     text.push_str("0]");
     let mut length = 0;
-    for _ in 0..10 {
+    for _ in 0..20 {
         let document: serde_json::Value = serde_json::from_str(&text).expect("well formed");
         length += document.to_string().len() as u64;
     }
@@ -114,7 +114,7 @@ pub fn matrix() -> u64 {
     let fill = |seed| numbers(seed).take(SIZE * SIZE).map(|number| number as i32 % 100).collect::<Vec<_>>();
     let (a, b) = (fill(5), fill(6));
     let mut c = vec![0_i32; SIZE * SIZE];
-    for _ in 0..8 {
+    for _ in 0..24 {
         for (row, out) in a.chunks_exact(SIZE).zip(c.chunks_exact_mut(SIZE)) {
             for (value, other) in row.iter().zip(b.chunks_exact(SIZE)) {
                 for (sum, other) in out.iter_mut().zip(other) {
@@ -130,7 +130,7 @@ pub fn matrix() -> u64 {
 #[must_use]
 pub fn strings() -> u64 {
     let mut total = 0;
-    for round in 0..40 {
+    for round in 0..80 {
         let mut text = String::new();
         for number in numbers(round).take(4_000) {
             let _ = write!(text, "{}-{:x};", number % 1000, number % 65_536);
@@ -144,7 +144,7 @@ pub fn strings() -> u64 {
 /// Finds primes.
 #[must_use]
 pub fn sieve() -> u64 {
-    const END: usize = 4_000_000;
+    const END: usize = 16_000_000;
     let mut composite = vec![false; END];
     let mut sum = 0;
     for number in 2..END {
@@ -169,7 +169,7 @@ pub fn nbody() -> u64 {
     let mut bodies: Vec<([f64; 3], [f64; 3], f64)> = (0..5)
         .map(|_| ([next(), next(), next()], [next(), next(), next()], next()))
         .collect();
-    for _ in 0..300_000 {
+    for _ in 0..900_000 {
         for first in 0..bodies.len() {
             for second in first + 1..bodies.len() {
                 let (left, right) = bodies.split_at_mut(second);

@@ -11,7 +11,7 @@ pub fn product() -> u64 {
     let a: Vec<f32> = (0..ROWS * 16 * DEPTH).map(|index| (index % 17) as f32).collect();
     let b: Vec<f32> = (0..DEPTH * COLUMNS).map(|index| (index % 13) as f32).collect();
     let mut c = vec![0.0; ROWS * 16 * COLUMNS];
-    for _ in 0..40 {
+    for _ in 0..160 {
         let rows = a.chunks_exact(ROWS * DEPTH).zip(c.chunks_exact_mut(ROWS * COLUMNS));
         for (a, c) in rows {
             for column in (0..COLUMNS).step_by(8) {
@@ -55,7 +55,7 @@ pub fn stream() -> u64 {
     const SIZE: usize = 32_768;
     let x: Vec<f32> = (0..SIZE).map(|index| index as f32).collect();
     let mut y = vec![1.0_f32; SIZE];
-    for _ in 0..3_000 {
+    for _ in 0..12_000 {
         add(&x, &mut y);
     }
     u64::from(y[99].to_bits())

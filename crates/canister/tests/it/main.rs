@@ -4,6 +4,7 @@ mod errors;
 mod fork;
 mod metering;
 mod modules;
+mod pacing;
 mod persistence;
 mod sessions;
 mod support;

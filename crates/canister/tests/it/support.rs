@@ -5,6 +5,7 @@ use lockstep_canister::{
         Call, Engine, EntryPoint, Environment, Execution, ExecutionError, Module, ModuleError,
         Response,
     },
+    pacer::Pace,
     session::Sessions,
     state::{CanisterState, Installed},
 };
@@ -80,12 +81,23 @@ impl Canister {
         entry: EntryPoint,
         argument: &[u8],
     ) -> Execution {
+        self.execute_paced(engine, entry, argument, None)
+    }
+
+    /// As [`Self::execute_on`], in slices.
+    pub(crate) fn execute_paced(
+        &self,
+        engine: &Engine,
+        entry: EntryPoint,
+        argument: &[u8],
+        pace: Option<&Pace>,
+    ) -> Execution {
         let environment = Environment {
             time_ns: TIME_NS,
             subnet_id: Principal::from_slice(&[9; 29]),
             root_key: b"root key",
             instruction_limit: self.limit,
-            pace: None,
+            pace,
             lanes: LANES,
             data_certificate: Some(b"certificate"),
             sessions: &self.sessions,
