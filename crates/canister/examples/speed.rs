@@ -6,6 +6,8 @@
 //! Every figure is a ratio of medians over repetitions that alternate between the two. What is measured is
 //! the time that the thread had a core, so that other work on the machine disturbs less.
 
+#![allow(clippy::disallowed_methods)] // A geometric mean, for people.
+
 use ic_principal::Principal;
 use lockstep_canister::{
     engine::{Call, Engine, EntryPoint, Environment},
@@ -13,12 +15,7 @@ use lockstep_canister::{
     state::{CanisterState, Installed},
 };
 use lockstep_speed::{METHODS, ORDINARY};
-use std::{
-    collections::BTreeSet,
-    num::NonZeroU32,
-    path::Path,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, num::NonZeroU32, path::Path, sync::Arc};
 use wasm_encoder::{CodeSection, FunctionSection, Module, RawSection, reencode::Reencode};
 use wasmparser::{Parser, Payload};
 
@@ -35,7 +32,10 @@ fn main() {
     let plain = wasmtime::Engine::default();
     let engine = Engine::new();
     let mut ordinary = 1.0;
-    println!("{:>10} {:>9} {:>9} {:>6}", "program", "plain ms", "here ms", "ratio");
+    println!(
+        "{:>10} {:>9} {:>9} {:>6}",
+        "program", "plain ms", "here ms", "ratio"
+    );
     let mut both = Both::new(&plain, &engine, &wasm);
     let only = std::env::args().nth(1);
     for (index, method) in METHODS.into_iter().enumerate() {
@@ -48,7 +48,11 @@ fn main() {
         }
         row(method, alone, here);
         if index + 1 == ORDINARY {
-            println!("{:>10} {:>26.3}", "geomean", f64::powf(ordinary, 1.0 / ORDINARY as f64));
+            println!(
+                "{:>10} {:>26.3}",
+                "geomean",
+                f64::powf(ordinary, 1.0 / ORDINARY as f64)
+            );
         }
     }
     if only.is_some() {
@@ -67,7 +71,12 @@ fn main() {
 }
 
 fn row(name: &str, plain: f64, here: f64) {
-    println!("{name:>10} {:>9.1} {:>9.1} {:>6.3}", plain * 1e3, here * 1e3, plain / here);
+    println!(
+        "{name:>10} {:>9.1} {:>9.1} {:>6.3}",
+        plain * 1e3,
+        here * 1e3,
+        plain / here
+    );
 }
 
 /// Seconds for which this thread has run.
@@ -130,15 +139,22 @@ impl Both {
             Way::Plain => {
                 let mut store = wasmtime::Store::new(self.module.engine(), ());
                 let begun = seconds();
-                let instance = wasmtime::Instance::new(&mut store, &self.module, &[]).expect("no imports");
-                let method = instance.get_typed_func::<(), ()>(&mut store, &format!("canister_update {method}"));
-                method.expect("exported").call(&mut store, ()).expect("no trap");
+                let instance =
+                    wasmtime::Instance::new(&mut store, &self.module, &[]).expect("no imports");
+                let method = instance
+                    .get_typed_func::<(), ()>(&mut store, &format!("canister_update {method}"));
+                method
+                    .expect("exported")
+                    .call(&mut store, ())
+                    .expect("no trap");
                 seconds() - begun
             }
             Way::Here => {
                 let begun = seconds();
                 // Programs do not answer.
-                let code = self.execute(EntryPoint::Update(method.to_owned())).expect_err("no answer");
+                let code = self
+                    .execute(EntryPoint::Update(method.to_owned()))
+                    .expect_err("no answer");
                 assert_eq!(code, 506);
                 seconds() - begun
             }
@@ -162,14 +178,21 @@ impl Both {
             argument: vec![],
         };
         let execution = self.engine.execute(&self.state, &call, &environment);
-        execution.result.map(|(_, effects)| effects).map_err(|error| error.code)
+        execution
+            .result
+            .map(|(_, effects)| effects)
+            .map_err(|error| error.code)
     }
 }
 
 /// The module with its functions again and again, until it is large.
 fn large(wasm: &[u8]) -> Vec<u8> {
     let mut reencoder = wasm_encoder::reencode::RoundtripReencoder;
-    let sections = || Parser::new(0).parse_all(wasm).map(|payload| payload.expect("valid"));
+    let sections = || {
+        Parser::new(0)
+            .parse_all(wasm)
+            .map(|payload| payload.expect("valid"))
+    };
     let bodies = sections().find_map(|payload| match payload {
         Payload::CodeSectionStart { range, .. } => Some(range),
         _ => None,
@@ -182,7 +205,9 @@ fn large(wasm: &[u8]) -> Vec<u8> {
             Payload::FunctionSection(section) => {
                 let mut functions = FunctionSection::new();
                 for _ in 0..copies {
-                    reencoder.parse_function_section(&mut functions, section.clone()).expect("valid");
+                    reencoder
+                        .parse_function_section(&mut functions, section.clone())
+                        .expect("valid");
                 }
                 module.section(&functions);
             }
@@ -190,7 +215,9 @@ fn large(wasm: &[u8]) -> Vec<u8> {
                 let reader = wasmparser::BinaryReader::new(&wasm[range.clone()], range.start);
                 let section = wasmparser::CodeSectionReader::new(reader).expect("valid");
                 for _ in 0..copies {
-                    reencoder.parse_code_section(&mut code, section.clone()).expect("valid");
+                    reencoder
+                        .parse_code_section(&mut code, section.clone())
+                        .expect("valid");
                 }
                 module.section(&code);
             }

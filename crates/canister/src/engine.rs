@@ -285,6 +285,7 @@ pub(crate) fn configuration() -> Config {
         .wasm_tail_call(true)
         .wasm_multi_memory(true)
         .wasm_memory64(false)
+        .wasm_branch_hinting(true)
         .wasm_extended_const(false)
         .cranelift_opt_level(OptLevel::Speed)
         .max_wasm_stack(WASM_STACK_BYTES)

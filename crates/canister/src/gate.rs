@@ -237,7 +237,10 @@ impl Gate {
     /// All grants before the cursor.
     pub(crate) fn taken(&self, cursor: i32) -> Instructions {
         let granted = self.granted.load(Ordering::Relaxed);
-        let (page, index) = (cursor as usize / LEAF_BYTES, cursor as usize % LEAF_BYTES / GRANT_BYTES);
+        let (page, index) = (
+            cursor as usize / LEAF_BYTES,
+            cursor as usize % LEAF_BYTES / GRANT_BYTES,
+        );
         if granted == 0 || page != self.open.load(Ordering::Relaxed) {
             return granted;
         }

@@ -15,7 +15,7 @@ use crate::{
             ANY, ANY_AND_START, FORK as TASKS, INIT as I, INSPECT as F, PRE_UPGRADE as G, QUERY,
             REPLICATED_QUERY, TASK as T, UPDATE as U,
         },
-        copy, enter, used, read, stable_read, stable_write, violated, write,
+        copy, enter, read, stable_read, stable_write, used, violated, write,
     },
 };
 use ic_principal::Principal;

@@ -1,9 +1,9 @@
 //! An instance of a canister's module: prepared, run, and read out.
 use crate::{
     engine::{Engine, Instructions},
+    gate::Gate,
     heap::{Snapshot, View},
     host::{Host, HostTrap, MachineFailure, code},
-    gate::Gate,
     instrument::reserved,
     meter::Meter,
     pacer::Pace,
@@ -85,7 +85,10 @@ impl Running {
         if gate.has_failed() {
             stop(&wasmtime::Error::new(MachineFailure));
         }
-        let trap = result.as_ref().err().and_then(|error| error.downcast_ref::<Trap>());
+        let trap = result
+            .as_ref()
+            .err()
+            .and_then(|error| error.downcast_ref::<Trap>());
         // Other traps come in the middle of code, whose count is lost.
         let used = match trap {
             None | Some(Trap::UnreachableCodeReached) => self.meter.used(&mut self.store),

@@ -25,13 +25,12 @@ use crate::{
     validate::{Facts, RESERVED_PREFIX},
 };
 use wasm_encoder::{
-    CodeSection, ConstExpr, DataSection, ExportKind, ExportSection, Function,
-    FunctionSection, GlobalSection, GlobalType, Instruction, MemoryType, Module, TypeSection, ValType,
+    BranchHints, CodeSection, ConstExpr, DataSection, ExportKind, ExportSection, Function,
+    FunctionSection, GlobalSection, GlobalType, Instruction, MemoryType, Module, TypeSection,
+    ValType,
     reencode::{Reencode, RoundtripReencoder},
 };
-use wasmparser::{
-    BinaryReader, CodeSectionReader, DataKind, Operator, Parser, Payload,
-};
+use wasmparser::{BinaryReader, CodeSectionReader, DataKind, Operator, Parser, Payload};
 
 /// Stack units of a message; see [`frame_units`].
 pub(crate) const DEPTH_UNITS: i32 = 4 * 1024 * 1024;
@@ -107,6 +106,7 @@ struct Sections {
     exports: ExportSection,
     elements: wasm_encoder::ElementSection,
     data_count: Option<u32>,
+    hints: BranchHints,
     code: CodeSection,
     data: DataSection,
 }
@@ -154,7 +154,10 @@ impl Sections {
                 let section =
                     CodeSectionReader::new(BinaryReader::new(&wasm[range.clone()], range.start))?;
                 for (index, body) in section.into_iter().enumerate() {
-                    self.code.function(&body::emit(plan, index, &body?)?);
+                    let (function, hints) = body::emit(plan, index, &body?)?;
+                    self.code.function(&function);
+                    let index = plan.facts.imported_functions + index as u32;
+                    self.hints.function_hints(index, hints);
                 }
             }
             Payload::DataSection(section) => {
@@ -241,7 +244,10 @@ impl Sections {
         if let Some(count) = self.data_count {
             module.section(&wasm_encoder::DataCountSection { count });
         }
-        module.section(&self.code).section(&self.data);
+        module
+            .section(&self.hints)
+            .section(&self.code)
+            .section(&self.data);
         module.finish()
     }
 }
@@ -252,13 +258,23 @@ impl Plan<'_> {
         self.facts.memory.is_some_and(|memory| memory.memory64)
     }
 
-    /// Whether a call by this instruction may put a frame of the module on top of this one.
+    /// Whether this instruction may call a function of the module that calls others: without, two frames at
+    /// most come on top of those that are counted.
     fn nests(&self, operator: &Operator<'_>) -> bool {
         match operator {
-            Operator::Call { function_index } => *function_index >= self.facts.imported_functions,
+            Operator::Call { function_index } => {
+                let defined = function_index.checked_sub(self.facts.imported_functions);
+                defined.is_some_and(|index| self.facts.calls[index as usize])
+            }
             Operator::CallIndirect { .. } => true,
             _ => false,
         }
+    }
+
+    /// Whether it may be a fork, whose tasks have the rest of the stack.
+    fn may_fork(&self, operator: &Operator<'_>) -> bool {
+        self.facts.forks
+            && matches!(operator, Operator::Call { function_index } if *function_index < self.facts.imported_functions)
     }
 }
 

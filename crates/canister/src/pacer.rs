@@ -114,7 +114,11 @@ impl Pace {
                 return true;
             }
             let paused = word | PAUSED;
-            if self.word.compare_exchange(word, paused, Ordering::AcqRel, Ordering::Relaxed).is_ok() {
+            if self
+                .word
+                .compare_exchange(word, paused, Ordering::AcqRel, Ordering::Relaxed)
+                .is_ok()
+            {
                 self.wake();
                 self.sleep(paused);
             }
@@ -133,7 +137,8 @@ impl Pace {
     fn change(&self, to: impl Fn(u32) -> u32) {
         let mut word = self.load();
         while let Err(other) =
-            self.word.compare_exchange(word, to(word), Ordering::AcqRel, Ordering::Acquire)
+            self.word
+                .compare_exchange(word, to(word), Ordering::AcqRel, Ordering::Acquire)
         {
             word = other;
         }

@@ -8,9 +8,9 @@ use crate::{
 };
 use std::collections::{BTreeMap, BTreeSet};
 use wasmparser::{
-    ConstExpr, DataKind, ElementItems, ElementKind, ExternalKind, FuncValidatorAllocations,
-    FuncType, FunctionBody, GlobalType, MemoryType, Operator, Parser, Payload, SubType, TypeRef, ValidPayload,
-    Validator, WasmFeatures, types::Types,
+    ConstExpr, DataKind, ElementItems, ElementKind, ExternalKind, FuncType,
+    FuncValidatorAllocations, FunctionBody, GlobalType, MemoryType, Operator, Parser, Payload,
+    SubType, TypeRef, ValidPayload, Validator, WasmFeatures, types::Types,
 };
 
 const FUNCTIONS_MAX: u32 = 50_000;
@@ -75,6 +75,8 @@ pub(crate) struct Facts {
     pub(crate) metadata: BTreeMap<String, (bool, Vec<u8>)>,
     /// Parameters, locals and operands a call of each defined function may hold.
     pub(crate) frame_slots: Vec<u32>,
+    /// Whether each defined function calls functions that are not imported, also as its last act.
+    pub(crate) calls: Vec<bool>,
     pub(crate) segments: Vec<Segment>,
     pub(crate) uses_sessions: bool,
     /// Whether it imports `lockstep.fork`.
@@ -97,8 +99,7 @@ pub(crate) fn validate(wasm: &[u8], imports: &Imports) -> Result<Facts, ModuleEr
         match validator.payload(&payload)? {
             ValidPayload::Func(function, body) => {
                 let mut function = function.into_validator(allocations);
-                let slots = check_body(&mut function, &body, &mut facts.drops)?;
-                facts.frame_slots.push(slots);
+                facts.check_body(&mut function, &body)?;
                 allocations = function.into_allocations();
             }
             ValidPayload::End(end) => types = Some(end),
@@ -108,33 +109,6 @@ pub(crate) fn validate(wasm: &[u8], imports: &Imports) -> Result<Facts, ModuleEr
     let types = types.ok_or_else(|| ModuleError("Wasm module is incomplete".into()))?;
     facts.check_totals(&types)?;
     Ok(facts)
-}
-
-/// Types a body; returns the most slots its frame may hold.
-fn check_body<T: wasmparser::WasmModuleResources>(
-    validator: &mut wasmparser::FuncValidator<T>,
-    body: &FunctionBody<'_>,
-    drops: &mut Option<&'static str>,
-) -> Result<u32, ModuleError> {
-    let mut reader = body.get_binary_reader();
-    validator.read_locals(&mut reader)?;
-    let mut instructions = 0;
-    let mut operands_max = 0;
-    let mut operators = body.get_operators_reader()?;
-    while !operators.eof() {
-        let (operator, offset) = operators.read_with_offset()?;
-        validator.op(offset, &operator)?;
-        *drops = drops.or_else(|| drop_name(&operator));
-        operands_max = operands_max.max(validator.operand_stack_height());
-        instructions += 1;
-    }
-    operators.finish()?;
-    if instructions > FUNCTION_INSTRUCTIONS_MAX {
-        return refuse(format!(
-            "Wasm module contains a function of {instructions} instructions, more than {FUNCTION_INSTRUCTIONS_MAX}"
-        ));
-    }
-    Ok(validator.len_locals() + operands_max)
 }
 
 /// The name of an instruction whose effect an instance made anew would lack.
@@ -156,6 +130,43 @@ impl Facts {
     /// The type of a function of the module.
     pub(crate) fn signature(&self, function: u32) -> &FuncType {
         self.types[self.function_types[function as usize] as usize].unwrap_func()
+    }
+
+    /// Types a body and notes what its calls need.
+    fn check_body<T: wasmparser::WasmModuleResources>(
+        &mut self,
+        validator: &mut wasmparser::FuncValidator<T>,
+        body: &FunctionBody<'_>,
+    ) -> Result<(), ModuleError> {
+        let mut reader = body.get_binary_reader();
+        validator.read_locals(&mut reader)?;
+        let mut instructions = 0;
+        let mut operands_max = 0;
+        let mut calls = false;
+        let mut operators = body.get_operators_reader()?;
+        while !operators.eof() {
+            let (operator, offset) = operators.read_with_offset()?;
+            validator.op(offset, &operator)?;
+            self.drops = self.drops.or_else(|| drop_name(&operator));
+            calls |= match operator {
+                Operator::Call { function_index } | Operator::ReturnCall { function_index } => {
+                    function_index >= self.imported_functions
+                }
+                Operator::CallIndirect { .. } | Operator::ReturnCallIndirect { .. } => true,
+                _ => false,
+            };
+            operands_max = operands_max.max(validator.operand_stack_height());
+            instructions += 1;
+        }
+        operators.finish()?;
+        if instructions > FUNCTION_INSTRUCTIONS_MAX {
+            return refuse(format!(
+                "Wasm module contains a function of {instructions} instructions, more than {FUNCTION_INSTRUCTIONS_MAX}"
+            ));
+        }
+        self.frame_slots.push(validator.len_locals() + operands_max);
+        self.calls.push(calls);
+        Ok(())
     }
 
     /// Rules whose breach typing would report less clearly.

@@ -58,7 +58,10 @@ fn numbers(seed: u64) -> impl Iterator<Item = u64> {
 #[must_use]
 pub fn sort() -> u64 {
     let mut values: Vec<u64> = numbers(1).take(600_000).collect();
-    let mut pairs: Vec<(u32, u32)> = values.iter().map(|value| (*value as u32, (*value >> 32) as u32)).collect();
+    let mut pairs: Vec<(u32, u32)> = values
+        .iter()
+        .map(|value| (*value as u32, (*value >> 32) as u32))
+        .collect();
     values.sort_unstable();
     pairs.sort_by_key(|pair| pair.1 % 1000);
     values[1000] ^ u64::from(pairs[1000].0)
@@ -86,7 +89,10 @@ pub fn sha256() -> u64 {
     let bytes: Vec<u8> = numbers(3).take(65_536).map(|number| number as u8).collect();
     let mut digest = Sha256::digest(&bytes);
     for _ in 0..200 {
-        digest = Sha256::new().chain_update(digest).chain_update(&bytes).finalize();
+        digest = Sha256::new()
+            .chain_update(digest)
+            .chain_update(&bytes)
+            .finalize();
     }
     u64::from(digest[0])
 }
@@ -96,7 +102,12 @@ pub fn sha256() -> u64 {
 pub fn json() -> u64 {
     let mut text = String::from("[");
     for number in numbers(4).take(2_000) {
-        let _ = write!(text, r#"{{"id":{number},"name":"item {}","tags":["a","b\n",null,true],"price":{}.25}},"#, number % 97, number % 1000);
+        let _ = write!(
+            text,
+            r#"{{"id":{number},"name":"item {}","tags":["a","b\n",null,true],"price":{}.25}},"#,
+            number % 97,
+            number % 1000
+        );
     }
     text.push_str("0]");
     let mut length = 0;
@@ -111,7 +122,12 @@ pub fn json() -> u64 {
 #[must_use]
 pub fn matrix() -> u64 {
     const SIZE: usize = 192;
-    let fill = |seed| numbers(seed).take(SIZE * SIZE).map(|number| number as i32 % 100).collect::<Vec<_>>();
+    let fill = |seed| {
+        numbers(seed)
+            .take(SIZE * SIZE)
+            .map(|number| number as i32 % 100)
+            .collect::<Vec<_>>()
+    };
     let (a, b) = (fill(5), fill(6));
     let mut c = vec![0_i32; SIZE * SIZE];
     for _ in 0..24 {
@@ -135,7 +151,10 @@ pub fn strings() -> u64 {
         for number in numbers(round).take(4_000) {
             let _ = write!(text, "{}-{:x};", number % 1000, number % 65_536);
         }
-        let words: Vec<String> = text.split(';').map(|word| word.chars().rev().collect()).collect();
+        let words: Vec<String> = text
+            .split(';')
+            .map(|word| word.chars().rev().collect())
+            .collect();
         total += words.join(",").to_uppercase().len() as u64;
     }
     total
@@ -175,7 +194,11 @@ pub fn nbody() -> u64 {
                 let (left, right) = bodies.split_at_mut(second);
                 let (one, other) = (&mut left[first], &mut right[0]);
                 let apart: [f64; 3] = std::array::from_fn(|axis| one.0[axis] - other.0[axis]);
-                let squared: f64 = apart.iter().map(|distance| distance * distance).sum::<f64>() + 0.01;
+                let squared: f64 = apart
+                    .iter()
+                    .map(|distance| distance * distance)
+                    .sum::<f64>()
+                    + 0.01;
                 let force = 0.001 / (squared * squared.sqrt());
                 for (axis, distance) in apart.into_iter().enumerate() {
                     one.1[axis] -= distance * other.2 * force;

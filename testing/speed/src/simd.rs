@@ -8,11 +8,17 @@ const COLUMNS: usize = 256;
 /// Multiplies f32 matrices, four rows and two vectors of columns at a time in registers.
 #[must_use]
 pub fn product() -> u64 {
-    let a: Vec<f32> = (0..ROWS * 16 * DEPTH).map(|index| (index % 17) as f32).collect();
-    let b: Vec<f32> = (0..DEPTH * COLUMNS).map(|index| (index % 13) as f32).collect();
+    let a: Vec<f32> = (0..ROWS * 16 * DEPTH)
+        .map(|index| (index % 17) as f32)
+        .collect();
+    let b: Vec<f32> = (0..DEPTH * COLUMNS)
+        .map(|index| (index % 13) as f32)
+        .collect();
     let mut c = vec![0.0; ROWS * 16 * COLUMNS];
     for _ in 0..160 {
-        let rows = a.chunks_exact(ROWS * DEPTH).zip(c.chunks_exact_mut(ROWS * COLUMNS));
+        let rows = a
+            .chunks_exact(ROWS * DEPTH)
+            .zip(c.chunks_exact_mut(ROWS * COLUMNS));
         for (a, c) in rows {
             for column in (0..COLUMNS).step_by(8) {
                 block(a, &b, c, column);

@@ -4,7 +4,7 @@
 //! The counter is in a local, which the compiler keeps in a register. It is loaded from the global when
 //! the function starts and after calls, and written back where somebody may look: before calls, before
 //! `unreachable`, and where the function ends. Below zero it takes grants at the [gate](crate::gate). In
-//! functions that call others, the stack units left after their own are in a local too.
+//! functions that call others which call others, the stack units left after their own are in a local too.
 use super::{
     Plan, frame_units,
     nan::{self, Lanes, Sinks},
@@ -16,7 +16,7 @@ use crate::{
     weights::{self, Count},
 };
 use wasm_encoder::{
-    BlockType, Function, Instruction as I, MemArg, ValType,
+    BlockType, BranchHint, Function, Instruction as I, MemArg, ValType,
     reencode::{Reencode, RoundtripReencoder},
 };
 use wasmparser::{FunctionBody, Operator};
@@ -42,19 +42,21 @@ struct Emitter<'a> {
     plan: &'a Plan<'a>,
     function: Function,
     locals: Locals,
-    /// Stack units of a call of this function, if it calls others.
+    /// Stack units of a call of this function, if it calls others that call others.
     nests: Option<i32>,
     /// Blocks around the current instruction, the function's own not counted.
     blocks: u32,
     results: usize,
+    /// Branches that are hardly ever taken.
+    hints: Vec<BranchHint>,
 }
 
-/// The body of the defined function at `index`.
+/// The body of the defined function at `index`, and which of its branches are hardly ever taken.
 pub(super) fn emit(
     plan: &Plan<'_>,
     index: usize,
     body: &FunctionBody<'_>,
-) -> Result<Function, ModuleError> {
+) -> Result<(Function, Vec<BranchHint>), ModuleError> {
     let facts = plan.facts;
     let signature = facts.signature(facts.imported_functions + index as u32);
     let operators = body
@@ -88,6 +90,7 @@ pub(super) fn emit(
         nests: nests.then(|| frame_units(facts.frame_slots[index])),
         blocks: 0,
         results: signature.results().len(),
+        hints: Vec::new(),
     };
     let mut runs = runs(&operators, plan.memory64()).into_iter().peekable();
     for (index, operator) in operators.into_iter().enumerate() {
@@ -99,7 +102,7 @@ pub(super) fn emit(
             emitter.canonical(lanes);
         }
     }
-    Ok(emitter.function)
+    Ok((emitter.function, emitter.hints))
 }
 
 /// Appends what the body needs to its locals.
@@ -162,16 +165,19 @@ impl Emitter<'_> {
         }
     }
 
-    /// Below zero, takes grants at the gate until it is not: where nothing is left, the load traps.
+    /// Below zero, takes grants at the gate until it is not: where nothing is left, the load traps. All that
+    /// is in the `if` is one block, which the compiler puts away from the rest.
     fn check(&mut self) {
         let Locals { counter, .. } = self.locals;
         let Plan { cursor, gate, .. } = *self.plan;
         self.add(&[
+            I::Loop(BlockType::Empty),
             I::LocalGet(counter),
             I::I64Const(0),
             I::I64LtS,
-            I::If(BlockType::Empty),
-            I::Loop(BlockType::Empty),
+        ]);
+        self.unlikely();
+        self.add(&[
             I::LocalGet(counter),
             I::GlobalGet(cursor),
             I::I64Load(MemArg {
@@ -187,13 +193,19 @@ impl Emitter<'_> {
             I::I32Const(CURSOR_MASK),
             I::I32And,
             I::GlobalSet(cursor),
-            I::LocalGet(counter),
-            I::I64Const(0),
-            I::I64LtS,
-            I::BrIf(0),
+            I::Br(1),
             I::End,
             I::End,
         ]);
+    }
+
+    /// An `if` whose condition hardly ever holds.
+    fn unlikely(&mut self) {
+        self.hints.push(BranchHint {
+            branch_func_offset: self.function.byte_len() as u32,
+            branch_hint_value: 0,
+        });
+        self.add(&[I::If(BlockType::Empty)]);
     }
 
     fn write_back(&mut self) {
@@ -220,10 +232,9 @@ impl Emitter<'_> {
             I::LocalTee(depth),
             I::I32Const(0),
             I::I32LtS,
-            I::If(BlockType::Empty),
-            I::LocalGet(depth),
-            I::GlobalSet(self.plan.depth),
         ]);
+        self.unlikely();
+        self.add(&[I::LocalGet(depth), I::GlobalSet(self.plan.depth)]);
         self.write_back();
         self.add(&[I::Unreachable, I::End]);
     }
@@ -264,7 +275,9 @@ impl Emitter<'_> {
             }
             O::Call { .. } | O::CallIndirect { .. } => {
                 self.write_back();
-                self.give_depth(false);
+                if self.plan.nests(&operator) || self.plan.may_fork(&operator) {
+                    self.give_depth(false);
+                }
                 reload = true;
             }
             O::ReturnCall { .. } | O::ReturnCallIndirect { .. } => {
@@ -288,10 +301,7 @@ impl Emitter<'_> {
             Count::I32 => self.locals.count32,
             Count::I64 => self.locals.count64,
         };
-        self.add(&[
-            I::LocalSet(size),
-            I::LocalGet(counter),
-        ]);
+        self.add(&[I::LocalSet(size), I::LocalGet(counter)]);
         match count {
             Count::I32 => self.add(&[I::LocalGet(size), I::I64ExtendI32U, I::I64Sub]),
             Count::I64 => self.add(&[

@@ -231,7 +231,9 @@ impl Analysis<'_> {
     }
 
     fn open(&mut self, head: Option<usize>, ty: BlockType) {
-        let (parameters, results) = Arity(self.facts).block_type_arity(ty).expect("a type of a function");
+        let (parameters, results) = Arity(self.facts)
+            .block_type_arity(ty)
+            .expect("a type of a function");
         let (parameters, results) = (parameters as usize, results as usize);
         if !self.dead {
             self.see(parameters);
@@ -343,10 +345,21 @@ impl Analysis<'_> {
             }
             (Operator::LocalTee { local_index }, _) => {
                 let value = self.set(*local_index as usize);
-                self.stack.push(Value { source: index, ..value });
+                self.stack.push(Value {
+                    source: index,
+                    ..value
+                });
             }
             (Operator::Drop, _) => self.take(1),
-            (_, Effect::Computes { operands, reads, makes, vector }) => {
+            (
+                _,
+                Effect::Computes {
+                    operands,
+                    reads,
+                    makes,
+                    vector,
+                },
+            ) => {
                 self.read(operands, reads);
                 self.push(index, Holds::made(makes), vector);
             }
@@ -354,7 +367,14 @@ impl Analysis<'_> {
                 self.read(operands, reads);
                 self.push(index, Holds::FIXED, false);
             }
-            (_, Effect::Moves { operands, width, vector }) => {
+            (
+                _,
+                Effect::Moves {
+                    operands,
+                    width,
+                    vector,
+                },
+            ) => {
                 self.undisturb(operands, width);
                 self.merge(index, operands, vector, |holds| holds.lanes(width));
             }
@@ -364,7 +384,14 @@ impl Analysis<'_> {
                 let vector = operands.iter().any(|value| value.vector);
                 self.merge(index, 2, vector, |holds| holds);
             }
-            (_, Effect::Gives { operands, result, vector }) => {
+            (
+                _,
+                Effect::Gives {
+                    operands,
+                    result,
+                    vector,
+                },
+            ) => {
                 self.take(operands);
                 self.push(index, result, vector);
             }
@@ -427,7 +454,13 @@ impl Analysis<'_> {
     }
 
     /// Gives one of the operands, or lanes of them.
-    fn merge(&mut self, index: usize, operands: usize, vector: bool, moved: impl Fn(Holds) -> Holds) {
+    fn merge(
+        &mut self,
+        index: usize,
+        operands: usize,
+        vector: bool,
+        moved: impl Fn(Holds) -> Holds,
+    ) {
         let first = self.stack.len() - operands;
         let joined = |stack: &[Value]| {
             let holds = stack[first..].iter().map(|value| moved(value.holds));

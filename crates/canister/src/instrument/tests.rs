@@ -2,6 +2,7 @@
 mod counts;
 mod generate;
 mod nans;
+mod pauses;
 
 use super::{DEPTH_UNITS, Plan, encode, global_export, nan::Sinks, reserved};
 use crate::{engine::configuration, host::Imports, validate::validate};
@@ -49,7 +50,9 @@ impl Running {
     }
 
     fn run(&mut self) -> wasmtime::Result<()> {
-        let run = self.instance.get_typed_func::<(), ()>(&mut self.store, "run")?;
+        let run = self
+            .instance
+            .get_typed_func::<(), ()>(&mut self.store, "run")?;
         run.call(&mut self.store, ())
     }
 

@@ -80,7 +80,8 @@ fn call(canister: &Canister, method: &str, n: u32, slice: Option<u64>) -> (Execu
     };
     let pacer = Pacer::new(slice);
     thread::scope(|scope| {
-        let execute = || canister.execute_paced(&ENGINE, entry, &n.to_le_bytes(), Some(pacer.pace()));
+        let execute =
+            || canister.execute_paced(&ENGINE, entry, &n.to_le_bytes(), Some(pacer.pace()));
         let thread = scope.spawn(execute);
         let mut slices = 1;
         while pacer.wait() == Progress::Paused {
@@ -111,7 +112,12 @@ fn check(canister: &Canister, method: &str, n: u32, slice: u64) -> u64 {
     let (whole, _) = call(canister, method, n, None);
     let (paced, slices) = call(canister, method, n, Some(slice));
     assert_same(&paced, &whole);
-    assert_eq!(slices, whole.time.div_ceil(slice).max(1), "{method} {n} {slice}: {}", whole.time);
+    assert_eq!(
+        slices,
+        whole.time.div_ceil(slice).max(1),
+        "{method} {n} {slice}: {}",
+        whole.time
+    );
     slices
 }
 
@@ -170,9 +176,8 @@ fn an_execution_waits_until_it_is_resumed_or_cancelled() {
     for resumed in [0, 1, 100] {
         let pacer = Pacer::new(10_000);
         let execution = thread::scope(|scope| {
-            let thread = scope.spawn(|| {
-                CANISTER.execute_paced(&ENGINE, entry(), b"", Some(pacer.pace()))
-            });
+            let thread =
+                scope.spawn(|| CANISTER.execute_paced(&ENGINE, entry(), b"", Some(pacer.pace())));
             for _ in 0..resumed {
                 assert_eq!(pacer.wait(), Progress::Paused);
                 pacer.resume();

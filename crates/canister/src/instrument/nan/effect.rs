@@ -24,7 +24,11 @@ pub(super) enum Effect {
     /// Gives the first or the second operand.
     Selects,
     /// Takes so many operands that are no floats.
-    Gives { operands: usize, result: Holds, vector: bool },
+    Gives {
+        operands: usize,
+        result: Holds,
+        vector: bool,
+    },
     /// Anything else: every bit of its operands may be seen, and its results are what they are.
     Sees,
 }

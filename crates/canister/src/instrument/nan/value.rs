@@ -3,10 +3,8 @@
 /// The canonical NaNs' bits.
 const CANONICAL_F32: u32 = 0x7fc0_0000;
 const CANONICAL_F64: u64 = 0x7ff8_0000_0000_0000;
-pub(in crate::instrument) const CANONICAL_F32X4: u128 =
-    0x7fc0_0000_7fc0_0000_7fc0_0000_7fc0_0000;
-pub(in crate::instrument) const CANONICAL_F64X2: u128 =
-    0x7ff8_0000_0000_0000_7ff8_0000_0000_0000;
+pub(in crate::instrument) const CANONICAL_F32X4: u128 = 0x7fc0_0000_7fc0_0000_7fc0_0000_7fc0_0000;
+pub(in crate::instrument) const CANONICAL_F64X2: u128 = 0x7ff8_0000_0000_0000_7ff8_0000_0000_0000;
 
 /// How a value is made canonical.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -73,7 +71,8 @@ impl Holds {
 
     /// Whether some of what it may hold has to be made canonical, and some must not be.
     pub(super) fn is_mixed(self) -> bool {
-        self.has(Self::MADE_32) && self.has(Self(1 | 8)) || self.has(Self::MADE_64) && self.has(Self(2))
+        self.has(Self::MADE_32) && self.has(Self(1 | 8))
+            || self.has(Self::MADE_64) && self.has(Self(2))
     }
 
     /// The value with lanes of this width moved, copied or left out: as lanes of the other width it is anything.

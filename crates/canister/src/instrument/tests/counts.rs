@@ -1,7 +1,8 @@
 //! Charges against a count of every instruction.
 use super::{
-    Running, engine, instrumented,
+    Running, engine,
     generate::{BYTES, Random, program},
+    instrumented,
 };
 use crate::{
     host::Imports,
@@ -111,7 +112,7 @@ fn charges_are_the_weights_of_what_runs() {
     let mut most = 0;
     for seed in 0..1_000 {
         let mut random = Random(seed);
-        let wasm = program(&mut random, seed % 3 == 0, &[]);
+        let wasm = program(&mut random, seed % 3 == 0);
         let memory = random.bytes(BYTES);
         let facts = validate(&wasm, &Imports::new(&engine)).expect("a valid module");
         let counting = wasmtime::Module::from_binary(&engine, &counting(&wasm, &facts));

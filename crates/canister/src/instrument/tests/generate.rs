@@ -1,10 +1,9 @@
 //! Random programs that end, do not trap, and do with floats, vectors, locals and control flow whatever
 //! Wasm lets them.
 use wasm_encoder::{
-    BlockType, CodeSection, ConstExpr, ElementSection, Elements, EntityType, ExportKind,
-    ExportSection, Function, FunctionSection, GlobalSection, GlobalType, Ieee32, Ieee64,
-    ImportSection, Instruction as I, MemArg, MemorySection, MemoryType, Module, RefType,
-    TableSection, TableType, TypeSection, ValType,
+    BlockType, CodeSection, ConstExpr, ElementSection, Elements, ExportKind, ExportSection,
+    Function, FunctionSection, GlobalSection, GlobalType, Ieee32, Ieee64, Instruction as I, MemArg,
+    MemorySection, MemoryType, Module, RefType, TableSection, TableType, TypeSection, ValType,
 };
 
 /// A sequence fixed by its seed.
@@ -82,10 +81,9 @@ const LOOPS_MAX: u32 = 2;
 /// Blocks that a function may have.
 const BLOCKS_MAX: u32 = 6;
 
-/// A module that exports `run: () -> ()`, a memory and one global of each type; floats more often than
-/// integers, or integers alone. It may import functions `import.0: () -> ()` and so on, which `run` calls
-/// among others.
-pub(super) fn program(random: &mut Random, floats: bool, imports: &[&str]) -> Vec<u8> {
+/// A module that exports `run: () -> ()`, also as a heartbeat, a memory and one global of each type; floats more
+/// often than integers, or integers alone.
+pub(super) fn program(random: &mut Random, floats: bool) -> Vec<u8> {
     let mut types = TypeSection::new();
     types.ty().function([], []);
     let mut signatures: Vec<(Vec<ValType>, Vec<ValType>)> = vec![(vec![], vec![])];
@@ -100,16 +98,11 @@ pub(super) fn program(random: &mut Random, floats: bool, imports: &[&str]) -> Ve
     }
     // Types of blocks with two parameters and two results.
     types.ty().function([F32, V128], [V128, F32]);
-    let mut import_section = ImportSection::new();
-    for name in imports {
-        import_section.import("import", name, EntityType::Function(0));
-    }
-    let first = imports.len() as u32;
     let mut functions = FunctionSection::new();
     let mut code = CodeSection::new();
     for index in 0..FUNCTIONS {
         functions.function(index as u32);
-        let mut body = Body::new(random, &signatures, index, first, kinds);
+        let mut body = Body::new(random, &signatures, index, kinds);
         body.all();
         code.function(&body.function);
     }
@@ -122,7 +115,7 @@ pub(super) fn program(random: &mut Random, floats: bool, imports: &[&str]) -> Ve
         shared: false,
     });
     let mut elements = ElementSection::new();
-    let all: Vec<_> = (0..FUNCTIONS as u32).map(|index| first + index).collect();
+    let all: Vec<_> = (0..FUNCTIONS as u32).collect();
     elements.active(
         None,
         &ConstExpr::i32_const(0),
@@ -152,13 +145,10 @@ pub(super) fn program(random: &mut Random, floats: bool, imports: &[&str]) -> Ve
         globals.global(ty, &initial);
     }
     let mut exports = ExportSection::new();
-    exports.export("run", ExportKind::Func, first);
+    exports.export("run", ExportKind::Func, 0);
+    exports.export("canister_heartbeat", ExportKind::Func, 0);
     let mut module = Module::new();
-    module
-        .section(&types)
-        .section(&import_section)
-        .section(&functions)
-        .section(&tables);
+    module.section(&types).section(&functions).section(&tables);
     module
         .section(&memories)
         .section(&globals)
@@ -172,8 +162,6 @@ struct Body<'a> {
     random: &'a mut Random,
     signatures: &'a [(Vec<ValType>, Vec<ValType>)],
     index: usize,
-    /// The first function that is defined.
-    first: u32,
     kinds: &'a [ValType],
     function: Function,
     /// Types of parameters and of the locals that are not for loops.
@@ -189,7 +177,6 @@ impl<'a> Body<'a> {
         random: &'a mut Random,
         signatures: &'a [(Vec<ValType>, Vec<ValType>)],
         index: usize,
-        first: u32,
         kinds: &'a [ValType],
     ) -> Self {
         let mut locals = signatures[index].0.clone();
@@ -205,7 +192,6 @@ impl<'a> Body<'a> {
             random,
             signatures,
             index,
-            first,
             kinds,
             function: Function::new(declared),
             locals,
@@ -342,10 +328,7 @@ impl<'a> Body<'a> {
                     1 => {
                         self.add(&I::If(BlockType::Empty));
                         self.add(&I::I32Const(1));
-                        self.add(&I::BrTable(
-                            vec![depth as u32 + 1].into(),
-                            depth as u32 + 1,
-                        ));
+                        self.add(&I::BrTable(vec![depth as u32 + 1].into(), depth as u32 + 1));
                         self.add(&I::End);
                     }
                     _ => self.add(&I::BrIf(depth as u32)),
@@ -378,10 +361,6 @@ impl<'a> Body<'a> {
 
     /// Calls a later function, so that all ends; at the end of a function sometimes as a tail call.
     fn call(&mut self) {
-        if self.first > 0 && self.random.below(3) == 0 {
-            let import = self.random.below(self.first as usize);
-            self.add(&I::Call(import as u32));
-        }
         let later = self.signatures.len() - 1 - self.index;
         // Calls in loops in calls in loops take too long.
         if later == 0 || self.loops > 1 {
@@ -403,8 +382,8 @@ impl<'a> Body<'a> {
             self.add(&I::I32Const(callee as i32));
         }
         self.add(&match (indirect, tail) {
-            (false, false) => I::Call(self.first + callee as u32),
-            (false, true) => I::ReturnCall(self.first + callee as u32),
+            (false, false) => I::Call(callee as u32),
+            (false, true) => I::ReturnCall(callee as u32),
             (true, false) => I::CallIndirect {
                 type_index: callee as u32,
                 table_index: 0,

@@ -1,7 +1,8 @@
 //! Sinks against the compiler's switch.
 use super::{
-    Running, engine, instrumented,
+    Running, engine,
     generate::{BYTES, Random, program},
+    instrumented,
 };
 use crate::instrument::nan::{Lanes, Sinks};
 use wasmparser::Operator;
@@ -19,7 +20,7 @@ fn first_difference(seed: u64, programs: usize, adjust: Adjust) -> Option<usize>
 
 fn differs(switch: &Engine, plain: &Engine, seed: u64, adjust: Adjust) -> bool {
     let mut random = Random(seed);
-    let wasm = program(&mut random, true, &[]);
+    let wasm = program(&mut random, true);
     let none: Adjust = |_, sinks| *sinks = Sinks::default();
     let expected = instrumented(switch, &wasm, none).expect("a valid module");
     let tested = instrumented(plain, &wasm, adjust).expect("a valid module");
@@ -70,16 +71,24 @@ fn missing_sinks_are_noticed() {
         ("f64x2", |_, sinks| forget(sinks, Lanes::F64x2)),
         ("stores", |operators, sinks| {
             before(operators, sinks, |operator| {
-                matches!(operator, O::F32Store { .. } | O::V128Store { .. } | O::F64Store { .. })
+                matches!(
+                    operator,
+                    O::F32Store { .. } | O::V128Store { .. } | O::F64Store { .. }
+                )
             });
         }),
         ("lane stores", |operators, sinks| {
             before(operators, sinks, |operator| {
-                matches!(operator, O::V128Store32Lane { .. } | O::V128Store64Lane { .. })
+                matches!(
+                    operator,
+                    O::V128Store32Lane { .. } | O::V128Store64Lane { .. }
+                )
             });
         }),
         ("globals", |operators, sinks| {
-            before(operators, sinks, |operator| matches!(operator, O::GlobalSet { .. }));
+            before(operators, sinks, |operator| {
+                matches!(operator, O::GlobalSet { .. })
+            });
         }),
         ("casts", |operators, sinks| {
             before(operators, sinks, |operator| {
@@ -108,7 +117,9 @@ fn missing_sinks_are_noticed() {
             });
         }),
         ("calls", |operators, sinks| {
-            before(operators, sinks, |operator| matches!(operator, O::Call { .. } | O::ReturnCall { .. }));
+            before(operators, sinks, |operator| {
+                matches!(operator, O::Call { .. } | O::ReturnCall { .. })
+            });
         }),
         // Locals that hold what must change or what must not.
         ("locals", |operators, sinks| {
@@ -163,7 +174,10 @@ fn superfluous_sinks_are_noticed() {
     ];
     for (name, adjust) in broken {
         let noticed = first_difference(0, 2_000, adjust);
-        assert!(noticed.is_some(), "nothing notices superfluous sinks: {name}");
+        assert!(
+            noticed.is_some(),
+            "nothing notices superfluous sinks: {name}"
+        );
     }
 }
 

@@ -33,11 +33,7 @@ impl Body<'_> {
                 self.value(ty, depth - 1);
                 self.value(I32, depth - 1);
                 let typed = self.random.below(2) == 0;
-                self.add(&if typed {
-                    I::TypedSelect(ty)
-                } else {
-                    I::Select
-                });
+                self.add(&if typed { I::TypedSelect(ty) } else { I::Select });
             }
             6 => self.block(ty, depth),
             _ => {
