@@ -21,6 +21,7 @@ use crate::{
     ic0,
     instances::Instances,
     kernels, lockstep_api,
+    pacer::Pace,
     prices::Prices,
     session::{SessionIds, Sessions},
     stack::Stacks,
@@ -74,6 +75,8 @@ pub struct Environment<'a> {
     pub root_key: &'a [u8],
     /// Instructions the message may take of the time.
     pub instruction_limit: Instructions,
+    /// In which slices; without, all at once.
+    pub pace: Option<&'a Pace>,
     /// The subnet's lanes: a fork takes as much time as the longest of so many, task i being in lane i
     /// modulo their number.
     pub lanes: NonZeroU32,
@@ -106,6 +109,7 @@ impl<'a> Environment<'a> {
             subnet_id: Principal::management_canister(),
             root_key: &[],
             instruction_limit: UPDATE_INSTRUCTIONS,
+            pace: None,
             lanes: NonZeroU32::MIN,
             data_certificate: None,
             sessions,
@@ -337,6 +341,7 @@ impl Engine {
         call: &Call,
         environment: &Environment<'_>,
     ) -> Execution {
+        let _ended = Ended(environment.pace);
         self.on_stack(|| execute::execute(self, state, call, environment, None))
     }
 
@@ -369,13 +374,24 @@ impl Engine {
     }
 }
 
+/// Tells an execution's pacer that it has ended, in whatever way.
+struct Ended<'a>(Option<&'a Pace>);
+
+impl Drop for Ended<'_> {
+    fn drop(&mut self) {
+        if let Some(pace) = self.0 {
+            pace.end();
+        }
+    }
+}
+
 fn workers(threads: NonZeroUsize) -> Arc<Pool> {
     Arc::new(Pool::with_stack_bytes(threads, NATIVE_STACK_BYTES))
 }
 
 /// One result on every machine: no proposal whose result is left open, NaNs canonical, stack limited
 /// by the instrumentation long before the native limit.
-fn configuration() -> Config {
+pub(crate) fn configuration() -> Config {
     let mut config = Config::new();
     config
         .wasm_simd(true)
@@ -383,10 +399,10 @@ fn configuration() -> Config {
         .wasm_bulk_memory(true)
         .wasm_multi_value(true)
         .wasm_tail_call(true)
-        .wasm_multi_memory(false)
+        .wasm_multi_memory(true)
         .wasm_memory64(true)
+        .wasm_branch_hinting(true)
         .wasm_extended_const(false)
-        .cranelift_nan_canonicalization(true)
         .cranelift_opt_level(OptLevel::Speed)
         .max_wasm_stack(WASM_STACK_BYTES)
         .async_stack_size(NATIVE_STACK_BYTES)

@@ -20,7 +20,7 @@ use crate::{
         Contexts, Exchange, Given, MachineFailure, Message, code, context, heap_limit_exceeded,
     },
     instance::{Running, stop},
-    instrument::reserved,
+    instrument::{DEPTH_UNITS, reserved},
     lockstep_api::SessionTable,
     memory::PagedMemory,
     stable::{StableMemory, leaves_max},
@@ -132,11 +132,19 @@ pub(crate) fn prepare(
     let given = Given::new(subject.state, call, environment, entry.context);
     check_heap(&subject, &given, environment, entry)?;
     let host = host(engine, &subject, given, call, environment, entry);
-    let (limit, heap) = (environment.instruction_limit, subject.heap);
+    let (limit, pace) = (environment.instruction_limit, environment.pace);
+    let heap = subject.heap;
     if entry.begins == Begins::Goes {
-        return Ok(Running::new(engine, host, limit, subject.globals, heap));
+        return Ok(Running::new(
+            engine,
+            host,
+            limit,
+            pace,
+            subject.globals,
+            heap,
+        ));
     }
-    let mut running = Running::installing(engine, host, limit, heap);
+    let mut running = Running::installing(engine, host, limit, pace, heap);
     if entry.begins == Begins::Keeps {
         grow_to_minimum(&mut running);
     }
@@ -197,7 +205,7 @@ pub(crate) struct Ended {
 /// Runs a message to its end.
 pub(crate) fn complete(running: &mut Running, entry: &Entry) -> Ended {
     let result = call_exports(running, entry);
-    let (time, exceeded) = running.used();
+    let (time, exceeded) = running.used(&result);
     let result = match result {
         _ if exceeded => Err(running.exceeded()),
         Ok(()) => respond(running.store.data_mut()),
@@ -216,6 +224,7 @@ fn call_exports(running: &mut Running, entry: &Entry) -> wasmtime::Result<()> {
     if entry.begins != Begins::Goes && running.store.data().module.has_start() {
         running.store.data_mut().context = context::START;
         running.call(reserved::START, ())?;
+        running.set_depth(DEPTH_UNITS);
         running.store.data_mut().context = entry.context;
     }
     match &entry.way {
@@ -333,6 +342,6 @@ fn host(
         forks: 0,
         replay: None,
         memory: None,
-        counter: None,
+        meter: None,
     }
 }

@@ -27,7 +27,7 @@ use crate::{
     heap::{LEAF_BYTES, PAGE_BYTES, Snapshot, Window},
     host::{
         Contexts, Exchange, Failure, Host, HostTrap, Imports, Message, charge, code, context,
-        enter, left, read, trapped,
+        enter, read, trapped, used,
     },
     instance::{Running, value},
     instrument::reserved,
@@ -150,7 +150,8 @@ fn fork(
     };
     let longest = (count as u64).div_ceil(u64::from(lanes.get()));
     let reserved = longest.saturating_mul(tasks.instructions);
-    if reserved > left(caller).max(0).cast_unsigned() {
+    let limit = caller.data().instruction_limit;
+    if reserved > limit.saturating_sub(used(caller)) {
         return Err(HostTrap::OutOfInstructions.into());
     }
     let globals = globals(caller);
@@ -265,7 +266,14 @@ fn run_one(
 fn run(host: Message, tasks: &Tasks, start: &Start, index: usize, window: Window<'_>) -> Outcome {
     let engine = host.engine.clone();
     let heap = start.heap.clone();
-    let mut running = Running::new(&engine, host, tasks.instructions, &start.globals, heap);
+    let mut running = Running::new(
+        &engine,
+        host,
+        tasks.instructions,
+        None,
+        &start.globals,
+        heap,
+    );
     running.set_depth(start.depth);
     let host = running.store.data_mut();
     if let Some(view) = &host.view {
@@ -274,7 +282,7 @@ fn run(host: Message, tasks: &Tasks, start: &Start, index: usize, window: Window
     host.growth_pages_max = Some(start.heap.size_pages() + tasks.pages / PAGES_PER_WASM_PAGE);
     let arguments = (tasks.function, tasks.environment, index as i32);
     let result = running.call(reserved::TASK, arguments);
-    let (used, exceeded) = running.used();
+    let (used, exceeded) = running.used(&result);
     let trap = match result {
         _ if exceeded => Some(running.exhausted()),
         Ok(()) => finish(&running, tasks, window),
@@ -388,7 +396,7 @@ fn task_host(host: &Message, tasks: &Tasks, start: &Start) -> Message {
         forks: 0,
         replay: None,
         memory: None,
-        counter: None,
+        meter: None,
     }
 }
 

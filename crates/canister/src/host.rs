@@ -14,8 +14,8 @@ mod exchange;
 mod imports;
 
 pub(crate) use access::{
-    allocate, called_trap, charge, copy, copy_as, enter, left, memory, peek, read, read_as,
-    stable_read, stable_write, write,
+    allocate, called_trap, charge, copy, copy_as, enter, memory, peek, read, read_as, stable_read,
+    stable_write, used, write,
 };
 pub(crate) use context::Contexts;
 pub(crate) use exchange::Exchange;
@@ -28,6 +28,7 @@ use crate::{
     heap::{PAGE_BYTES, View},
     lockstep_api::SessionTable,
     message::EntryPoint,
+    meter::Meter,
     module::Module,
     prices::Prices,
     stable::{StableError, StableMemory},
@@ -40,7 +41,7 @@ use std::{
     ops::{Deref, DerefMut},
     sync::Arc,
 };
-use wasmtime::{Global, Memory, ResourceLimiter};
+use wasmtime::{Memory, ResourceLimiter};
 
 /// Cost of entering an import, before what its bytes cost (one each).
 pub const SYSTEM_CALL: Instructions = 20;
@@ -238,7 +239,7 @@ pub(crate) struct Message {
     /// A task that is to be run alone, if any.
     pub(crate) replay: Option<Arc<Replay>>,
     pub(crate) memory: Option<Memory>,
-    pub(crate) counter: Option<Global>,
+    pub(crate) meter: Option<Meter>,
 }
 
 impl Message {

@@ -2,9 +2,12 @@
 use crate::{
     backtrace,
     engine::{Engine, Instructions},
+    gate::Gate,
     heap::{Slot, Snapshot, View},
     host::{Failure, Host, HostTrap, MachineFailure, Message, code},
     instrument::{DEPTH_UNITS, reserved},
+    meter::Meter,
+    pacer::Pace,
     state::GlobalValue,
 };
 use std::sync::Arc;
@@ -20,6 +23,9 @@ pub(crate) struct Instance {
 struct Parts {
     instance: wasmtime::Instance,
     counter: Global,
+    cursor: Global,
+    /// The pages of the gate.
+    gate: Memory,
     depth: Global,
     /// Those that live on between messages.
     globals: Vec<Global>,
@@ -30,6 +36,7 @@ struct Parts {
 pub(crate) struct Running {
     pub(crate) store: Store<Host>,
     parts: Parts,
+    meter: Meter,
     limit: Instructions,
 }
 
@@ -40,6 +47,7 @@ impl Running {
         engine: &Engine,
         message: Message,
         limit: Instructions,
+        pace: Option<&Pace>,
         globals: &[GlobalValue],
         heap: Snapshot,
     ) -> Self {
@@ -52,7 +60,7 @@ impl Running {
             }
             None => Instance::new(engine, message),
         };
-        let mut running = Self::of(instance, limit, heap);
+        let mut running = Self::of(instance, limit, pace, heap);
         running.set_globals(globals);
         running
     }
@@ -62,31 +70,36 @@ impl Running {
         engine: &Engine,
         message: Message,
         limit: Instructions,
+        pace: Option<&Pace>,
         heap: Snapshot,
     ) -> Self {
-        Self::of(Instance::new(engine, message), limit, heap)
+        Self::of(Instance::new(engine, message), limit, pace, heap)
     }
 
-    fn of(instance: Instance, limit: Instructions, heap: Snapshot) -> Self {
-        let Instance { store, parts } = instance;
+    fn of(instance: Instance, limit: Instructions, pace: Option<&Pace>, heap: Snapshot) -> Self {
+        let Instance { mut store, parts } = instance;
         let limit = limit.min(i64::MAX.cast_unsigned());
+        let pages = parts.gate.data_ptr(&store);
+        let meter = Meter {
+            counter: parts.counter,
+            cursor: parts.cursor,
+            gate: Gate::new(pages, limit, pace.cloned(), &mut store),
+        };
         let mut running = Self {
             store,
             parts,
+            meter,
             limit,
         };
         running.map(heap);
         let store = &mut running.store;
-        // Traps leave both as they were.
-        set(
-            &running.parts.counter,
-            &mut *store,
-            Val::I64(limit.cast_signed()),
-        );
+        // Traps leave them as they were.
+        set(&running.parts.counter, &mut *store, Val::I64(0));
+        set(&running.parts.cursor, &mut *store, Val::I32(0));
         set(&running.parts.depth, &mut *store, Val::I32(DEPTH_UNITS));
         let memory = running.parts.memory.as_ref().map(|(memory, _)| *memory);
         let message = store.data_mut();
-        (message.counter, message.memory) = (Some(running.parts.counter), memory);
+        (message.meter, message.memory) = (Some(running.meter.clone()), memory);
         running
     }
 
@@ -138,12 +151,23 @@ impl Running {
             .get_table(&mut self.store, reserved::TABLE)
     }
 
-    /// Instructions used, and whether they were more than there were: the last run of code may cost more
-    /// than was left.
-    pub(crate) fn used(&mut self) -> (Instructions, bool) {
-        let left = self.parts.counter.get(&mut self.store).i64();
-        let left = left.expect("the counter is an i64");
-        (self.limit - left.max(0).cast_unsigned(), left < 0)
+    /// Instructions used by a call that ended so, and whether they were more than there were: the last run
+    /// of code may cost more than was left.
+    pub(crate) fn used(&mut self, result: &wasmtime::Result<()>) -> (Instructions, bool) {
+        let gate = &self.meter.gate;
+        if gate.has_failed() {
+            stop(&wasmtime::Error::new(MachineFailure));
+        }
+        let trap = result
+            .as_ref()
+            .err()
+            .and_then(|error| error.downcast_ref::<Trap>());
+        // Other traps come in the middle of code, whose count is lost.
+        let used = match trap {
+            None | Some(Trap::UnreachableCodeReached) => self.meter.used(&mut self.store),
+            Some(_) => gate.round(self.meter.taken(&mut self.store)),
+        };
+        gate.settle(used)
     }
 
     /// The code and text of an execution that did not complete.
@@ -197,8 +221,12 @@ impl Running {
         Failure { code, text, frames }
     }
 
-    /// The code and text of an execution that used up its instructions.
+    /// The code and text of an execution that used up its instructions, or was cancelled.
     pub(crate) fn exceeded(&self) -> (u16, String) {
+        if self.meter.gate.is_cancelled() {
+            let text = "Canister execution was cancelled.".to_owned();
+            return (code::INSTRUCTION_LIMIT_EXCEEDED, text);
+        }
         let text = format!(
             "Canister exceeded the limit of {} instructions for single message execution.",
             self.limit
@@ -251,9 +279,12 @@ impl Instance {
                 .get_global(&mut store, name)
                 .expect("instrumentation exports it")
         };
-        let (counter, depth) = (global(reserved::COUNTER), global(reserved::DEPTH));
+        let (counter, cursor) = (global(reserved::COUNTER), global(reserved::CURSOR));
+        let depth = global(reserved::DEPTH);
         let names = module.persistent_globals().iter();
         let globals = names.map(|name| global(name)).collect();
+        let gate = instance.get_memory(&mut store, reserved::GATE);
+        let gate = gate.expect("instrumentation exports it");
         let memory = instance.get_memory(&mut store, reserved::MEMORY);
         let memory = memory.map(|memory| {
             let slot = engine.slots().find(memory.data_ptr(&store));
@@ -262,6 +293,8 @@ impl Instance {
         let parts = Parts {
             instance,
             counter,
+            cursor,
+            gate,
             depth,
             globals,
             memory,
@@ -282,7 +315,13 @@ pub(crate) fn value(value: Val) -> GlobalValue {
     }
 }
 
-fn set(global: &Global, store: impl AsContextMut, value: Val) {
+/// The value of a global.
+pub(crate) fn get(global: &Global, store: impl AsContextMut) -> Val {
+    global.get(store)
+}
+
+/// Sets a mutable global.
+pub(crate) fn set(global: &Global, store: impl AsContextMut, value: Val) {
     global
         .set(store, value)
         .expect("a mutable global of this type");

@@ -13,19 +13,24 @@
 //!
 //! # Invariants
 //! Indices of the original types, functions, globals and segments do not change.
+mod body;
+mod nan;
+mod runs;
+#[cfg(test)]
+mod tests;
+
 use crate::{
+    gate::MEMORY_PAGES_MAX,
     module::ModuleError,
     validate::{Facts, RESERVED_PREFIX},
-    weights,
 };
 use wasm_encoder::{
-    BlockType, CodeSection, ConstExpr, DataSection, ExportKind, ExportSection, Function,
-    FunctionSection, GlobalSection, GlobalType, Instruction, Module, TypeSection, ValType,
+    BranchHints, CodeSection, ConstExpr, DataSection, ExportKind, ExportSection, Function,
+    FunctionSection, GlobalSection, GlobalType, Instruction, MemoryType, Module, TypeSection,
+    ValType,
     reencode::{Reencode, RoundtripReencoder},
 };
-use wasmparser::{
-    BinaryReader, CodeSectionReader, DataKind, FunctionBody, Operator, Parser, Payload,
-};
+use wasmparser::{BinaryReader, CodeSectionReader, DataKind, Operator, Parser, Payload};
 
 /// Stack units of a message; see [`frame_units`].
 pub(crate) const DEPTH_UNITS: i32 = 4 * 1024 * 1024;
@@ -33,6 +38,8 @@ pub(crate) const DEPTH_UNITS: i32 = 4 * 1024 * 1024;
 /// Reserved export names.
 pub(crate) mod reserved {
     pub(crate) const COUNTER: &str = "lockstep counter";
+    pub(crate) const CURSOR: &str = "lockstep cursor";
+    pub(crate) const GATE: &str = "lockstep gate";
     pub(crate) const DEPTH: &str = "lockstep depth";
     pub(crate) const MEMORY: &str = "lockstep memory";
     pub(crate) const START: &str = "lockstep start";
@@ -56,24 +63,37 @@ fn frame_units(slots: u32) -> i32 {
 
 /// Re-encodes a module that [`validate`](crate::validate::validate) accepted.
 pub(crate) fn instrument(wasm: &[u8], facts: &Facts) -> Result<Vec<u8>, ModuleError> {
-    let plan = Plan {
-        facts,
-        counter: facts.globals.len() as u32,
-        depth: facts.globals.len() as u32 + 1,
-        charge: facts.functions,
-    };
+    encode(
+        wasm,
+        &Plan {
+            facts,
+            counter: facts.globals.len() as u32,
+            depth: facts.globals.len() as u32 + 1,
+            cursor: facts.globals.len() as u32 + 2,
+            gate: facts.memory.iter().len() as u32,
+            #[cfg(test)]
+            adjust: |_, _| {},
+        },
+    )
+}
+
+fn encode(wasm: &[u8], plan: &Plan<'_>) -> Result<Vec<u8>, ModuleError> {
     let mut sections = Sections::default();
     for payload in Parser::new(0).parse_all(wasm) {
-        sections.copy(payload?, &plan, wasm)?;
+        sections.copy(payload?, plan, wasm)?;
     }
-    Ok(sections.finish(&plan))
+    Ok(sections.finish(plan))
 }
 
 struct Plan<'a> {
     facts: &'a Facts,
     counter: u32,
     depth: u32,
-    charge: u32,
+    cursor: u32,
+    /// The memory of the gate.
+    gate: u32,
+    #[cfg(test)]
+    adjust: fn(&[Operator<'_>], &mut nan::Sinks),
 }
 
 #[derive(Default)]
@@ -87,6 +107,7 @@ struct Sections {
     exports: ExportSection,
     elements: wasm_encoder::ElementSection,
     data_count: Option<u32>,
+    hints: BranchHints,
     code: CodeSection,
     data: DataSection,
 }
@@ -113,7 +134,12 @@ impl Sections {
                 reencoder.parse_table_section(&mut self.tables, section)?
             }
             Payload::MemorySection(section) => {
-                reencoder.parse_memory_section(&mut self.memories, section)?
+                for memory in section {
+                    let mut memory = reencoder.memory_type(memory?)?;
+                    // Says no more than that addresses have 32 bits, and is how gates are known.
+                    memory.maximum = memory.maximum.filter(|pages| *pages != MEMORY_PAGES_MAX);
+                    self.memories.memory(memory);
+                }
             }
             Payload::GlobalSection(section) => {
                 reencoder.parse_global_section(&mut self.globals, section)?
@@ -128,8 +154,11 @@ impl Sections {
             Payload::CodeSectionStart { range, .. } => {
                 let section =
                     CodeSectionReader::new(BinaryReader::new(&wasm[range.clone()], range.start))?;
-                for (body, slots) in section.into_iter().zip(&plan.facts.frame_slots) {
-                    self.code.function(&plan.body(&body?, *slots)?);
+                for (index, body) in section.into_iter().enumerate() {
+                    let (function, hints) = body::emit(plan, index, &body?)?;
+                    self.code.function(&function);
+                    let index = plan.facts.imported_functions + index as u32;
+                    self.hints.function_hints(index, hints);
                 }
             }
             Payload::DataSection(section) => {
@@ -148,21 +177,14 @@ impl Sections {
 
     fn finish(mut self, plan: &Plan<'_>) -> Vec<u8> {
         let facts = plan.facts;
-        self.types.ty().function([ValType::I32], [ValType::I32]);
-        self.functions.function(facts.types);
-        self.code.function(&plan.charge_body());
-        if facts.memory64() {
-            self.types.ty().function([ValType::I64], [ValType::I64]);
-            self.functions.function(facts.types + 1);
-            self.code.function(&plan.charge64_body());
-        }
         if facts.forks {
+            let types = facts.types.len() as u32;
             self.types.ty().function([ValType::I32; 2], []);
             self.types.ty().function([ValType::I32; 3], []);
-            self.functions.function(facts.types + 2);
-            self.code.function(&task_body(facts.types + 1));
+            self.functions.function(types + 1);
+            self.code.function(&task_body(types));
             self.exports
-                .export(reserved::TASK, ExportKind::Func, plan.charge + 1);
+                .export(reserved::TASK, ExportKind::Func, facts.functions);
         }
         let mutable = |val_type| GlobalType {
             val_type,
@@ -173,6 +195,19 @@ impl Sections {
             .global(mutable(ValType::I64), &ConstExpr::i64_const(0));
         self.globals
             .global(mutable(ValType::I32), &ConstExpr::i32_const(DEPTH_UNITS));
+        self.globals
+            .global(mutable(ValType::I32), &ConstExpr::i32_const(0));
+        self.memories.memory(MemoryType {
+            minimum: 0,
+            maximum: Some(MEMORY_PAGES_MAX),
+            memory64: false,
+            shared: false,
+            page_size_log2: None,
+        });
+        self.exports
+            .export(reserved::CURSOR, ExportKind::Global, plan.cursor);
+        self.exports
+            .export(reserved::GATE, ExportKind::Memory, plan.gate);
         self.exports
             .export(reserved::COUNTER, ExportKind::Global, plan.counter);
         self.exports
@@ -213,184 +248,32 @@ impl Sections {
         if let Some(count) = self.data_count {
             module.section(&wasm_encoder::DataCountSection { count });
         }
-        module.section(&self.code).section(&self.data);
+        module
+            .section(&self.hints)
+            .section(&self.code)
+            .section(&self.data);
         module.finish()
     }
 }
 
-/// A straight run of code: where it starts, what it costs, whether it may be reached again and
-/// again and therefore checks what is left.
-struct Run {
-    start: usize,
-    cost: u64,
-    checks: bool,
-}
-
-/// Cuts a body into runs. A function call itself costs 1, so that no call is free.
-fn runs(operators: &[Operator<'_>]) -> Vec<Run> {
-    let mut runs = Vec::new();
-    let mut run = Run {
-        start: 0,
-        cost: 1,
-        checks: true,
-    };
-    for (index, operator) in operators.iter().enumerate() {
-        run.cost += weights::weight(operator);
-        if ends_run(operator) {
-            let next = Run {
-                start: index + 1,
-                cost: 0,
-                checks: matches!(operator, Operator::Loop { .. }),
-            };
-            runs.push(std::mem::replace(&mut run, next));
-        }
-    }
-    runs.push(run);
-    runs.retain(|run| run.cost > 0 || run.checks);
-    runs
-}
-
-/// Whether control may leave after this instruction or arrive from elsewhere.
-fn ends_run(operator: &Operator<'_>) -> bool {
-    use Operator as O;
-    matches!(
-        operator,
-        O::Loop { .. }
-            | O::If { .. }
-            | O::Else
-            | O::End
-            | O::Br { .. }
-            | O::BrIf { .. }
-            | O::BrTable { .. }
-            | O::Return
-            | O::ReturnCall { .. }
-            | O::ReturnCallIndirect { .. }
-            | O::Unreachable
-    )
-}
-
 impl Plan<'_> {
-    fn body(&self, body: &FunctionBody<'_>, slots: u32) -> Result<Function, ModuleError> {
-        let reencoder = &mut RoundtripReencoder;
-        let mut function = reencoder.new_function_with_parsed_locals(body)?;
-        let operators = body
-            .get_operators_reader()?
-            .into_iter()
-            .collect::<Result<Vec<_>, _>>()?;
-        let mut runs = runs(&operators).into_iter().peekable();
-        let units = frame_units(slots);
-        for (index, operator) in operators.into_iter().enumerate() {
-            if let Some(run) = runs.next_if(|run| run.start == index) {
-                self.emit_run(&mut function, &run);
+    /// Whether this instruction may call a function of the module that calls others: without, two frames at
+    /// most come on top of those that are counted.
+    fn nests(&self, operator: &Operator<'_>) -> bool {
+        match operator {
+            Operator::Call { function_index } => {
+                let defined = function_index.checked_sub(self.facts.imported_functions);
+                defined.is_some_and(|index| self.facts.calls[index as usize])
             }
-            if weights::is_bulk(&operator) {
-                let wide = self.facts.memory64()
-                    && matches!(
-                        operator,
-                        Operator::MemoryCopy { .. } | Operator::MemoryFill { .. }
-                    );
-                function.instruction(&Instruction::Call(self.charge + u32::from(wide)));
-            }
-            let nests = match operator {
-                Operator::Call { function_index } => {
-                    function_index >= self.facts.imported_functions
-                }
-                Operator::CallIndirect { .. } => true,
-                _ => false,
-            };
-            if nests {
-                self.emit_depth(&mut function, Instruction::I32Sub, units);
-                self.emit_stop(
-                    &mut function,
-                    &Instruction::GlobalGet(self.depth),
-                    &[Instruction::I32Const(0), Instruction::I32LtS],
-                );
-            }
-            function.instruction(&reencoder.instruction(operator)?);
-            if nests {
-                self.emit_depth(&mut function, Instruction::I32Add, units);
-            }
-        }
-        Ok(function)
-    }
-
-    fn emit_run(&self, function: &mut Function, run: &Run) {
-        if run.cost > 0 {
-            function.instruction(&Instruction::GlobalGet(self.counter));
-            function.instruction(&Instruction::I64Const(run.cost.cast_signed()));
-            function.instruction(&Instruction::I64Sub);
-            function.instruction(&Instruction::GlobalSet(self.counter));
-        }
-        if run.checks {
-            self.emit_counter_check(function);
+            Operator::CallIndirect { .. } => true,
+            _ => false,
         }
     }
 
-    fn emit_counter_check(&self, function: &mut Function) {
-        self.emit_stop(
-            function,
-            &Instruction::GlobalGet(self.counter),
-            &[Instruction::I64Const(0), Instruction::I64LtS],
-        );
-    }
-
-    fn emit_stop(
-        &self,
-        function: &mut Function,
-        value: &Instruction<'_>,
-        condition: &[Instruction<'_>],
-    ) {
-        function.instruction(value);
-        for instruction in condition {
-            function.instruction(instruction);
-        }
-        function.instruction(&Instruction::If(BlockType::Empty));
-        function.instruction(&Instruction::Unreachable);
-        function.instruction(&Instruction::End);
-    }
-
-    fn emit_depth(&self, function: &mut Function, change: Instruction<'_>, units: i32) {
-        function.instruction(&Instruction::GlobalGet(self.depth));
-        function.instruction(&Instruction::I32Const(units));
-        function.instruction(&change);
-        function.instruction(&Instruction::GlobalSet(self.depth));
-    }
-
-    /// `charge(count) -> count`: subtracts an operation's size.
-    fn charge_body(&self) -> Function {
-        let mut function = Function::new([]);
-        function.instruction(&Instruction::GlobalGet(self.counter));
-        function.instruction(&Instruction::LocalGet(0));
-        function.instruction(&Instruction::I64ExtendI32U);
-        function.instruction(&Instruction::I64Sub);
-        function.instruction(&Instruction::GlobalSet(self.counter));
-        self.emit_counter_check(&mut function);
-        function.instruction(&Instruction::LocalGet(0));
-        function.instruction(&Instruction::End);
-        function
-    }
-}
-
-impl Plan<'_> {
-    /// As [`Self::charge_body`], for sizes of 64 bits.
-    fn charge64_body(&self) -> Function {
-        /// More than any message has, and so little that taking it from what is left does not wrap.
-        const SIZE_MAX: i64 = 1 << 62;
-        let mut function = Function::new([]);
-        function.instruction(&Instruction::GlobalGet(self.counter));
-        function
-            .instruction(&Instruction::LocalGet(0))
-            .instruction(&Instruction::I64Const(SIZE_MAX))
-            .instruction(&Instruction::LocalGet(0))
-            .instruction(&Instruction::I64Const(SIZE_MAX))
-            .instruction(&Instruction::I64LtU)
-            .instruction(&Instruction::Select);
-        function.instruction(&Instruction::I64Sub);
-        function.instruction(&Instruction::GlobalSet(self.counter));
-        self.emit_counter_check(&mut function);
-        function.instruction(&Instruction::LocalGet(0));
-        function.instruction(&Instruction::End);
-        function
+    /// Whether it may be a fork, whose tasks have the rest of the stack.
+    fn may_fork(&self, operator: &Operator<'_>) -> bool {
+        self.facts.forks
+            && matches!(operator, Operator::Call { function_index } if *function_index < self.facts.imported_functions)
     }
 }
 

@@ -5,7 +5,8 @@
 //! [`Effects`](engine::Effects), which the caller applies or drops. Queries with all that they call are
 //! evaluated by [`query::evaluate`]. Nothing here knows how messages are ordered, replicated or received,
 //! nor what becomes of the calls that a message makes.
-// Mappings, what is under a running instance, and stacks: `heap::{dirty, mapping, slot, view}`, `stack`.
+// Mappings, what is under a running instance, and stacks: `gate`,
+// `heap::{dirty, mapping, slot, view}`, `stack`.
 #![deny(unsafe_code)]
 
 mod backtrace;
@@ -13,6 +14,7 @@ mod callback;
 pub mod engine;
 mod execute;
 pub mod fork;
+mod gate;
 pub mod heap;
 mod host;
 mod ic0;
@@ -23,8 +25,10 @@ pub mod kernels;
 pub mod lockstep_api;
 pub mod memory;
 mod message;
+mod meter;
 pub mod models;
 mod module;
+pub mod pacer;
 pub mod prices;
 pub mod query;
 pub mod session;

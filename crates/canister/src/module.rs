@@ -57,7 +57,8 @@ impl Module {
         let wasm = unpack(installed)?;
         let mut facts = validate::validate(&wasm, imports)?;
         let instrumented = instrument::instrument(&wasm, &facts)?;
-        facts.frame_slots = Vec::new();
+        (facts.frame_slots, facts.calls) = (Vec::new(), Vec::new());
+        (facts.types, facts.function_types) = (Vec::new(), Vec::new());
         let function_names = FunctionNames::of(&wasm, facts.functions);
         let compiled = wasmtime::Module::from_binary(engine, &instrumented)
             .map_err(|error| ModuleError(format!("Wasm module cannot be compiled: {error:#}")))?;

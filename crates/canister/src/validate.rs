@@ -12,8 +12,8 @@ use crate::{
 };
 use std::collections::BTreeMap;
 use wasmparser::{
-    ConstExpr, DataKind, ElementItems, ElementKind, FuncValidatorAllocations, GlobalType,
-    MemoryType, Operator, Parser, Payload, TypeRef, ValidPayload, Validator, WasmFeatures,
+    ConstExpr, DataKind, ElementItems, ElementKind, FuncType, FuncValidatorAllocations, GlobalType,
+    MemoryType, Operator, Parser, Payload, SubType, TypeRef, ValidPayload, Validator, WasmFeatures,
     types::Types,
 };
 
@@ -46,7 +46,9 @@ pub(crate) struct Segment {
 /// What is known about a valid module.
 #[derive(Debug, Default)]
 pub(crate) struct Facts {
-    pub(crate) types: u32,
+    pub(crate) types: Vec<SubType>,
+    /// Of all functions, imported ones first: the index of the type.
+    pub(crate) function_types: Vec<u32>,
     pub(crate) imported_functions: u32,
     /// Modules and names of the imported functions, in order.
     imports: Vec<(String, String)>,
@@ -60,6 +62,8 @@ pub(crate) struct Facts {
     pub(crate) metadata: BTreeMap<String, (bool, Vec<u8>)>,
     /// Parameters, locals and operands a call of each defined function may hold.
     pub(crate) frame_slots: Vec<u32>,
+    /// Whether each defined function calls functions that are not imported, also as its last act.
+    pub(crate) calls: Vec<bool>,
     pub(crate) segments: Vec<Segment>,
     pub(crate) uses_sessions: bool,
     /// Whether it imports `lockstep.fork`.
@@ -83,8 +87,10 @@ pub(crate) fn validate(wasm: &[u8], imports: &ImportSets) -> Result<Facts, Modul
             ValidPayload::Func(function, body) => {
                 let mut function = function.into_validator(allocations);
                 let index = facts.frame_slots.len();
-                let slots = body::check(index, &mut function, &body, &mut facts.drops)?;
-                facts.frame_slots.push(slots);
+                let found = body::check(index, facts.imported_functions, &mut function, &body)?;
+                facts.frame_slots.push(found.slots);
+                facts.calls.push(found.calls);
+                facts.drops = facts.drops.or(found.drops);
                 allocations = function.into_allocations();
             }
             ValidPayload::End(end) => types = Some(end),
@@ -98,6 +104,11 @@ pub(crate) fn validate(wasm: &[u8], imports: &ImportSets) -> Result<Facts, Modul
 }
 
 impl Facts {
+    /// The type of a function of the module.
+    pub(crate) fn signature(&self, function: u32) -> &FuncType {
+        self.types[self.function_types[function as usize] as usize].unwrap_func()
+    }
+
     /// Rules whose breach typing would report less clearly.
     fn before_typing(
         &mut self,
@@ -153,11 +164,12 @@ impl Facts {
         if !imports.provide(module, name) {
             return refuse(not_provided(module, name));
         }
-        if !matches!(ty, TypeRef::Func(_)) {
+        let TypeRef::Func(ty) = ty else {
             return refuse(format!(
                 "Wasm module has an invalid import section. Import '{name}' from '{module}' is not a function."
             ));
-        }
+        };
+        self.function_types.push(ty);
         self.imported_functions += 1;
         self.imports.push((module.to_owned(), name.to_owned()));
         if module == "lockstep" {
@@ -173,12 +185,16 @@ impl Facts {
     fn after_typing(&mut self, payload: Payload<'_>) -> Result<(), ModuleError> {
         match payload {
             Payload::TypeSection(section) => {
-                for ty in section.into_iter_err_on_gc_types() {
-                    ty?;
-                    self.types += 1;
+                for group in section {
+                    self.types.extend(group?.into_types());
                 }
             }
-            Payload::FunctionSection(section) => self.functions = section.count(),
+            Payload::FunctionSection(section) => {
+                self.functions = section.count();
+                for ty in section {
+                    self.function_types.push(ty?);
+                }
+            }
             Payload::TableSection(section) => {
                 for table in section {
                     let ty = table?.ty;

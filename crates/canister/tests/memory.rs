@@ -6,11 +6,7 @@ use lockstep_canister::{
     session::Sessions,
     state::{CanisterState, Installed},
 };
-use std::{
-    collections::BTreeSet,
-    num::NonZeroUsize,
-    sync::Arc,
-};
+use std::{collections::BTreeSet, num::NonZeroUsize, sync::Arc};
 
 /// A heap of 128 MiB, every page of which every task writes.
 const MODULE: &str = r#"(module

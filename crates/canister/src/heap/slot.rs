@@ -8,6 +8,7 @@
 //! # Errors
 //! Failures are this machine's.
 use super::{LEAF_BYTES, image::Image};
+use crate::gate::{self, GateMemory};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::{
     collections::BTreeMap,
@@ -245,13 +246,17 @@ impl Slots {
 unsafe impl MemoryCreator for Slots {
     fn new_memory(
         &self,
-        _: MemoryType,
+        ty: MemoryType,
         minimum: usize,
         _: Option<usize>,
         reserved: Option<usize>,
         guard: usize,
     ) -> Result<Box<dyn LinearMemory>, String> {
         let capacity = reserved.ok_or("a memory of no fixed reservation")?;
+        if gate::is_gate(&ty) {
+            let gate = GateMemory::new(capacity).map_err(|error| error.to_string())?;
+            return Ok(Box::new(gate));
+        }
         let make = || {
             let slot = self.home.slot(capacity, guard)?;
             slot.map(0..minimum, Content::Zeros)?;

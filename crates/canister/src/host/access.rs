@@ -3,8 +3,9 @@ use super::{
     Contexts, Host, HostTrap, Instructions, STABLE_LEAF_WRITTEN, code, context, imports::Pointer,
     refused, trapped, violated,
 };
+use crate::meter::Meter;
 use std::{fmt, ops::Range};
-use wasmtime::{Caller, Global, Val};
+use wasmtime::Caller;
 
 /// Checks the context and charges for an import.
 pub(crate) fn enter(
@@ -24,29 +25,24 @@ pub(crate) fn enter(
     Ok(())
 }
 
-/// Takes instructions from what is left.
+/// Takes instructions from what is left, waiting for slices if need be.
 pub(crate) fn charge(caller: &mut Caller<'_, Host>, cost: Instructions) -> wasmtime::Result<()> {
-    let left = left(caller).saturating_sub_unsigned(cost);
-    let counter = counter(caller);
-    counter.set(caller, Val::I64(left))?;
-    if left < 0 {
-        Err(HostTrap::OutOfInstructions.into())
-    } else {
+    let meter = meter(caller);
+    if meter.charge(caller, cost) {
         Ok(())
+    } else {
+        Err(HostTrap::OutOfInstructions.into())
     }
 }
 
-/// Instructions left.
-pub(crate) fn left(caller: &mut Caller<'_, Host>) -> i64 {
-    let counter = counter(caller);
-    counter.get(caller).i64().expect("the counter is an i64")
+/// Instructions used.
+pub(crate) fn used(caller: &mut Caller<'_, Host>) -> Instructions {
+    meter(caller).used(caller)
 }
 
-fn counter(caller: &Caller<'_, Host>) -> Global {
-    caller
-        .data()
-        .counter
-        .expect("set right after instantiation")
+fn meter(caller: &Caller<'_, Host>) -> Meter {
+    let meter = caller.data().meter.clone();
+    meter.expect("set right after instantiation")
 }
 
 /// Takes bytes by which a memory grows from those that are available, if there are so many.

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     host::{
-        Host, Imports, Pointer, SYSTEM_CALL, code, copy_as, enter, left, read, refused, violated,
+        Host, Imports, Pointer, SYSTEM_CALL, code, copy_as, enter, read, refused, used, violated,
     },
     state::RunState,
 };
@@ -41,11 +41,10 @@ pub(super) fn define<P: Pointer>(imports: &mut Imports) {
     import!(imports, performance_counter in ANY_AND_START | TASKS, (caller, counter: i32) -> i64 {
         let host = caller.data();
         let before = match counter {
-            0 => 0,
-            1 => host.given.context_instructions,
+            0 => host.overlap,
+            1 => host.overlap + host.given.context_instructions,
             _ => return violated(format!("Error getting performance counter type {counter}")),
         };
-        let counted = host.instruction_limit.wrapping_add(host.overlap).wrapping_add(before);
-        Ok(counted.wrapping_sub(left(caller).cast_unsigned()).cast_signed())
+        Ok((used(caller) + before).cast_signed())
     });
 }

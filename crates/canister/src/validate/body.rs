@@ -9,23 +9,42 @@ use wasmparser::{FuncValidator, FunctionBody, Operator, WasmModuleResources};
 pub(super) const INSTRUCTIONS_MAX: usize = 1_000_000;
 pub(super) const COMPLEXITY_MAX: u64 = 1_000_000;
 
-/// Types the body of the function at an index of those defined; returns the most slots its frame may hold.
+/// What is known about a body.
+pub(super) struct Found {
+    /// The most slots its frame may hold.
+    pub(super) slots: u32,
+    /// Whether it calls functions of the module.
+    pub(super) calls: bool,
+    /// The first instruction whose effect an instance made anew would lack.
+    pub(super) drops: Option<&'static str>,
+}
+
+/// Types the body of the function at an index of those defined, which come after the imported ones.
 pub(super) fn check<T: WasmModuleResources>(
     index: usize,
+    imported: u32,
     validator: &mut FuncValidator<T>,
     body: &FunctionBody<'_>,
-    drops: &mut Option<&'static str>,
-) -> Result<u32, ModuleError> {
+) -> Result<Found, ModuleError> {
     let mut reader = body.get_binary_reader();
     validator.read_locals(&mut reader)?;
     let mut size = 0;
     let mut total: u64 = 0;
     let mut operands_max = 0;
+    let mut calls = false;
+    let mut drops = None;
     let mut operators = body.get_operators_reader()?;
     while !operators.eof() {
         let (operator, offset) = operators.read_with_offset()?;
         validator.op(offset, &operator)?;
-        *drops = drops.or_else(|| drop_name(&operator));
+        drops = drops.or_else(|| drop_name(&operator));
+        calls |= match operator {
+            Operator::Call { function_index } | Operator::ReturnCall { function_index } => {
+                function_index >= imported
+            }
+            Operator::CallIndirect { .. } | Operator::ReturnCallIndirect { .. } => true,
+            _ => false,
+        };
         operands_max = operands_max.max(validator.operand_stack_height());
         size += 1;
         total = total.saturating_add(complexity(&operator));
@@ -41,7 +60,11 @@ pub(super) fn check<T: WasmModuleResources>(
             "Wasm module contains a function at index {index} of size {size} that exceeds the maximum allowed size of {INSTRUCTIONS_MAX}."
         ));
     }
-    Ok(validator.len_locals() + operands_max)
+    Ok(Found {
+        slots: validator.len_locals() + operands_max,
+        calls,
+        drops,
+    })
 }
 
 /// The name of an instruction whose effect an instance made anew would lack.

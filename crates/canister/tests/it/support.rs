@@ -5,6 +5,7 @@ use lockstep_canister::{
         Call, Engine, EntryPoint, Environment, Execution, ExecutionError, Module, ModuleError,
         Response, TaskExecution,
     },
+    pacer::Pace,
     session::Sessions,
     state::{CanisterState, Installed},
 };
@@ -80,7 +81,22 @@ impl Canister {
         entry: EntryPoint,
         argument: &[u8],
     ) -> Execution {
-        engine.execute(&self.state, &call(entry, argument), &self.environment())
+        self.execute_paced(engine, entry, argument, None)
+    }
+
+    /// As [`Self::execute_on`], in slices.
+    pub(crate) fn execute_paced(
+        &self,
+        engine: &Engine,
+        entry: EntryPoint,
+        argument: &[u8],
+        pace: Option<&Pace>,
+    ) -> Execution {
+        let environment = Environment {
+            pace,
+            ..self.environment()
+        };
+        engine.execute(&self.state, &call(entry, argument), &environment)
     }
 
     /// One task of a message without argument.
