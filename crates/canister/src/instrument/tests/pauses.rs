@@ -11,7 +11,13 @@ use std::{collections::BTreeSet, num::NonZeroU32, sync::Arc, thread};
 
 const SLICE_MIN: u64 = 1_000;
 
-fn execute(engine: &Engine, state: &CanisterState, limit: u64, pace: Option<&Pace>) -> Execution {
+fn execute(
+    engine: &Engine,
+    state: &CanisterState,
+    entry: EntryPoint,
+    limit: u64,
+    pace: Option<&Pace>,
+) -> Execution {
     let environment = Environment {
         time_ns: 0,
         subnet_id: Principal::management_canister(),
@@ -23,7 +29,7 @@ fn execute(engine: &Engine, state: &CanisterState, limit: u64, pace: Option<&Pac
         sessions: &Sessions::default(),
     };
     let call = Call {
-        entry: EntryPoint::Heartbeat,
+        entry,
         caller: Principal::anonymous(),
         argument: vec![],
     };
@@ -62,13 +68,23 @@ fn slices_change_nothing() {
         let id = Principal::from_slice(&[7, 1, 1]);
         let mut state = CanisterState::new(id, BTreeSet::new(), 0);
         state.installed = Some(Installed::new(Arc::new(module.expect("a valid module"))));
+        let init = execute(&engine, &state, EntryPoint::Init, 0, None);
+        state.apply(&init.result.expect("nothing to do").1);
         // Sometimes too little.
         let limit = if seed % 4 == 0 { 1_500 } else { 1 << 40 };
         let slice = SLICE_MIN + random.next() % 1_000;
-        let whole = execute(&engine, &state, limit, None);
+        let whole = execute(&engine, &state, EntryPoint::Heartbeat, limit, None);
         let pacer = Pacer::new(slice);
         let (paced, slices) = thread::scope(|scope| {
-            let thread = scope.spawn(|| execute(&engine, &state, limit, Some(pacer.pace())));
+            let thread = scope.spawn(|| {
+                execute(
+                    &engine,
+                    &state,
+                    EntryPoint::Heartbeat,
+                    limit,
+                    Some(pacer.pace()),
+                )
+            });
             let mut slices = 1;
             while pacer.wait() == Progress::Paused {
                 slices += 1;
