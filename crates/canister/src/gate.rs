@@ -149,7 +149,9 @@ impl Gate {
             cancelled: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         });
-        gate.fill(0);
+        if limit > 0 {
+            gate.fill(0);
+        }
         let handler = Arc::clone(&gate);
         // SAFETY: what the handler does is async-signal-safe; see the module's documentation.
         unsafe {

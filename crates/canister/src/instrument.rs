@@ -1,18 +1,22 @@
 //! Re-encodes a module so that it counts its instructions and its stack, and hands its state over.
 //!
 //! # Design
-//! Two mutable globals are appended. The *counter* holds the instructions left: every straight run
-//! of code subtracts its whole cost when it starts, bulk operations their size when they run, and
-//! function entries and loop heads stop with `unreachable` when nothing is left. The *depth* holds
-//! the stack units left: a call site takes its own frame's units before the call and returns them
-//! after it, and stops when there are none, so recursion ends at the same depth on every machine,
-//! whatever frames the compiler lays out. Memory, first table, mutable globals and the start function are
-//! exported under reserved names. Active data segments are emptied: the engine places their bytes
-//! once, when the canister is installed. Functions are appended that charge bulk operations and, in
-//! modules that fork, enter a task by its index in the table.
+//! Three mutable globals and a memory are appended. The *counter* holds the instructions left of those
+//! granted: every straight run of code subtracts its whole cost when it starts, bulk operations their size
+//! when they run, and function entries, loop heads and bulk operations take more at the
+//! [gate](crate::gate), by means of the *cursor* and the memory, when nothing is left. The *depth* holds the
+//! stack units left: a function that calls others which call others takes its frame's units when it starts,
+//! stops when there are none, and hands the rest to what it calls, so recursion ends at the same depth on
+//! every machine, whatever frames the compiler lays out. Within functions counter and depth are [locals](body).
+//! NaNs are made canonical [where their bits are seen](nan). Memory, first table, mutable globals and the start function
+//! are exported under reserved names. Active data segments are emptied: the engine places their bytes once,
+//! when the canister is installed. In modules that fork, a function is appended that enters a task by its
+//! index in the table.
 //!
 //! # Invariants
-//! Indices of the original types, functions, globals and segments do not change.
+//! Indices of the original types, functions, globals and segments do not change. A function that runs to its
+//! end has subtracted the weights of the instructions that ran, and one for the call of it; checked against a
+//! count of every instruction by itself.
 mod body;
 mod nan;
 mod runs;

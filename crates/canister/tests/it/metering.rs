@@ -194,3 +194,36 @@ fn instructions_do_not_depend_on_what_ran_before() {
     assert_eq!(first.instructions, second.instructions);
     assert!(first.instructions < LIMIT);
 }
+
+/// What registers held when code traps in the middle is lost, and is charged by the chunk.
+#[test]
+fn a_trap_in_the_middle_of_code_is_charged_by_the_chunk() {
+    const CHUNK: u64 = 65_536;
+    let mut canister = Canister::new(
+        r#"(module (memory 1) (global $rounds (mut i32) (i32.const 30000))
+            (func $far (result i32) (i32.load (i32.const -8)))
+            (func (export "canister_heartbeat") (drop (i32.load (i32.const -8))))
+            (func (export "canister_update far") (drop (call $far)))
+            (func (export "canister_update long") (local $i i32)
+                (local.set $i (global.get $rounds))
+                (loop $next
+                    (local.set $i (i32.sub (local.get $i) (i32.const 1)))
+                    (br_if $next (local.get $i)))
+                (drop (i32.div_u (i32.const 1) (local.get $i)))))"#,
+    );
+    let charged = |canister: &Canister, entry| {
+        let execution = canister.execute(entry, b"");
+        (
+            execution.result.expect_err("traps").code,
+            execution.instructions,
+        )
+    };
+    let update = |name: &str| EntryPoint::Update(name.into());
+    assert_eq!(charged(&canister, EntryPoint::Heartbeat), (502, CHUNK));
+    assert_eq!(charged(&canister, update("far")), (502, CHUNK));
+    // 30,000 rounds of 7 instructions.
+    assert_eq!(charged(&canister, update("long")), (502, 4 * CHUNK));
+    canister.limit = 1_000;
+    assert_eq!(charged(&canister, EntryPoint::Heartbeat), (502, 1_000));
+    assert_eq!(charged(&canister, update("long")), (522, 1_000));
+}

@@ -7,7 +7,7 @@ use super::{
 use crate::{
     host::ImportSets,
     validate::{Facts, validate},
-    weights::{bulk, weight},
+    weights::{Count, bulk, weight},
 };
 use wasm_encoder::{
     CodeSection, ConstExpr, ExportKind, ExportSection, Function, GlobalSection, GlobalType,
@@ -135,4 +135,29 @@ fn charges_are_the_weights_of_what_runs() {
         most = most.max(counted);
     }
     assert!(most > 5_000, "the longest program takes {most}");
+}
+
+#[test]
+fn memory_of_64_bits_costs_more() {
+    use wasmparser::Operator as O;
+    let memarg = wasmparser::MemArg {
+        align: 0,
+        max_align: 3,
+        offset: 0,
+        memory: 0,
+    };
+    for operator in [
+        O::I64Load { memarg },
+        O::F32Store { memarg },
+        O::V128Load8Lane { memarg, lane: 0 },
+    ] {
+        assert_eq!([false, true].map(|wide| weight(&operator, wide)), [1, 2]);
+    }
+    let fill = O::MemoryFill { mem: 0 };
+    let init = O::MemoryInit {
+        data_index: 0,
+        mem: 0,
+    };
+    assert_eq!(bulk(&fill, true), Some(Count::I64));
+    assert_eq!(bulk(&init, true), Some(Count::I32));
 }

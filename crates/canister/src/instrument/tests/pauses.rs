@@ -11,14 +11,20 @@ use std::{collections::BTreeSet, sync::Arc, thread};
 
 const SLICE_MIN: u64 = 1_000;
 
-fn execute(engine: &Engine, state: &CanisterState, limit: u64, pace: Option<&Pace>) -> Execution {
+fn execute(
+    engine: &Engine,
+    state: &CanisterState,
+    entry: EntryPoint,
+    limit: u64,
+    pace: Option<&Pace>,
+) -> Execution {
     let sessions = Sessions::default();
     let environment = Environment {
         instruction_limit: limit,
         pace,
         ..Environment::new(&sessions)
     };
-    let call = Call::new(EntryPoint::Heartbeat, Principal::anonymous(), vec![]);
+    let call = Call::new(entry, Principal::anonymous(), vec![]);
     engine.execute(state, &call, &environment)
 }
 
@@ -54,13 +60,23 @@ fn slices_change_nothing() {
         let id = Principal::from_slice(&[7, 1, 1]);
         let mut state = CanisterState::new(id, BTreeSet::new(), 0);
         state.installed = Some(Installed::new(Arc::new(module.expect("a valid module"))));
+        let init = execute(&engine, &state, EntryPoint::Init, 0, None);
+        state.apply(&init.result.expect("nothing to do").1);
         // Sometimes too little.
         let limit = if seed % 4 == 0 { 1_500 } else { 1 << 40 };
         let slice = SLICE_MIN + random.next() % 1_000;
-        let whole = execute(&engine, &state, limit, None);
+        let whole = execute(&engine, &state, EntryPoint::Heartbeat, limit, None);
         let pacer = Pacer::new(slice);
         let (paced, slices) = thread::scope(|scope| {
-            let thread = scope.spawn(|| execute(&engine, &state, limit, Some(pacer.pace())));
+            let thread = scope.spawn(|| {
+                execute(
+                    &engine,
+                    &state,
+                    EntryPoint::Heartbeat,
+                    limit,
+                    Some(pacer.pace()),
+                )
+            });
             let mut slices = 1;
             while pacer.wait() == Progress::Paused {
                 slices += 1;
