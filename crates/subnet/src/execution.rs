@@ -21,7 +21,7 @@ mod upkeep;
 use crate::{
     application::FinalizedBlock,
     ingress::{INGRESS_TTL_NS, Ingress},
-    state::{Answer, Canister, Message, Reject, ReplicatedState, Status},
+    state::{Answer, Canister, Entropy, Message, Reject, ReplicatedState, Status},
 };
 use ic_principal::Principal;
 pub use lockstep_canister::engine::UPDATE_INSTRUCTIONS;
@@ -90,6 +90,7 @@ pub fn execute(
     state.height = block.height;
     // Consensus orders times; a state's time never goes back, whatever it is handed.
     state.time_ns = block.payload.time_ns.max(state.time_ns);
+    state.entropy = Entropy::of_block(&block.digest, block.height);
     state.history.prune(state.time_ns);
     upkeep::begin_height(&mut state);
     for bytes in &block.payload.messages {
@@ -99,6 +100,8 @@ pub fn execute(
     }
     let budget = state.genesis.round_instructions;
     let (calls, instructions) = round::run_messages(&mut state, engine, budget);
+    state.metrics.messages += calls;
+    state.metrics.instructions += instructions;
     let work = sessions::advance(&mut state, generations)?;
     Ok(Outcome {
         state,
@@ -134,7 +137,7 @@ fn take_in(state: &mut ReplicatedState, call: Ingress) {
 /// Takes the price of a user's message from the canister it is for, if there is one.
 fn charge_for(state: &mut ReplicatedState, call: &Ingress) -> Result<(), Reject> {
     let payer = if call.canister == Principal::management_canister() {
-        management::effective_canister(&call.method, &call.argument)?
+        management::ingress_target(&call.method, &call.argument)?
     } else {
         Some(call.canister)
     };
@@ -153,7 +156,9 @@ fn charge_for(state: &mut ReplicatedState, call: &Ingress) -> Result<(), Reject>
         );
         return Err(Reject::new(207, text));
     }
-    canister.state.cycles = canister.state.cycles.saturating_sub(price);
+    let paid = price.min(canister.state.cycles);
+    canister.state.cycles -= paid;
+    canister.ledger.consumed.ingress += paid;
     Ok(())
 }
 
