@@ -10,6 +10,7 @@
 //! # Errors
 //! [`StoreError`]: a file that is damaged, of another program or of another subnet is refused.
 mod record;
+mod tables;
 
 use crate::{
     application::Height,
@@ -17,30 +18,22 @@ use crate::{
 };
 use lockstep_canister::{engine::Engine, heap::PAGE_BYTES, memory::Paged};
 use record::{CanisterRecord, Parts, StateRecord};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
-use serde::{Serialize, de::DeserializeOwned};
+use redb::{Database, ReadableDatabase, ReadableTable};
+use serde::de::DeserializeOwned;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
+};
+use tables::{
+    CANISTERS, CHUNKS, HISTORY, META, MODULES, PAGES, QUEUE, ROOTS, SESSIONS, SNAPSHOTS, Table,
+    cbor, page_key, write_changes, write_pages,
 };
 
 /// What a file of this layout says it is.
 const FORMAT: &[u8] = b"lockstep state store 4";
 /// How many roots of past heights are kept.
 const ROOTS_MAX: u64 = 65_536;
-
-type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
-const META: Table = TableDefinition::new("meta");
-const CANISTERS: Table = TableDefinition::new("canisters");
-const PAGES: Table = TableDefinition::new("pages");
-const MODULES: Table = TableDefinition::new("modules");
-const CHUNKS: Table = TableDefinition::new("chunks");
-const SNAPSHOTS: Table = TableDefinition::new("snapshots");
-const HISTORY: Table = TableDefinition::new("history");
-const SESSIONS: Table = TableDefinition::new("sessions");
-const QUEUE: Table = TableDefinition::new("queue");
-const ROOTS: Table = TableDefinition::new("roots");
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -391,65 +384,4 @@ impl Roots {
             source: Box::new(error),
         })
     }
-}
-
-fn cbor<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    ciborium::into_writer(value, &mut bytes).expect("a vector takes every byte");
-    bytes
-}
-
-/// Brings a table from one map to another, touching what is not shared.
-fn write_changes<K: Ord, V>(
-    transaction: &WriteTransaction,
-    table: Table,
-    old: &BTreeMap<K, Arc<V>>,
-    new: &BTreeMap<K, Arc<V>>,
-    key: impl Fn(&K) -> Vec<u8>,
-    value: impl Fn(&V) -> Vec<u8>,
-) -> Result<(), redb::Error> {
-    let mut table = transaction.open_table(table)?;
-    for gone in old.keys().filter(|name| !new.contains_key(name)) {
-        table.remove(key(gone).as_slice())?;
-    }
-    for (name, part) in new {
-        if !old
-            .get(name)
-            .is_some_and(|before| Arc::ptr_eq(before, part))
-        {
-            table.insert(key(name).as_slice(), value(part).as_slice())?;
-        }
-    }
-    Ok(())
-}
-
-/// The memories of one kind, by the canister or the snapshot they belong to.
-type Memories<'state, M> = BTreeMap<&'state [u8], &'state M>;
-
-fn write_pages<M: Paged>(
-    transaction: &WriteTransaction,
-    kind: u8,
-    old: &Memories<'_, M>,
-    new: &Memories<'_, M>,
-) -> Result<(), redb::Error> {
-    let mut table = transaction.open_table(PAGES)?;
-    let nothing = M::default();
-    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
-    for id in names {
-        let memory = new.get(id).copied().unwrap_or(&nothing);
-        let before = old.get(id).copied().unwrap_or(&nothing);
-        for index in memory.changed(before) {
-            let key = page_key(id, kind, index);
-            let page = (index < memory.size_pages()).then(|| memory.page(index));
-            match page.filter(|page| page.iter().any(|byte| *byte != 0)) {
-                Some(page) => table.insert(key.as_slice(), &*page)?,
-                None => table.remove(key.as_slice())?,
-            };
-        }
-    }
-    Ok(())
-}
-
-fn page_key(id: &[u8], kind: u8, index: u64) -> Vec<u8> {
-    [&[id.len() as u8], id, &[kind], &index.to_be_bytes()].concat()
 }

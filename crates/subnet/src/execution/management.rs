@@ -348,3 +348,6 @@ fn no_method(method: &str) -> Reject {
     let text = format!("Management canister has no method '{method}'");
     Reject::new(536, text)
 }
+
+#[cfg(test)]
+mod tests;

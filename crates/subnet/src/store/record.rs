@@ -1,5 +1,5 @@
 //! What the store writes besides pages, modules and envelopes.
-use super::StoreError;
+use super::{StoreError, tables::Memories};
 use crate::state::{
     Cached, Canister, Chunks, Entropy, Ledger, ReplicatedState, Schedule, Snapshot, SnapshotCode,
     SnapshotId, SnapshotRecord, Stored, SubnetMetrics,
@@ -258,9 +258,9 @@ pub(super) fn snapshots(state: &ReplicatedState) -> BTreeMap<SnapshotId, Arc<Sna
 /// The memories, by kind.
 #[derive(Default)]
 pub(super) struct AllMemories<'state> {
-    pub(super) heaps: super::Memories<'state, Heap>,
-    pub(super) stable: super::Memories<'state, PagedMemory>,
-    pub(super) modules: super::Memories<'state, PagedMemory>,
+    pub(super) heaps: Memories<'state, Heap>,
+    pub(super) stable: Memories<'state, PagedMemory>,
+    pub(super) modules: Memories<'state, PagedMemory>,
 }
 
 /// The memories of canisters and snapshots.
