@@ -143,9 +143,13 @@ fn charge_for(state: &mut ReplicatedState, call: &Ingress) -> Result<(), Reject>
     };
     let Some(payer) = payer else { return Ok(()) };
     let prices = state.genesis.prices();
-    let canister = state
-        .canister_mut(&payer)
-        .ok_or_else(|| not_found(&payer))?;
+    let Some(canister) = state.canister_mut(&payer) else {
+        if call.canister == payer {
+            return Err(not_found(&payer));
+        }
+        // A call before it may create the canister that the management canister is asked about.
+        return Ok(());
+    };
     let price = prices.ingress((call.method.len() + call.argument.len()) as u64);
     let frozen = canister.state.frozen_cycles(prices);
     // A canister without cycles can still be managed: that is how it gets some.

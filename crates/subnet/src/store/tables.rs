@@ -1,6 +1,6 @@
 //! Tables of the store: their rows, and how they are brought from one state to the next.
 use lockstep_canister::memory::Paged;
-use redb::{ReadableTable, TableDefinition, WriteTransaction};
+use redb::{TableDefinition, WriteTransaction};
 use serde::Serialize;
 use std::{
     collections::{BTreeMap, BTreeSet},

@@ -4,6 +4,7 @@ use crate::{execution::CANISTER_REJECTED, state::Reject};
 use candid::CandidType;
 use ic_principal::Principal;
 use serde::Deserialize;
+use serde_bytes::ByteBuf;
 
 /// What a call to a method is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -16,6 +17,19 @@ enum Target {
     Chunked,
 }
 
+/// Which users are not bound to be refused.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Access {
+    /// All.
+    Everybody,
+    /// The target's controllers.
+    Controllers,
+    /// Those who may see its status.
+    Status,
+    /// Those who may see its snapshots.
+    Snapshots,
+}
+
 /// Who may call a method.
 #[derive(Debug, Clone, Copy)]
 struct Method {
@@ -26,8 +40,7 @@ struct Method {
     canisters: bool,
     /// Users, in queries.
     queries: bool,
-    /// Whether a user who does not control the target is bound to be refused.
-    controlled: bool,
+    access: Access,
 }
 
 /// Calls that both may make and that are about a canister.
@@ -36,11 +49,11 @@ const BOTH: Method = Method {
     users: true,
     canisters: true,
     queries: false,
-    controlled: false,
+    access: Access::Everybody,
 };
 /// The same for those of the target's controllers.
 const CONTROLLED: Method = Method {
-    controlled: true,
+    access: Access::Controllers,
     ..BOTH
 };
 /// Calls that only canisters may make.
@@ -60,12 +73,16 @@ fn find(method: &str) -> Result<Method, Reject> {
             target: Target::Subnet,
             ..BOTH
         },
-        "provisional_top_up_canister"
-        | "list_canister_snapshots"
+        "provisional_top_up_canister" => BOTH,
+        "list_canister_snapshots"
         | "read_canister_snapshot_metadata"
-        | "read_canister_snapshot_data" => BOTH,
+        | "read_canister_snapshot_data" => Method {
+            access: Access::Snapshots,
+            ..BOTH
+        },
         "canister_status" => Method {
             queries: true,
+            access: Access::Status,
             ..BOTH
         },
         "canister_metrics" => Method {
@@ -148,20 +165,29 @@ pub fn query_target(method: &str, argument: &[u8]) -> Result<Option<Principal>, 
     found.target(argument)
 }
 
-/// Whether only a target's controllers have a use for a method.
-pub(super) fn is_controlled(method: &str) -> bool {
-    find(method).is_ok_and(|found| found.controlled)
+/// Which users are not bound to be refused by a method.
+pub(super) fn access(method: &str) -> Access {
+    find(method).map_or(Access::Everybody, |found| found.access)
 }
 
 impl Method {
     fn target(&self, argument: &[u8]) -> Result<Option<Principal>, Reject> {
+        // The large fields are named, so that they are taken over as they are, not skipped byte by byte.
         #[derive(CandidType, Deserialize)]
         struct Canister {
             canister_id: Principal,
+            #[serde(rename = "wasm_module")]
+            _wasm_module: Option<ByteBuf>,
+            #[serde(rename = "arg")]
+            _arg: Option<ByteBuf>,
+            #[serde(rename = "chunk")]
+            _chunk: Option<ByteBuf>,
         }
         #[derive(CandidType, Deserialize)]
         struct Chunked {
             target_canister: Principal,
+            #[serde(rename = "arg")]
+            _arg: Option<ByteBuf>,
         }
         Ok(match self.target {
             Target::Subnet => None,

@@ -113,6 +113,12 @@ fn controllers_manage_and_others_do_not() {
     let refused = inspect(state, &user(), "stop_canister", &argument).expect_err("no controller");
     assert_eq!(refused.error_code, 512);
     inspect(state, &other(), "stop_canister", &argument).expect("it is taken in");
+    for method in ["canister_status", "list_canister_snapshots"] {
+        let refused = inspect(state, &user(), method, &argument).expect_err("it is hidden");
+        assert_eq!(refused.error_code, 512);
+        inspect(state, &other(), method, &argument).expect("it is shown");
+    }
+    inspect(state, &user(), "provisional_top_up_canister", &argument).expect("everybody may");
     let absent = candid::encode_one(record(canister_id(8))).expect("Candid");
     let refused = inspect(state, &other(), "stop_canister", &absent).expect_err("no canister");
     assert_eq!(refused.error_code, 301);
