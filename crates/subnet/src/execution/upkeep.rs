@@ -89,7 +89,7 @@ fn expire_stops(state: &mut ReplicatedState) {
             .into_iter()
             .partition(|call| call.since_ns < since_ns);
         canister.ledger.stop_calls = waiting;
-        for call in Vec::<crate::state::StopCall>::from(expired) {
+        for call in expired {
             let reject = Reject::new(206, "Stop canister request timed out");
             if let Some(output) = response(&call.origin, Err(reject), call.cycles) {
                 put(state, output);

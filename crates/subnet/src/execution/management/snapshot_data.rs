@@ -217,7 +217,7 @@ fn pages(what: &str, bytes: u64, most: u64) -> Result<u64, Reject> {
             "{what} of {bytes} bytes is larger than {most}"
         )));
     }
-    if bytes % PAGE_BYTES as u64 != 0 {
+    if !bytes.is_multiple_of(PAGE_BYTES as u64) {
         return Err(invalid(&format!(
             "{what} of {bytes} bytes is not made of pages of {PAGE_BYTES}"
         )));
