@@ -2,7 +2,7 @@
 //!
 //! # Design
 //! A height takes the block's calls into the queue, lets canisters take turns until the height's time
-//! is used up ([`round`]), and then gives the generation sessions their slice of work. A call that has been taken in once is never executed again: its entry in the
+//! is used up (`round`), and then gives the generation sessions their slice of work. A call that has been taken in once is never executed again: its entry in the
 //! history outlives its expiry.
 //!
 //! # Determinism

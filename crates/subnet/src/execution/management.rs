@@ -3,7 +3,7 @@
 //! # Design
 //! Its messages run alone, before and between the rounds of canisters' turns, in the order in which they
 //! arrived. A method decodes its argument, checks who may call it, and changes the state as a whole or
-//! not at all. One that has to wait ([`Done::Later`]) leaves the call's origin in the canister's books.
+//! not at all. One that has to wait leaves the call's origin in the canister's books.
 //!
 //! # Errors
 //! The replica's error codes and texts. Methods of subsystems that this subnet lacks (threshold
