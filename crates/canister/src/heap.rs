@@ -183,6 +183,34 @@ impl Heap {
         }
     }
 
+    /// The heap with other bytes from `offset` on.
+    ///
+    /// # Panics
+    /// They do not lie inside.
+    #[must_use]
+    pub fn written(&self, offset: u64, bytes: &[u8]) -> Self {
+        let end = offset.checked_add(bytes.len() as u64);
+        assert!(
+            end.is_some_and(|end| end <= self.size_bytes()),
+            "bytes outside of the heap"
+        );
+        let mut delta = Delta::default();
+        let mut done = 0;
+        while done < bytes.len()
+            && let Some((image, number)) = self.version()
+        {
+            let at = offset as usize + done;
+            let (leaf, start) = ((at / LEAF_BYTES) as Leaf, at % LEAF_BYTES);
+            let count = (LEAF_BYTES - start).min(bytes.len() - done);
+            let mut content = [0; LEAF_BYTES];
+            provided(image.read_leaf(number, leaf, &mut content));
+            content[start..start + count].copy_from_slice(&bytes[done..done + count]);
+            delta.insert(leaf, &content);
+            done += count;
+        }
+        provided(self.changed_by(delta, self.size_bytes()))
+    }
+
     /// The version behind this one, with `size` bytes.
     fn changed_by(&self, delta: Delta, size: u64) -> io::Result<Self> {
         let size_pages = size / PAGE_BYTES as u64;

@@ -5,10 +5,12 @@ use crate::{
     host::{Host, ImportSets},
     instances::{Instances, ModuleId},
     instrument,
+    state::GlobalValue,
     validate::{self, Facts, Segment},
 };
 use sha2::{Digest, Sha256};
 use std::{borrow::Cow, collections::BTreeMap, fmt, io::Read, sync::Arc};
+use wasmparser::ValType;
 use wasmtime::InstancePre;
 
 /// Most bytes of a module, installed or unpacked.
@@ -207,6 +209,31 @@ impl Module {
 
     pub(crate) fn code(&self) -> &InstancePre<Host> {
         &self.code
+    }
+
+    /// Whether these can be the mutable globals of an instance, in the module's order.
+    #[must_use]
+    pub fn accepts_globals(&self, globals: &[GlobalValue]) -> bool {
+        let mutable = self.facts.globals.iter().filter(|ty| ty.mutable);
+        let types = mutable.map(|ty| ty.content_type);
+        types.eq(globals.iter().map(|global| match global {
+            GlobalValue::I32(_) => ValType::I32,
+            GlobalValue::I64(_) => ValType::I64,
+            GlobalValue::F32(_) => ValType::F32,
+            GlobalValue::F64(_) => ValType::F64,
+            GlobalValue::V128(_) => ValType::V128,
+        }))
+    }
+
+    /// Whether the heap of an instance can have so many pages.
+    #[must_use]
+    pub fn accepts_heap(&self, pages: u64) -> bool {
+        match self.facts.memory {
+            None => pages == 0,
+            Some(memory) => {
+                pages >= memory.initial && memory.maximum.is_none_or(|maximum| pages <= maximum)
+            }
+        }
     }
 
     /// The heap before the start function: zeros and the active data segments, in order.

@@ -221,6 +221,21 @@ impl StableMemory {
     }
 }
 
+impl PagedMemory {
+    /// The memory with other bytes from `offset` on.
+    ///
+    /// # Panics
+    /// They do not lie inside.
+    #[must_use]
+    pub fn written(&self, offset: u64, bytes: &[u8]) -> Self {
+        let mut memory = StableMemory::new(self, u64::MAX);
+        memory
+            .write(offset, bytes)
+            .expect("the bytes lie inside of the memory");
+        memory.snapshot()
+    }
+}
+
 /// What an access has in one leaf.
 struct Part {
     leaf: u64,

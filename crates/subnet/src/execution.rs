@@ -2,7 +2,7 @@
 //!
 //! # Design
 //! A height takes the block's calls into the queue, lets canisters take turns until the height's time
-//! is used up ([`round`]), and then gives the generation sessions their slice of work. A call that has been taken in once is never executed again: its entry in the
+//! is used up (`round`), and then gives the generation sessions their slice of work. A call that has been taken in once is never executed again: its entry in the
 //! history outlives its expiry.
 //!
 //! # Determinism
@@ -21,7 +21,7 @@ mod upkeep;
 use crate::{
     application::FinalizedBlock,
     ingress::{INGRESS_TTL_NS, Ingress},
-    state::{Answer, Canister, Message, Reject, ReplicatedState, Status},
+    state::{Answer, Canister, Entropy, Message, Reject, ReplicatedState, Status},
 };
 use ic_principal::Principal;
 pub use lockstep_canister::engine::UPDATE_INSTRUCTIONS;
@@ -93,6 +93,7 @@ pub fn execute(
     state.height = block.height;
     // Consensus orders times; a state's time never goes back, whatever it is handed.
     state.time_ns = block.payload.time_ns.max(state.time_ns);
+    state.entropy = Entropy::of_block(&block.digest, block.height);
     state.history.prune(state.time_ns);
     upkeep::begin_height(&mut state);
     for bytes in &block.payload.messages {
@@ -102,6 +103,8 @@ pub fn execute(
     }
     let budget = state.genesis.round_instructions;
     let done = round::run_messages(&mut state, engine, budget);
+    state.metrics.messages += done.executed;
+    state.metrics.instructions += done.time;
     let work = sessions::advance(&mut state, generations)?;
     Ok(Outcome {
         state,
@@ -138,15 +141,19 @@ fn take_in(state: &mut ReplicatedState, call: Ingress) {
 /// Takes the price of a user's message from the canister it is for, if there is one.
 fn charge_for(state: &mut ReplicatedState, call: &Ingress) -> Result<(), Reject> {
     let payer = if call.canister == Principal::management_canister() {
-        management::effective_canister(&call.method, &call.argument)?
+        management::ingress_target(&call.method, &call.argument)?
     } else {
         Some(call.canister)
     };
     let Some(payer) = payer else { return Ok(()) };
     let prices = state.genesis.prices();
-    let canister = state
-        .canister_mut(&payer)
-        .ok_or_else(|| not_found(&payer))?;
+    let Some(canister) = state.canister_mut(&payer) else {
+        if call.canister == payer {
+            return Err(not_found(&payer));
+        }
+        // A call before it may create the canister that the management canister is asked about.
+        return Ok(());
+    };
     let price = prices.ingress((call.method.len() + call.argument.len()) as u64);
     let frozen = canister.state.frozen_cycles(prices);
     // A canister without cycles can still be managed: that is how it gets some.
@@ -157,7 +164,9 @@ fn charge_for(state: &mut ReplicatedState, call: &Ingress) -> Result<(), Reject>
         );
         return Err(Reject::new(207, text));
     }
-    canister.state.cycles = canister.state.cycles.saturating_sub(price);
+    let paid = price.min(canister.state.cycles);
+    canister.state.cycles -= paid;
+    canister.ledger.consumed.ingress += paid;
     Ok(())
 }
 

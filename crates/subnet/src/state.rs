@@ -10,23 +10,39 @@
 //! states; it stands in the certified tree.
 mod cached;
 mod canister;
+mod changes;
+mod chunks;
+mod entropy;
 mod genesis;
 mod history;
 mod log;
 mod message;
+mod metrics;
+mod snapshot;
+mod stored;
 
 pub use cached::Cached;
 pub use canister::{CallContext, Callback, Canister, Ledger, LowMemory, StopCall};
+pub use changes::{Change, ChangeDetails, Changes, Deployment, Originator};
+pub use chunks::{CHUNK_BYTES_MAX, CHUNKS_MAX, Chunks};
+pub use entropy::Entropy;
 pub use genesis::{Genesis, GenesisError, NODE_KEY_DER_BYTES, ROOT_KEY_DER_BYTES};
 pub use history::{Answer, History, Reject, Status};
 pub use log::{CanisterLog, LogRecord};
 pub use message::{CallResult, Message, Origin, Request, Response};
+pub use metrics::{CyclesConsumed, SubnetMetrics};
+pub(crate) use snapshot::SnapshotRecord;
+pub use snapshot::{SNAPSHOTS_MAX, Snapshot, SnapshotCode, SnapshotId, SnapshotSource};
+pub use stored::Stored;
 
 use crate::application::Height;
 use ic_principal::Principal;
 use lockstep_canister::{models::Work, session::Sessions};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// The index of the first canister created without a given id.
 const FIRST_CANISTER_INDEX: u64 = 1 << 32;
@@ -60,8 +76,14 @@ pub struct ReplicatedState {
     pub next_queue_key: u64,
     /// The index of the next canister.
     pub next_canister_index: u64,
+    /// Ids of deleted canisters that were not given out by index: no canister gets them again.
+    pub deleted: BTreeSet<Principal>,
     /// How session work was shared so far.
     pub schedule: Schedule,
+    /// Where `raw_rand` takes its bytes from.
+    pub entropy: Entropy,
+    /// What the subnet has done.
+    pub metrics: SubnetMetrics,
 }
 
 impl ReplicatedState {
@@ -82,7 +104,10 @@ impl ReplicatedState {
             queue: BTreeMap::new(),
             next_queue_key: 0,
             next_canister_index: FIRST_CANISTER_INDEX,
+            deleted: BTreeSet::new(),
             schedule: Schedule::default(),
+            entropy: Entropy::default(),
+            metrics: SubnetMetrics::default(),
         }
     }
 
@@ -110,17 +135,33 @@ impl ReplicatedState {
         self.canisters.insert(canister.state.id, Arc::new(canister));
     }
 
-    /// Removes a canister.
-    pub fn remove_canister(&mut self, id: &Principal) {
-        self.canisters.remove(id);
+    /// Removes a canister, whose id is never given to another.
+    pub fn remove_canister(&mut self, id: &Principal) -> Option<Arc<Canister>> {
+        let canister = self.canisters.remove(id)?;
+        if !self.was_given_out(id) {
+            self.deleted.insert(*id);
+        }
+        Some(canister)
     }
 
-    /// An id that no canister has.
+    /// Whether a canister has this id or had it.
+    #[must_use]
+    pub fn is_taken(&self, id: &Principal) -> bool {
+        self.canisters.contains_key(id) || self.deleted.contains(id) || self.was_given_out(id)
+    }
+
+    fn was_given_out(&self, id: &Principal) -> bool {
+        let index = canister_index(id);
+        index.is_some_and(|index| (FIRST_CANISTER_INDEX..self.next_canister_index).contains(&index))
+    }
+
+    /// An id that no canister has or had.
     pub fn fresh_canister_id(&mut self) -> Principal {
         loop {
             let id = canister_id(self.next_canister_index);
+            let is_free = !self.is_taken(&id);
             self.next_canister_index += 1;
-            if !self.canisters.contains_key(&id) {
+            if is_free {
                 return id;
             }
         }
@@ -139,25 +180,36 @@ impl ReplicatedState {
 
     /// BLAKE3 over the whole state.
     ///
-    /// The encoding: the tag `lockstep state 2`, height, time, digest of the genesis, next canister
-    /// index, debt, last session, digest of the sessions; then canisters (their digests), queue
-    /// (key, CBOR of the message preceded by its length) and history (request id, sender, end of keeping, digest of the
-    /// answer's subtree), each preceded by its count. Integers are little-endian u64; principals are
-    /// preceded by their length.
+    /// The encoding: the tag `lockstep state 3`, height, time, digest of the genesis, next canister
+    /// index, debt, last session, seed and count of values drawn, cycles consumed by deleted canisters
+    /// (16 bytes), messages, instructions, digest of the sessions; then deleted ids, canisters (their
+    /// digests), queue (key, CBOR of the message preceded by its length; before its count the next key)
+    /// and history (request id, sender, end of keeping, digest of the answer's subtree), each preceded
+    /// by its count. Integers are little-endian u64; principals are preceded by their length.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         let number = |hasher: &mut blake3::Hasher, value: u64| {
             hasher.update(&value.to_le_bytes());
         };
-        hasher.update(b"lockstep state 2");
+        hasher.update(b"lockstep state 3");
         number(&mut hasher, self.height);
         number(&mut hasher, self.time_ns);
         hasher.update(&self.genesis.digest());
         number(&mut hasher, self.next_canister_index);
         number(&mut hasher, self.schedule.debt);
         number(&mut hasher, self.schedule.last_session);
+        hasher.update(&self.entropy.seed);
+        number(&mut hasher, self.entropy.drawn);
+        hasher.update(&self.metrics.consumed_by_deleted.to_le_bytes());
+        number(&mut hasher, self.metrics.messages);
+        number(&mut hasher, self.metrics.instructions);
         hasher.update(&self.sessions.digest());
+        number(&mut hasher, self.deleted.len() as u64);
+        for id in &self.deleted {
+            number(&mut hasher, id.as_slice().len() as u64);
+            hasher.update(id.as_slice());
+        }
         number(&mut hasher, self.canisters.len() as u64);
         for canister in self.canisters.values() {
             hasher.update(&canister.digest());
@@ -184,8 +236,15 @@ pub fn canister_id(index: u64) -> Principal {
     Principal::from_slice(&bytes)
 }
 
+/// The index of a canister's id; `None`: it does not have the form of one.
+#[must_use]
+pub fn canister_index(id: &Principal) -> Option<u64> {
+    let index = id.as_slice().strip_suffix(&[1, 1])?;
+    index.try_into().ok().map(u64::from_be_bytes)
+}
+
 /// Whether `id` has the form of a canister's id.
 #[must_use]
 pub fn is_canister_id(id: &Principal) -> bool {
-    id.as_slice().len() == 10 && id.as_slice().ends_with(&[1, 1])
+    canister_index(id).is_some()
 }

@@ -1,43 +1,39 @@
 //! Keeps the replicated state on disk: one transaction per height.
 //!
 //! # Design
-//! Canisters, blocks of memories, modules, answers, sessions and waiting calls have a table each, so that a
-//! height writes what it changed: parts that the new state shares with the last one are recognised
-//! by identity. Blocks of zeros are not written. The rest is one CBOR record, which also holds the
-//! state's digest: what is read back must hash to it.
+//! Canisters, snapshots, blocks of memories, modules, chunks, answers, sessions and waiting calls have a table each,
+//! so that a height writes what it changed: parts that the new state shares with the last one are
+//! recognised by identity. Blocks are named by the canister or the snapshot they belong to; those of
+//! zeros are not written. Modules and chunks are named by their hash. The rest is one CBOR record, which
+//! also holds the state's digest: what is read back must hash to it.
 //!
 //! # Errors
 //! [`StoreError`]: a file that is damaged, of another program or of another subnet is refused.
 mod record;
+mod tables;
 
 use crate::{
     application::Height,
-    state::{Genesis, ReplicatedState},
+    state::{Genesis, ReplicatedState, SnapshotId, SnapshotRecord},
 };
 use lockstep_canister::{engine::Engine, heap::PAGE_BYTES, memory::Paged};
-use record::{CanisterRecord, StateRecord};
-use redb::{Database, ReadableDatabase, ReadableTable, TableDefinition, WriteTransaction};
-use serde::{Serialize, de::DeserializeOwned};
+use record::{CanisterRecord, Parts, StateRecord};
+use redb::{Database, ReadableDatabase, ReadableTable};
+use serde::de::DeserializeOwned;
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::Arc,
 };
+use tables::{
+    CANISTERS, CHUNKS, HISTORY, META, MODULES, PAGES, QUEUE, ROOTS, SESSIONS, SNAPSHOTS, Table,
+    block_key, cbor, write_blocks, write_changes,
+};
 
 /// What a file of this layout says it is.
-const FORMAT: &[u8] = b"lockstep state store 3";
+const FORMAT: &[u8] = b"lockstep state store 4";
 /// How many roots of past heights are kept.
 const ROOTS_MAX: u64 = 65_536;
-
-type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
-const META: Table = TableDefinition::new("meta");
-const CANISTERS: Table = TableDefinition::new("canisters");
-const PAGES: Table = TableDefinition::new("pages");
-const MODULES: Table = TableDefinition::new("modules");
-const HISTORY: Table = TableDefinition::new("history");
-const SESSIONS: Table = TableDefinition::new("sessions");
-const QUEUE: Table = TableDefinition::new("queue");
-const ROOTS: Table = TableDefinition::new("roots");
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -190,10 +186,31 @@ impl Store {
             |hash| hash.to_vec(),
             |module| module.wasm().to_vec(),
         )?;
-        let (old_heaps, old_stable) = record::memories(old);
-        let (heaps, stable) = record::memories(state);
-        write_blocks(&transaction, record::HEAP, &old_heaps, &heaps)?;
-        write_blocks(&transaction, record::STABLE, &old_stable, &stable)?;
+        write_changes(
+            &transaction,
+            CHUNKS,
+            &record::chunks(old),
+            &record::chunks(state),
+            |hash| hash.to_vec(),
+            Vec::clone,
+        )?;
+        write_changes(
+            &transaction,
+            SNAPSHOTS,
+            &record::snapshots(old),
+            &record::snapshots(state),
+            |id| id.as_bytes().to_vec(),
+            |snapshot| cbor(&snapshot.record()),
+        )?;
+        let (before, after) = (record::memories(old), record::memories(state));
+        write_blocks(&transaction, record::HEAP, &before.heaps, &after.heaps)?;
+        write_blocks(&transaction, record::STABLE, &before.stable, &after.stable)?;
+        write_blocks(
+            &transaction,
+            record::MODULE,
+            &before.modules,
+            &after.modules,
+        )?;
         let mut roots = transaction.open_table(ROOTS)?;
         if let Some(root) = root {
             roots.insert(&state.height.to_be_bytes()[..], &root[..])?;
@@ -252,19 +269,55 @@ impl Store {
             let module = engine.compile(&wasm).map_err(|error| self.damaged(error))?;
             modules.insert(hash, Arc::new(module));
         }
+        let chunks = self.rows(CHUNKS)?.into_iter();
+        let parts = Parts {
+            modules,
+            chunks: chunks
+                .map(|(hash, chunk)| (hash, Arc::new(chunk)))
+                .collect(),
+        };
         for (id, bytes) in self.rows(CANISTERS)? {
             let record: CanisterRecord = self.decode(&bytes)?;
             let heap = |pages| self.memory(&id, record::HEAP, pages);
             let stable = |pages| self.memory(&id, record::STABLE, pages);
-            let canister = record.restore(&id, &modules, heap, stable)?;
+            let canister = record.restore(&id, &parts, heap, stable)?;
             state.insert_canister(
-                canister.ok_or_else(|| self.damaged("a canister's module or id is missing"))?,
+                canister
+                    .ok_or_else(|| self.damaged("a part or the id of a canister is missing"))?,
             );
+        }
+        for (id, bytes) in self.rows(SNAPSHOTS)? {
+            self.load_snapshot(&mut state, &id, &bytes, &parts)?;
         }
         if state.digest() != digest {
             return Err(self.damaged("its content does not have the digest that was written"));
         }
         Ok(state)
+    }
+
+    fn load_snapshot(
+        &self,
+        state: &mut ReplicatedState,
+        id: &[u8],
+        bytes: &[u8],
+        parts: &Parts,
+    ) -> Result<(), StoreError> {
+        let record: SnapshotRecord = self.decode(bytes)?;
+        let heap = self.memory(id, record::HEAP, record.heap_pages)?;
+        let stable = self.memory(id, record::STABLE, record.stable_pages)?;
+        let module = self.memory(
+            id,
+            record::MODULE,
+            record.upload_size.div_ceil(PAGE_BYTES as u64),
+        )?;
+        let id = SnapshotId::from_bytes(id);
+        let id = id.ok_or_else(|| self.damaged("a snapshot has no id"))?;
+        let snapshot = record::restore_snapshot(record, parts, heap, stable, module);
+        let snapshot = snapshot.ok_or_else(|| self.damaged("a part of a snapshot is missing"))?;
+        let canister = state.canister_mut(&id.canister());
+        let canister = canister.ok_or_else(|| self.damaged("a snapshot has no canister"))?;
+        canister.stored.snapshots.insert(id, Arc::new(snapshot));
+        Ok(())
     }
 
     /// A whole table.
@@ -342,64 +395,4 @@ impl Roots {
             source: Box::new(error),
         })
     }
-}
-
-fn cbor<T: Serialize>(value: &T) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    ciborium::into_writer(value, &mut bytes).expect("a vector takes every byte");
-    bytes
-}
-
-/// Brings a table from one map to another, touching what is not shared.
-fn write_changes<K: Ord, V>(
-    transaction: &WriteTransaction,
-    table: Table,
-    old: &BTreeMap<K, Arc<V>>,
-    new: &BTreeMap<K, Arc<V>>,
-    key: impl Fn(&K) -> Vec<u8>,
-    value: impl Fn(&V) -> Vec<u8>,
-) -> Result<(), redb::Error> {
-    let mut table = transaction.open_table(table)?;
-    for gone in old.keys().filter(|name| !new.contains_key(name)) {
-        table.remove(key(gone).as_slice())?;
-    }
-    for (name, part) in new {
-        if !old
-            .get(name)
-            .is_some_and(|before| Arc::ptr_eq(before, part))
-        {
-            table.insert(key(name).as_slice(), value(part).as_slice())?;
-        }
-    }
-    Ok(())
-}
-
-/// The memories of one kind, by canister.
-type Memories<'state, M> = BTreeMap<&'state [u8], &'state M>;
-
-fn write_blocks<M: Paged>(
-    transaction: &WriteTransaction,
-    kind: u8,
-    old: &Memories<'_, M>,
-    new: &Memories<'_, M>,
-) -> Result<(), redb::Error> {
-    let mut table = transaction.open_table(PAGES)?;
-    let nothing = M::default();
-    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
-    for id in names {
-        let memory = new.get(id).copied().unwrap_or(&nothing);
-        let before = old.get(id).copied().unwrap_or(&nothing);
-        for index in memory.changed(before) {
-            let key = block_key(id, kind, index);
-            match memory.block(index) {
-                Some(block) => table.insert(key.as_slice(), &*block)?,
-                None => table.remove(key.as_slice())?,
-            };
-        }
-    }
-    Ok(())
-}
-
-fn block_key(id: &[u8], kind: u8, index: u64) -> Vec<u8> {
-    [&[id.len() as u8], id, &[kind], &index.to_be_bytes()].concat()
 }

@@ -255,3 +255,33 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn bytes_are_written_from_outside() {
+    let mut expected = vec![7; 3 * PAGE_BYTES];
+    let mut written = heap(&expected);
+    // Within a leaf, over its edge, over a page's edge, to the end, and none at all.
+    for (offset, length) in [
+        (10, 20),
+        (LEAF_BYTES - 1, 2),
+        (PAGE_BYTES - 9_000, 20_000),
+        (3 * PAGE_BYTES - 5, 5),
+        (3 * PAGE_BYTES, 0),
+    ] {
+        let content = vec![length as u8 | 1; length];
+        let before = written.clone();
+        written = written.written(offset as u64, &content);
+        assert_eq!(bytes(&before), expected, "the old version stays");
+        expected[offset..offset + length].copy_from_slice(&content);
+        assert_eq!(bytes(&written), expected);
+        assert_eq!(written.digest(), heap(&expected).digest());
+    }
+    let empty = Heap::default();
+    assert_eq!(empty.written(0, &[]).digest(), empty.digest());
+}
+
+#[test]
+#[should_panic(expected = "bytes outside of the heap")]
+fn bytes_are_not_written_beyond_the_end() {
+    let _ = heap(&[0; PAGE_BYTES]).written(PAGE_BYTES as u64 - 1, &[1, 2]);
+}

@@ -3,13 +3,21 @@
 //! # Design
 //! Its messages run alone, before and between the rounds of canisters' turns, in the order in which they
 //! arrived. A method decodes its argument, checks who may call it, and changes the state as a whole or
-//! not at all. One that has to wait ([`Done::Later`]) leaves the call's origin in the canister's books.
+//! not at all. One that has to wait leaves the call's origin in the canister's books.
 //!
 //! # Errors
 //! The replica's error codes and texts. Methods of subsystems that this subnet lacks (threshold
 //! signatures, Bitcoin, HTTP outcalls) are rejected by name.
+mod chunks;
 mod code;
+mod info;
 mod lifecycle;
+mod logs;
+mod methods;
+mod resources;
+mod settings;
+mod snapshot_data;
+mod snapshots;
 mod status;
 
 use super::{
@@ -17,27 +25,46 @@ use super::{
     round::{Done as Totals, put},
     turn::{MESSAGE_OVERHEAD, response},
 };
-use crate::state::{Canister, Message, Origin, Reject, ReplicatedState};
+use crate::state::{Canister, Message, Origin, Originator, Reject, ReplicatedState};
 use candid::{CandidType, DecoderConfig, utils::decode_one_with_config};
-use ic_management_canister_types::CanisterIdRecord;
 use ic_principal::Principal;
 use lockstep_canister::{
     engine::{Cycles, Engine, Instructions},
-    state::CanisterState,
+    state::{CanisterState, Visibility},
 };
 use serde::de::DeserializeOwned;
 
-pub use lifecycle::DEFAULT_CYCLES;
+use methods::Access;
 
-/// Which canister's address a call to the management canister is sent to; `None`: any.
+pub use lifecycle::DEFAULT_CYCLES;
+pub use methods::{ingress_target, query_target};
+
+/// Whether a user's call is worth ordering: users may call the method, and who sends it may do so with
+/// this canister. Not replicated: it spares canisters the price of calls that are bound to be refused.
 ///
 /// # Errors
-/// The rejection of an argument that names none.
-pub fn effective_canister(method: &str, argument: &[u8]) -> Result<Option<Principal>, Reject> {
-    match method {
-        "create_canister" | "provisional_create_canister_with_cycles" | "raw_rand" => Ok(None),
-        _ => Ok(Some(decode::<CanisterIdRecord>(argument)?.canister_id)),
+/// The rejection that the call would get.
+pub fn inspect(
+    state: &ReplicatedState,
+    sender: &Principal,
+    method: &str,
+    argument: &[u8],
+) -> Result<(), Reject> {
+    let Some(target) = ingress_target(method, argument)? else {
+        return Ok(());
+    };
+    let canister = &find(state, &target)?.state;
+    let settings = &canister.settings;
+    let visibility = match methods::access(method) {
+        Access::Everybody => return Ok(()),
+        Access::Controllers => &Visibility::Controllers,
+        Access::Status => &settings.status_visibility,
+        Access::Snapshots => &settings.snapshot_visibility,
+    };
+    if may_see(canister, visibility, sender) {
+        return Ok(());
     }
+    check_controller(canister, sender)
 }
 
 /// Executes a query.
@@ -52,6 +79,10 @@ pub fn query(
 ) -> Result<Vec<u8>, Reject> {
     match method {
         "canister_status" => status::canister_status(state, sender, argument),
+        "canister_metrics" => status::canister_metrics(state, sender, argument),
+        "canister_info" => info::canister_info(state, argument),
+        "fetch_canister_logs" => logs::fetch_canister_logs(state, sender, argument),
+        "list_canisters" => info::list_canisters(state, argument),
         _ => Err(no_method(method)),
     }
 }
@@ -65,6 +96,33 @@ struct ManagementCall<'a> {
     argument: &'a [u8],
     /// Cycles that came with it and have not been taken.
     cycles: Cycles,
+}
+
+impl ManagementCall<'_> {
+    /// Who makes a change, as the canister's history names them. A canister may say its version; one
+    /// that it has not reached yet is none.
+    fn originator(
+        &self,
+        state: &ReplicatedState,
+        version: Option<u64>,
+    ) -> Result<Originator, Reject> {
+        let Origin::Canister { sender, .. } = self.origin else {
+            return Ok(Originator::User(self.sender));
+        };
+        if let (Some(version), Some(canister)) = (version, state.canisters().get(&sender))
+            && version > canister.state.version
+        {
+            let text = format!(
+                "sender_canister_version {version} is not a version of canister {sender}, which is at {}",
+                canister.state.version
+            );
+            return Err(Reject::new(504, text));
+        }
+        Ok(Originator::Canister {
+            id: sender,
+            version,
+        })
+    }
 }
 
 /// How a method ended.
@@ -158,6 +216,9 @@ impl Manager<'_> {
     }
 
     fn execute(&mut self, call: &mut ManagementCall<'_>) -> Result<Done, Reject> {
+        let by_user = matches!(call.origin, Origin::User { .. });
+        self.check_method(call.method, by_user)?;
+        let (sender, argument) = (call.sender, call.argument);
         match call.method {
             "create_canister" => self.create_canister(call),
             "provisional_create_canister_with_cycles" => self.provisional_create_canister(call),
@@ -169,8 +230,37 @@ impl Manager<'_> {
             "delete_canister" => self.delete_canister(call),
             "uninstall_code" => self.uninstall_code(call),
             "install_code" => self.install_code(call),
+            "install_chunked_code" => self.install_chunked_code(call),
+            "upload_chunk" => self.upload_chunk(call),
+            "clear_chunk_store" => self.clear_chunk_store(call),
+            "stored_chunks" => self.stored_chunks(call),
+            "take_canister_snapshot" => self.take_canister_snapshot(call),
+            "load_canister_snapshot" => self.load_canister_snapshot(call),
+            "list_canister_snapshots" => self.list_canister_snapshots(call),
+            "delete_canister_snapshot" => self.delete_canister_snapshot(call),
+            "read_canister_snapshot_metadata" => self.read_canister_snapshot_metadata(call),
+            "read_canister_snapshot_data" => self.read_canister_snapshot_data(call),
+            "upload_canister_snapshot_metadata" => self.upload_canister_snapshot_metadata(call),
+            "upload_canister_snapshot_data" => self.upload_canister_snapshot_data(call),
             "canister_status" => {
-                status::canister_status(self.state, &call.sender, call.argument).map(Done::Reply)
+                status::canister_status(self.state, &sender, argument).map(Done::Reply)
+            }
+            "canister_metrics" => {
+                status::canister_metrics(self.state, &sender, argument).map(Done::Reply)
+            }
+            "canister_info" => info::canister_info(self.state, argument).map(Done::Reply),
+            "canister_metadata" => {
+                info::canister_metadata(self.state, &sender, argument).map(Done::Reply)
+            }
+            "fetch_canister_logs" => {
+                logs::fetch_canister_logs(self.state, &sender, argument).map(Done::Reply)
+            }
+            "subnet_info" => info::subnet_info(self.state, argument).map(Done::Reply),
+            "subnet_metrics" => info::subnet_metrics(self.state, argument).map(Done::Reply),
+            "raw_rand" => {
+                candid::decode_args::<()>(argument)
+                    .map_err(|error| invalid_payload(&error.to_string()))?;
+                Ok(Done::Reply(encode(&self.state.entropy.draw().to_vec())))
             }
             method => Err(no_method(method)),
         }
@@ -182,14 +272,33 @@ impl Manager<'_> {
         call: &ManagementCall<'_>,
         id: &Principal,
     ) -> Result<&mut Canister, Reject> {
-        let canister = self
-            .state
-            .canisters()
-            .get(id)
-            .ok_or_else(|| not_found(id))?;
-        check_controller(&canister.state, &call.sender)?;
+        check_controller(&find(self.state, id)?.state, &call.sender)?;
         Ok(self.state.canister_mut(id).expect("it is there"))
     }
+
+    /// A copy of a canister that the caller controls, for [`Self::admit`].
+    fn draft(&self, call: &ManagementCall<'_>, id: &Principal) -> Result<Canister, Reject> {
+        let canister = find(self.state, id)?;
+        check_controller(&canister.state, &call.sender)?;
+        Ok(canister.clone())
+    }
+
+    /// The same for the canister itself too.
+    fn draft_of_own(&self, call: &ManagementCall<'_>, id: &Principal) -> Result<Canister, Reject> {
+        let canister = find(self.state, id)?;
+        if call.sender != *id {
+            check_controller(&canister.state, &call.sender)?;
+        }
+        Ok(canister.clone())
+    }
+}
+
+fn find<'state>(
+    state: &'state ReplicatedState,
+    id: &Principal,
+) -> Result<&'state Canister, Reject> {
+    let canister = state.canisters().get(id).ok_or_else(|| not_found(id))?;
+    Ok(canister)
 }
 
 fn check_controller(canister: &CanisterState, sender: &Principal) -> Result<(), Reject> {
@@ -207,6 +316,16 @@ fn check_controller(canister: &CanisterState, sender: &Principal) -> Result<(), 
         controllers.join(" ")
     );
     Err(Reject::new(512, text))
+}
+
+/// Whether somebody may see what a canister's controllers see, and whom else they let.
+fn may_see(canister: &CanisterState, visibility: &Visibility, sender: &Principal) -> bool {
+    canister.controllers.contains(sender)
+        || match visibility {
+            Visibility::Controllers => false,
+            Visibility::Public => true,
+            Visibility::Allowed(viewers) => viewers.contains(sender),
+        }
 }
 
 fn decode<T: CandidType + DeserializeOwned>(argument: &[u8]) -> Result<T, Reject> {
@@ -233,8 +352,9 @@ fn invalid_payload(reason: &str) -> Reject {
 }
 
 fn no_method(method: &str) -> Reject {
-    Reject::new(
-        407,
-        format!("Management canister has no method '{method}' on this subnet"),
-    )
+    let text = format!("Management canister has no method '{method}'");
+    Reject::new(536, text)
 }
+
+#[cfg(test)]
+mod tests;

@@ -28,7 +28,7 @@ use std::{
 };
 
 /// Bytes that all canisters of a subnet may use together.
-const SUBNET_MEMORY_BYTES: u64 = 2 << 40;
+pub(super) const SUBNET_MEMORY_BYTES: u64 = 2 << 40;
 
 /// A turn to be taken.
 struct Due {
@@ -287,7 +287,13 @@ fn deliver(state: &mut ReplicatedState, taken: Vec<Taken>, done: &mut Done) {
         for key in turn.keys {
             state.queue.remove(&key);
         }
-        state.insert_canister(Canister::restore(turn.canister.state, turn.canister.ledger));
+        let Canister {
+            state: canister,
+            ledger,
+            stored,
+            ..
+        } = turn.canister;
+        state.insert_canister(Canister::restore(canister, ledger, stored));
         outputs.extend(turn.outputs);
     }
     for output in outputs {

@@ -183,6 +183,7 @@ impl Turn<'_> {
         let prices = self.round.prices;
         let transmission = prices.transmission(response.result.bytes());
         let mut purse = callback.prepaid.saturating_sub(transmission);
+        ledger.consumed.transmission += transmission.min(callback.prepaid);
         let context_id = callback.context;
         let Some(context) = ledger.contexts.get_mut(&context_id) else {
             self.canister.state.cycles += purse;
@@ -233,7 +234,9 @@ impl Turn<'_> {
             }
         }
         let memory64 = self.memory64();
-        purse = purse.saturating_sub(prices.execution(instructions, memory64));
+        let used = prices.execution(instructions, memory64);
+        self.canister.ledger.consumed.instructions += used.min(purse);
+        purse = purse.saturating_sub(used);
         self.canister.state.cycles += purse;
         self.count(context_id, instructions);
         self.settle(context_id, execution.result.map_err(Reject::from));
@@ -274,6 +277,7 @@ impl Turn<'_> {
         let execution = self.execute(call, UPDATE_INSTRUCTIONS);
         let used = prices.execution(execution.instructions, memory64);
         self.canister.state.cycles += price.saturating_sub(used);
+        self.canister.ledger.consumed.instructions += used;
         self.count(context, execution.instructions);
         execution.result.map_err(Reject::from)
     }
@@ -311,6 +315,7 @@ impl Turn<'_> {
             let line = format!("[TRAP]: {}", error.message);
             log.push(self.round.time_ns, line.as_bytes(), limit);
         }
+        self.canister.account();
     }
 
     fn count(&mut self, context: u64, instructions: Instructions) {
@@ -374,7 +379,7 @@ impl Turn<'_> {
         state.version += 1;
         let grown = state.memory_bytes().saturating_sub(before);
         self.memory_available = self.memory_available.saturating_sub(grown);
-        self.note_memory();
+        self.canister.note_memory();
         if !effects.sessions.is_empty() {
             self.sessions.to_mut().apply(&effects.sessions);
             for &id in effects.sessions.keys() {
@@ -388,7 +393,13 @@ impl Turn<'_> {
         let context = ledger.contexts.get_mut(&context_id);
         let context = context.expect("effects are of an open call context");
         context.cycles = context.cycles.saturating_sub(effects.cycles_accepted);
+        // What left the canister neither as cycles of calls nor for them was burned.
+        let mut burned = effects.cycles_spent;
         for call in effects.calls {
+            let bytes = call.method.len() + call.argument.len();
+            let fee = self.round.prices.request(bytes as u64);
+            ledger.consumed.transmission += fee;
+            burned = burned.saturating_sub(call.cycles + call.prepaid + fee);
             let callback = ledger.next_callback;
             ledger.next_callback += 1;
             context.calls_under_way += 1;
@@ -419,22 +430,7 @@ impl Turn<'_> {
                 deadline_ns,
             })));
         }
-    }
-
-    /// Notes when the heap has come close to its limit.
-    fn note_memory(&mut self) {
-        let state = &self.canister.state;
-        let settings = &state.settings;
-        let room = settings
-            .wasm_memory_limit
-            .saturating_sub(state.heap_bytes());
-        let is_low = settings.wasm_memory_threshold > 0 && room < settings.wasm_memory_threshold;
-        let low_memory = &mut self.canister.ledger.low_memory;
-        *low_memory = match (*low_memory, is_low) {
-            (_, false) => LowMemory::Enough,
-            (LowMemory::Enough, true) => LowMemory::Due,
-            (unchanged, true) => unchanged,
-        };
+        ledger.consumed.burned += burned;
     }
 
     fn respond(&mut self, origin: &Origin, answer: Result<Vec<u8>, Reject>, refund: Cycles) {

@@ -4,9 +4,12 @@ use super::{
     round::put,
     turn::{rejection, response},
 };
-use crate::state::{CallResult, Message, Reject, ReplicatedState, Response, Status};
+use crate::state::{
+    CallResult, Canister, ChangeDetails, Message, Origin, Originator, Reject, ReplicatedState,
+    Response, Status,
+};
 use ic_principal::Principal;
-use lockstep_canister::{memory::PagedMemory, state::RunState};
+use lockstep_canister::{engine::Cycles, memory::PagedMemory, state::RunState};
 
 /// How often canisters pay for their keep, nanoseconds.
 const PAYMENT_NS: u64 = 10_000_000_000;
@@ -70,7 +73,7 @@ fn expire_calls(state: &mut ReplicatedState) {
 /// Rejects calls of `stop_canister` that waited too long.
 fn expire_stops(state: &mut ReplicatedState) {
     let since_ns = state.time_ns.saturating_sub(STOP_TIMEOUT_NS);
-    let waits = |canister: &crate::state::Canister| {
+    let waits = |canister: &Canister| {
         let calls = &canister.ledger.stop_calls;
         calls.iter().any(|call| call.since_ns < since_ns)
     };
@@ -86,7 +89,7 @@ fn expire_stops(state: &mut ReplicatedState) {
             .into_iter()
             .partition(|call| call.since_ns < since_ns);
         canister.ledger.stop_calls = waiting;
-        for call in Vec::<crate::state::StopCall>::from(expired) {
+        for call in expired {
             let reject = Reject::new(206, "Stop canister request timed out");
             if let Some(output) = response(&call.origin, Err(reject), call.cycles) {
                 put(state, output);
@@ -97,7 +100,7 @@ fn expire_stops(state: &mut ReplicatedState) {
 
 /// Stops canisters that are stopping and have no call left, and says so to who waits.
 pub(super) fn finish_stopping(state: &mut ReplicatedState) {
-    let is_done = |canister: &crate::state::Canister| {
+    let is_done = |canister: &Canister| {
         canister.state.run_state == RunState::Stopping && canister.ledger.contexts.is_empty()
     };
     let done: Vec<Principal> = state
@@ -120,7 +123,7 @@ pub(super) fn finish_stopping(state: &mut ReplicatedState) {
 }
 
 /// Takes from balances what storage and allocations have cost since the last time. A canister that
-/// cannot pay loses its code and its memories.
+/// cannot pay loses its code, its memories, its snapshots, its allocations and the record of its changes.
 fn charge(state: &mut ReplicatedState) {
     let now_ns = state.time_ns;
     let prices = state.genesis.prices();
@@ -135,39 +138,85 @@ fn charge(state: &mut ReplicatedState) {
         let since_ns = now_ns.saturating_sub(canister.ledger.paid_until_ns);
         canister.ledger.paid_until_ns = now_ns;
         let price = canister.state.idle_cycles(prices, since_ns);
+        let of_compute = prices.compute(canister.state.settings.compute_allocation, since_ns);
+        let consumed = &mut canister.ledger.consumed;
         match canister.state.cycles.checked_sub(price) {
-            Some(left) => canister.state.cycles = left,
+            Some(left) => {
+                canister.state.cycles = left;
+                consumed.compute_allocation += of_compute;
+                consumed.memory += price - of_compute;
+            }
             None => {
-                canister.state.cycles = 0;
-                uninstall(state, &id);
+                consumed.uninstall += std::mem::take(&mut canister.state.cycles);
+                canister.state.settings.compute_allocation = 0;
+                canister.state.settings.memory_allocation = 0;
+                canister.stored.snapshots.clear();
+                uninstall(state, &id, None);
+                let canister = state.canister_mut(&id).expect("it was just listed");
+                canister.ledger.changes.clear();
+                canister.account();
             }
         }
     }
 }
 
-/// Removes code and memories, and rejects the calls that are not answered.
-pub(super) fn uninstall(state: &mut ReplicatedState, id: &Principal) {
+/// Removes code, memories and chunks, and rejects the calls that are not answered. What `originator` asks
+/// for becomes one of the canister's changes.
+pub(super) fn uninstall(
+    state: &mut ReplicatedState,
+    id: &Principal,
+    originator: Option<Originator>,
+) {
+    let now_ns = state.time_ns;
     let canister = state.canister_mut(id).expect("the caller has found it");
+    let unanswered = empty(canister, now_ns, originator);
+    reject_unanswered(state, id, unanswered);
+}
+
+/// Who is owed an answer, and the cycles that go with it.
+pub(super) type Unanswered = Vec<(Origin, Cycles)>;
+
+/// The part of [`uninstall`] that is about the canister alone.
+pub(super) fn empty(
+    canister: &mut Canister,
+    now_ns: u64,
+    originator: Option<Originator>,
+) -> Unanswered {
     canister.state.installed = None;
     canister.state.stable = PagedMemory::default();
     canister.state.certified_data = Vec::new();
     canister.state.global_timer_ns = 0;
     canister.state.version += 1;
     canister.ledger.log.clear();
-    let mut rejected = Vec::new();
+    canister.stored.chunks.clear();
+    if let Some(originator) = originator {
+        canister.record(now_ns, originator, ChangeDetails::CodeUninstall);
+    }
+    canister.note_memory();
+    canister.account();
+    let mut unanswered = Vec::new();
     canister.ledger.contexts.retain(|_, context| {
         context.abandoned = true;
         if !std::mem::replace(&mut context.answered, true) {
             let refund = std::mem::take(&mut context.cycles);
-            rejected.push((context.origin.clone(), refund));
+            unanswered.push((context.origin.clone(), refund));
         }
         context.calls_under_way > 0
     });
+    unanswered
+}
+
+/// The part of [`uninstall`] that is about everybody else.
+pub(super) fn reject_unanswered(
+    state: &mut ReplicatedState,
+    id: &Principal,
+    unanswered: Unanswered,
+) {
     state
         .sessions
         .sessions
         .retain(|_, session| session.owner != *id);
-    for (origin, refund) in rejected {
+    for (origin, refund) in unanswered {
         let reject = Reject::new(CANISTER_REJECTED, "Canister has been uninstalled.");
         if let Some(output) = response(&origin, Err(reject), refund) {
             put(state, output);

@@ -98,12 +98,11 @@ impl Replica {
         };
         let certified = self.certified().ok_or(ReadError::NotReady)?;
         let result = if *canister_id == Principal::management_canister() {
-            let target = management::effective_canister(method_name, arg);
-            if let (Ok(Some(target)), false) = (
-                &target,
-                matches!(&target, Ok(Some(id)) if address == Scope::Canister(*id)),
-            ) {
-                return Err(ReadError::OtherAddress { target: *target });
+            let target = management::query_target(method_name, arg);
+            if let Ok(Some(target)) = target
+                && address != Scope::Canister(target)
+            {
+                return Err(ReadError::OtherAddress { target });
             }
             target.and_then(|_| {
                 management::query(&certified.executed.state, sender, method_name, arg)

@@ -2,8 +2,9 @@
 use super::{Replica, lock};
 use crate::{
     execution::{
-        INSPECT_INSTRUCTIONS, environment, management::effective_canister, no_code,
-        running_canister,
+        INSPECT_INSTRUCTIONS, environment,
+        management::{self, ingress_target},
+        no_code, running_canister,
     },
     ingress::{Ingress, IngressError, RequestId},
     mempool::Full,
@@ -67,7 +68,7 @@ impl Replica {
 
     fn check_address(&self, address: Scope, call: &Ingress) -> Result<(), SubmitError> {
         let target = if call.canister == Principal::management_canister() {
-            effective_canister(&call.method, &call.argument)?
+            ingress_target(&call.method, &call.argument)?
         } else {
             Some(call.canister)
         };
@@ -81,11 +82,12 @@ impl Replica {
         }
     }
 
-    /// Asks the canister whether it takes the call. Not replicated: it spares the subnet work and
+    /// Asks the canister whether it takes the call; the management canister takes those that are not
+    /// bound to be refused. Not replicated: it spares the subnet work and
     /// protects nothing.
     fn inspect(&self, state: &ReplicatedState, call: &Ingress) -> Result<(), Reject> {
         if call.canister == Principal::management_canister() {
-            return Ok(());
+            return management::inspect(state, &call.sender, &call.method, &call.argument);
         }
         let canister = running_canister(state, &call.canister)?;
         if canister.state.installed.is_none() {

@@ -1,5 +1,8 @@
 //! A canister and what the subnet keeps about it.
-use super::{Cached, CanisterLog, Origin};
+use super::{
+    Cached, CanisterLog, Change, ChangeDetails, Changes, CyclesConsumed, Origin, Originator,
+    Stored, snapshot::globals_bytes,
+};
 use crate::tree::Tree;
 use ic_principal::Principal;
 use lockstep_canister::{
@@ -9,6 +12,9 @@ use lockstep_canister::{
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 
+/// The heap's limit where settings set none.
+const HEAP_BYTES_MAX: u64 = 1 << 32;
+
 /// A canister and what the subnet keeps about it.
 #[derive(Debug, Clone)]
 pub struct Canister {
@@ -16,6 +22,8 @@ pub struct Canister {
     pub state: CanisterState,
     /// What they do not see.
     pub ledger: Ledger,
+    /// What is kept beside.
+    pub stored: Stored,
     digest: Cached<[u8; 32]>,
     tree: Cached<Tree>,
 }
@@ -37,6 +45,10 @@ pub struct Ledger {
     pub low_memory: LowMemory,
     /// What the canister printed and why it trapped.
     pub log: CanisterLog,
+    /// What was done to its code and its controllers.
+    pub changes: Changes,
+    /// Cycles that it has consumed.
+    pub consumed: CyclesConsumed,
     /// The last height at which the canister had its turn in full.
     pub served_height: u64,
     /// Until when the canister has paid for its keep, nanoseconds since 1970.
@@ -112,15 +124,16 @@ impl Canister {
             paid_until_ns: now_ns,
             ..Ledger::default()
         };
-        Self::restore(state, ledger)
+        Self::restore(state, ledger, Stored::default())
     }
 
     /// A canister as it was.
     #[must_use]
-    pub fn restore(state: CanisterState, ledger: Ledger) -> Self {
+    pub fn restore(state: CanisterState, ledger: Ledger, stored: Stored) -> Self {
         Self {
             state,
             ledger,
+            stored,
             digest: Cached::default(),
             tree: Cached::default(),
         }
@@ -138,14 +151,68 @@ impl Canister {
         self.state.run_state == RunState::Stopped
     }
 
-    /// BLAKE3 over its whole state: the tag `lockstep subnet canister 2`, the digest of what messages
-    /// see, and the CBOR of [`Ledger`].
+    /// Notes a change that was just made.
+    pub fn record(&mut self, time_ns: u64, originator: Originator, details: ChangeDetails) {
+        self.ledger.changes.push(Change {
+            time_ns,
+            canister_version: self.state.version,
+            originator,
+            details,
+        });
+    }
+
+    /// Bytes of the mutable globals.
+    #[must_use]
+    pub fn globals_bytes(&self) -> u64 {
+        let installed = self.state.installed.as_ref();
+        installed.map_or(0, |installed| globals_bytes(&installed.globals))
+    }
+
+    /// Bytes of the module's metadata: names and contents of its sections.
+    #[must_use]
+    pub fn sections_bytes(&self) -> u64 {
+        let installed = self.state.installed.iter();
+        let sections = installed.flat_map(|installed| installed.module.metadata());
+        sections
+            .map(|(name, (_, content))| (name.len() + content.len()) as u64)
+            .sum()
+    }
+
+    /// Brings up to date what is charged besides code and memories.
+    pub fn account(&mut self) {
+        self.state.other_bytes = self.globals_bytes()
+            + self.sections_bytes()
+            + self.ledger.changes.bytes()
+            + self.ledger.log.bytes()
+            + self.stored.chunks.bytes()
+            + self.stored.snapshots_bytes();
+    }
+
+    /// Notes whether the heap has come close to its limit.
+    pub fn note_memory(&mut self) {
+        let settings = &self.state.settings;
+        let limit = match settings.wasm_memory_limit {
+            0 => HEAP_BYTES_MAX,
+            limit => limit,
+        };
+        let room = limit.saturating_sub(self.state.heap_bytes());
+        let is_low = settings.wasm_memory_threshold > 0 && room < settings.wasm_memory_threshold;
+        self.ledger.low_memory = match (self.ledger.low_memory, is_low) {
+            (_, false) => LowMemory::Enough,
+            (LowMemory::Enough, true) => LowMemory::Due,
+            (unchanged, true) => unchanged,
+        };
+    }
+
+    /// BLAKE3 over its whole state: the tag `lockstep subnet canister 3`, the digest of what messages
+    /// see, what [`Stored`] adds, and the CBOR of [`Ledger`].
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         *self.digest.get_or_init(|| {
             let mut hasher = blake3::Hasher::new();
-            hasher.update(b"lockstep subnet canister 2");
+            hasher.update(b"lockstep subnet canister 3");
             hasher.update(&self.state.digest());
+            self.stored.encode(&mut hasher);
             ciborium::into_writer(&self.ledger, &mut hasher).expect("a hash takes every byte");
             *hasher.finalize().as_bytes()
         })

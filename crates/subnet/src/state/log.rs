@@ -36,6 +36,11 @@ impl CanisterLog {
         });
         self.next_index += 1;
         self.bytes += RECORD_BYTES + longest;
+        self.shrink(limit);
+    }
+
+    /// Forgets the oldest lines beyond `limit` bytes.
+    pub fn shrink(&mut self, limit: u64) {
         while self.bytes > limit
             && let Some(record) = self.records.pop_front()
         {

@@ -1,6 +1,9 @@
 //! What the store writes besides blocks of memories, modules and envelopes.
-use super::StoreError;
-use crate::state::{Canister, Ledger, ReplicatedState, Schedule};
+use super::{StoreError, tables::Memories};
+use crate::state::{
+    Cached, Canister, Chunks, Entropy, Ledger, ReplicatedState, Schedule, Snapshot, SnapshotCode,
+    SnapshotId, SnapshotRecord, Stored, SubnetMetrics,
+};
 use ic_principal::Principal;
 use lockstep_canister::{
     engine::Module,
@@ -18,6 +21,8 @@ use std::{
 pub(super) const HEAP: u8 = 0;
 /// Kind of the blocks of stable memory.
 pub(super) const STABLE: u8 = 1;
+/// Kind of the pages of a module that is being uploaded.
+pub(super) const MODULE: u8 = 2;
 
 /// The fields of a state that have no table.
 #[derive(Serialize, Deserialize)]
@@ -28,7 +33,10 @@ pub(super) struct StateRecord {
     next_session: u64,
     next_queue_key: u64,
     next_canister_index: u64,
+    deleted: BTreeSet<Principal>,
     schedule: Schedule,
+    entropy: Entropy,
+    metrics: SubnetMetrics,
 }
 
 impl StateRecord {
@@ -40,23 +48,44 @@ impl StateRecord {
             next_session: state.sessions.next_id,
             next_queue_key: state.next_queue_key,
             next_canister_index: state.next_canister_index,
+            deleted: state.deleted.clone(),
             schedule: state.schedule,
+            entropy: state.entropy,
+            metrics: state.metrics,
         }
     }
 
     /// Sets the fields and returns the digest that the whole state must have.
-    pub(super) fn restore(&self, state: &mut ReplicatedState) -> [u8; 32] {
+    pub(super) fn restore(self, state: &mut ReplicatedState) -> [u8; 32] {
         state.height = self.height;
         state.time_ns = self.time_ns;
         state.sessions.next_id = self.next_session;
         state.next_queue_key = self.next_queue_key;
         state.next_canister_index = self.next_canister_index;
+        state.deleted = self.deleted;
         state.schedule = self.schedule;
+        state.entropy = self.entropy;
+        state.metrics = self.metrics;
         self.digest
     }
 }
 
-/// A canister without its memories' blocks and its module's bytes.
+/// What is named by its hash.
+pub(super) struct Parts {
+    pub(super) modules: BTreeMap<Vec<u8>, Arc<Module>>,
+    pub(super) chunks: BTreeMap<Vec<u8>, Arc<Vec<u8>>>,
+}
+
+impl Parts {
+    /// The chunks with these hashes; `None` when one is missing.
+    fn chunks(&self, hashes: &[[u8; 32]]) -> Option<Chunks> {
+        let chunk = |hash: &[u8; 32]| Some((*hash, Arc::clone(self.chunks.get(&hash[..])?)));
+        let chunks: Option<BTreeMap<_, _>> = hashes.iter().map(chunk).collect();
+        chunks.map(Chunks::restore)
+    }
+}
+
+/// A canister without its memories' blocks, its module's bytes, its chunks and its snapshots.
 #[derive(Serialize, Deserialize)]
 pub(super) struct CanisterRecord {
     controllers: BTreeSet<Principal>,
@@ -70,6 +99,8 @@ pub(super) struct CanisterRecord {
     other_bytes: u64,
     stable_pages: u64,
     installed: Option<InstalledRecord>,
+    chunks: Vec<[u8; 32]>,
+    next_snapshot: u64,
     ledger: Ledger,
 }
 
@@ -99,24 +130,29 @@ impl CanisterRecord {
                 heap_pages: installed.heap.size_pages(),
                 globals: installed.globals.clone(),
             }),
+            chunks: canister.stored.chunks.entries().keys().copied().collect(),
+            next_snapshot: canister.stored.next_snapshot,
             ledger: canister.ledger.clone(),
         }
     }
 
-    /// The canister; `None` when its id is none or its module is missing.
+    /// The canister without its snapshots; `None` when its id is none or a part is missing.
     pub(super) fn restore(
         self,
         id: &[u8],
-        modules: &BTreeMap<Vec<u8>, Arc<Module>>,
+        parts: &Parts,
         heap: impl Fn(u64) -> Result<Heap, StoreError>,
         stable: impl Fn(u64) -> Result<PagedMemory, StoreError>,
     ) -> Result<Option<Canister>, StoreError> {
         let Ok(id) = Principal::try_from_slice(id) else {
             return Ok(None);
         };
+        let Some(chunks) = parts.chunks(&self.chunks) else {
+            return Ok(None);
+        };
         let mut installed = None;
         if let Some(record) = self.installed {
-            let Some(module) = modules.get(&record.module) else {
+            let Some(module) = parts.modules.get(&record.module) else {
                 return Ok(None);
             };
             installed = Some(Installed {
@@ -138,30 +174,112 @@ impl CanisterRecord {
             stable: stable(self.stable_pages)?,
             installed,
         };
-        Ok(Some(Canister::restore(state, self.ledger)))
+        let stored = Stored {
+            chunks,
+            snapshots: BTreeMap::new(),
+            next_snapshot: self.next_snapshot,
+        };
+        Ok(Some(Canister::restore(state, self.ledger, stored)))
     }
+}
+
+/// A snapshot; `None` when a part is missing.
+pub(super) fn restore_snapshot(
+    record: SnapshotRecord,
+    parts: &Parts,
+    heap: Heap,
+    stable: PagedMemory,
+    module: PagedMemory,
+) -> Option<Snapshot> {
+    let code = match record.module {
+        Some(hash) => SnapshotCode::Module(Arc::clone(parts.modules.get(&hash[..])?)),
+        None => SnapshotCode::Upload {
+            bytes: module,
+            size: record.upload_size,
+        },
+    };
+    Some(Snapshot {
+        taken_at_ns: record.taken_at_ns,
+        canister_version: record.canister_version,
+        code,
+        globals: record.globals,
+        heap,
+        stable,
+        chunks: parts.chunks(&record.chunks)?,
+        certified_data: record.certified_data,
+        global_timer_ns: record.global_timer_ns,
+        low_memory: record.low_memory,
+        digest: Cached::default(),
+    })
 }
 
 /// The modules in use, by hash.
 pub(super) fn modules(state: &ReplicatedState) -> BTreeMap<[u8; 32], Arc<Module>> {
-    let installed = state
-        .canisters()
-        .values()
-        .filter_map(|canister| canister.state.installed.as_ref());
-    installed
-        .map(|installed| (installed.module.hash(), Arc::clone(&installed.module)))
+    let mut modules = BTreeMap::new();
+    let mut add = |module: &Arc<Module>| {
+        modules.insert(module.hash(), Arc::clone(module));
+    };
+    for canister in state.canisters().values() {
+        if let Some(installed) = &canister.state.installed {
+            add(&installed.module);
+        }
+        for snapshot in canister.stored.snapshots.values() {
+            if let SnapshotCode::Module(module) = &snapshot.code {
+                add(module);
+            }
+        }
+    }
+    modules
+}
+
+/// The chunks in use, by hash.
+pub(super) fn chunks(state: &ReplicatedState) -> BTreeMap<[u8; 32], Arc<Vec<u8>>> {
+    let mut chunks = BTreeMap::new();
+    for canister in state.canisters().values() {
+        let snapshots = canister.stored.snapshots.values();
+        let stores = snapshots.map(|snapshot| &snapshot.chunks);
+        for store in stores.chain([&canister.stored.chunks]) {
+            let entries = store.entries().iter();
+            chunks.extend(entries.map(|(hash, chunk)| (*hash, Arc::clone(chunk))));
+        }
+    }
+    chunks
+}
+
+/// The snapshots, by id.
+pub(super) fn snapshots(state: &ReplicatedState) -> BTreeMap<SnapshotId, Arc<Snapshot>> {
+    let canisters = state.canisters().values();
+    let snapshots = canisters.flat_map(|canister| &canister.stored.snapshots);
+    snapshots
+        .map(|(id, snapshot)| (*id, Arc::clone(snapshot)))
         .collect()
 }
 
-/// The memories, by canister and kind.
-pub(super) fn memories(
-    state: &ReplicatedState,
-) -> (super::Memories<'_, Heap>, super::Memories<'_, PagedMemory>) {
-    let canisters = state.canisters().iter();
-    let heaps = canisters.clone().filter_map(|(id, canister)| {
-        let installed = canister.state.installed.as_ref()?;
-        Some((id.as_slice(), &installed.heap))
-    });
-    let stable = canisters.map(|(id, canister)| (id.as_slice(), &canister.state.stable));
-    (heaps.collect(), stable.collect())
+/// The memories, by kind.
+#[derive(Default)]
+pub(super) struct AllMemories<'state> {
+    pub(super) heaps: Memories<'state, Heap>,
+    pub(super) stable: Memories<'state, PagedMemory>,
+    pub(super) modules: Memories<'state, PagedMemory>,
+}
+
+/// The memories of canisters and snapshots.
+pub(super) fn memories(state: &ReplicatedState) -> AllMemories<'_> {
+    let mut memories = AllMemories::default();
+    for (id, canister) in state.canisters() {
+        if let Some(installed) = &canister.state.installed {
+            memories.heaps.insert(id.as_slice(), &installed.heap);
+        }
+        memories
+            .stable
+            .insert(id.as_slice(), &canister.state.stable);
+        for (id, snapshot) in &canister.stored.snapshots {
+            memories.heaps.insert(id.as_bytes(), &snapshot.heap);
+            memories.stable.insert(id.as_bytes(), &snapshot.stable);
+            if let SnapshotCode::Upload { bytes, .. } = &snapshot.code {
+                memories.modules.insert(id.as_bytes(), bytes);
+            }
+        }
+    }
+    memories
 }

@@ -70,7 +70,7 @@ fn failures_have_the_interfaces_codes_and_change_nothing() {
         (call(id, "nothing", vec![], 3), 536),
         (
             call(Principal::management_canister(), "raw_rand", vec![], 4),
-            407,
+            406,
         ),
         (
             call(

@@ -1,5 +1,6 @@
 //! Replicas without consensus: execution, storage, certificates.
 mod certificates;
 mod execution;
+mod management;
 mod restart;
 mod support;

@@ -1,8 +1,23 @@
 //! Creating, setting, starting, stopping and deleting canisters, and giving them cycles.
-use super::{Done, ManagementCall, Manager, decode, encode, invalid_payload, nothing};
+//!
+//! # Design
+//! On the Internet Computer users create canisters only if they administer the subnet, and cycles out of
+//! nothing exist only on development instances. This subnet is one: every user may create canisters, and
+//! get them filled.
+use super::{
+    Done, ManagementCall, Manager, decode, encode, find, invalid_payload, nothing, settings,
+};
 use crate::{
-    execution::{not_found, upkeep},
-    state::{Canister, Origin, Reject, Status, StopCall, is_canister_id},
+    execution::{
+        not_found,
+        round::put,
+        turn::{Output, rejection},
+        upkeep,
+    },
+    state::{
+        CallResult, Canister, ChangeDetails, Message, Origin, Reject, Response, Status, StopCall,
+        is_canister_id,
+    },
 };
 use candid::Nat;
 use ic_management_canister_types::{
@@ -18,8 +33,16 @@ use std::collections::BTreeSet;
 
 /// Cycles of a new canister that asks for no other amount.
 pub const DEFAULT_CYCLES: Cycles = 100_000_000_000_000;
-/// Most controllers of a canister.
-const CONTROLLERS_MAX: usize = 10;
+
+/// A canister to be created.
+struct Creation {
+    settings: Option<CanisterSettings>,
+    sender_version: Option<u64>,
+    cycles: Cycles,
+    /// What was paid for the creation.
+    fee: Cycles,
+    specified_id: Option<Principal>,
+}
 
 impl Manager<'_> {
     pub(super) fn create_canister(
@@ -27,21 +50,29 @@ impl Manager<'_> {
         call: &mut ManagementCall<'_>,
     ) -> Result<Done, Reject> {
         let arguments: CreateCanisterArgs = decode(call.argument)?;
-        let cycles = match call.origin {
+        let (cycles, fee) = match call.origin {
             // Users bring no cycles.
-            Origin::User { .. } => DEFAULT_CYCLES,
+            Origin::User { .. } => (DEFAULT_CYCLES, 0),
             _ => {
-                let price = self.state.genesis.prices().create_canister();
-                call.cycles.checked_sub(price).ok_or_else(|| {
+                let fee = self.state.genesis.prices().create_canister();
+                let cycles = call.cycles.checked_sub(fee).ok_or_else(|| {
                     let text = format!(
-                        "Creating a canister requires a fee of {price} that is deducted from the canister's initial balance but only {} cycles were received with the create_canister request.",
+                        "Creating a canister requires a fee of {fee} that is deducted from the canister's initial balance but only {} cycles were received with the create_canister request.",
                         call.cycles
                     );
                     Reject::new(403, text)
-                })?
+                })?;
+                (cycles, fee)
             }
         };
-        let reply = self.create(call, arguments.settings, cycles, None)?;
+        let creation = Creation {
+            settings: arguments.settings,
+            sender_version: arguments.sender_canister_version,
+            cycles,
+            fee,
+            specified_id: None,
+        };
+        let reply = self.create(call, creation)?;
         call.cycles = 0;
         Ok(reply)
     }
@@ -51,36 +82,64 @@ impl Manager<'_> {
         call: &mut ManagementCall<'_>,
     ) -> Result<Done, Reject> {
         let arguments: ProvisionalCreateCanisterWithCyclesArgs = decode(call.argument)?;
-        let cycles = arguments.amount.map_or(Ok(DEFAULT_CYCLES), amount)?;
-        self.create(call, arguments.settings, cycles, arguments.specified_id)
+        let creation = Creation {
+            settings: arguments.settings,
+            sender_version: arguments.sender_canister_version,
+            cycles: arguments.amount.map_or(Ok(DEFAULT_CYCLES), amount)?,
+            fee: 0,
+            specified_id: arguments.specified_id,
+        };
+        self.create(call, creation)
     }
 
-    fn create(
-        &mut self,
-        call: &ManagementCall<'_>,
-        settings: Option<CanisterSettings>,
-        cycles: Cycles,
-        specified_id: Option<Principal>,
-    ) -> Result<Done, Reject> {
-        let controllers = controllers(settings)?.unwrap_or_else(|| BTreeSet::from([call.sender]));
-        let canister_id = match specified_id {
+    fn create(&mut self, call: &ManagementCall<'_>, creation: Creation) -> Result<Done, Reject> {
+        let next_index = self.state.next_canister_index;
+        let id = match creation.specified_id {
             None => self.state.fresh_canister_id(),
             Some(id) if !is_canister_id(&id) => {
                 return Err(invalid_payload(&format!(
                     "specified_id is not within this subnet's canister ranges: {id}"
                 )));
             }
-            Some(id) if self.state.canisters().contains_key(&id) => {
-                return Err(Reject::new(
-                    205,
-                    format!("Canister {id} is already installed"),
-                ));
+            Some(id) if self.state.is_taken(&id) => {
+                let text =
+                    format!("Unsuccessful canister creation: canister id {id} already exists.");
+                return Err(Reject::new(205, text));
             }
             Some(id) => id,
         };
-        let canister = CanisterState::new(canister_id, controllers, cycles);
+        let created = self.create_as(id, call, creation);
+        if created.is_err() {
+            self.state.next_canister_index = next_index;
+        }
+        created
+    }
+
+    fn create_as(
+        &mut self,
+        canister_id: Principal,
+        call: &ManagementCall<'_>,
+        creation: Creation,
+    ) -> Result<Done, Reject> {
+        let originator = call.originator(self.state, creation.sender_version)?;
+        let controllers = BTreeSet::from([call.sender]);
+        let mut state = CanisterState::new(canister_id, controllers, creation.cycles);
+        let mut environment_hash = None;
+        if let Some(given) = creation.settings {
+            let has_variables = given.environment_variables.is_some();
+            settings::apply(given, &mut state)?;
+            let variables = &state.settings.environment_variables;
+            environment_hash = has_variables.then(|| settings::hash_of_variables(variables));
+        }
+        let details = ChangeDetails::Creation {
+            controllers: state.controllers.clone(),
+            environment_hash,
+        };
         let now_ns = self.state.time_ns;
-        self.state.insert_canister(Canister::new(canister, now_ns));
+        let mut canister = Canister::new(state, now_ns);
+        canister.ledger.consumed.creation = creation.fee;
+        canister.record(now_ns, originator, details);
+        self.admit(canister)?;
         Ok(Done::Reply(encode(&CanisterIdRecord { canister_id })))
     }
 
@@ -101,7 +160,8 @@ impl Manager<'_> {
     }
 
     fn deposit(&mut self, id: &Principal, cycles: Cycles) -> Result<Done, Reject> {
-        let canister = self.state.canister_mut(id).ok_or_else(|| not_found(id))?;
+        find(self.state, id)?;
+        let canister = self.state.canister_mut(id).expect("it was just found");
         let balance = canister.state.cycles.checked_add(cycles);
         canister.state.cycles = balance.ok_or_else(|| invalid_payload("amount is too large"))?;
         nothing()
@@ -109,12 +169,20 @@ impl Manager<'_> {
 
     pub(super) fn update_settings(&mut self, call: &ManagementCall<'_>) -> Result<Done, Reject> {
         let arguments: UpdateSettingsArgs = decode(call.argument)?;
-        let controllers = controllers(Some(arguments.settings))?;
-        let canister = self.controlled(call, &arguments.canister_id)?;
-        if let Some(controllers) = controllers {
-            canister.state.controllers = controllers;
-        }
+        let mut canister = self.draft(call, &arguments.canister_id)?;
+        let originator = call.originator(self.state, arguments.sender_canister_version)?;
+        let sets_controllers = arguments.settings.controllers.is_some();
+        settings::apply(arguments.settings, &mut canister.state)?;
         canister.state.version += 1;
+        let log_limit = canister.state.settings.log_memory_limit;
+        canister.ledger.log.shrink(log_limit);
+        canister.note_memory();
+        if sets_controllers {
+            let controllers = canister.state.controllers.clone();
+            let details = ChangeDetails::ControllersChange { controllers };
+            canister.record(self.state.time_ns, originator, details);
+        }
+        self.admit(canister)?;
         nothing()
     }
 
@@ -135,7 +203,8 @@ impl Manager<'_> {
         let id = decode::<CanisterIdRecord>(call.argument)?.canister_id;
         let since_ns = self.state.time_ns;
         let canister = self.controlled(call, &id)?;
-        if canister.state.run_state == RunState::Stopped {
+        canister.state.version += 1;
+        if canister.is_stopped() {
             return nothing();
         }
         canister.state.run_state = RunState::Stopping;
@@ -153,36 +222,60 @@ impl Manager<'_> {
 
     pub(super) fn delete_canister(&mut self, call: &ManagementCall<'_>) -> Result<Done, Reject> {
         let id = decode::<CanisterIdRecord>(call.argument)?.canister_id;
-        if !self.controlled(call, &id)?.is_stopped() {
+        let canister = self.draft(call, &id)?;
+        if call.sender == id {
+            let text = format!("Canister {id} cannot delete itself.");
+            return Err(Reject::new(512, text));
+        }
+        if !canister.is_stopped() {
             let text = format!("Canister {id} must be stopped before it is deleted.");
             return Err(Reject::new(510, text));
         }
-        self.state
-            .queue
-            .retain(|_, message| *message.receiver() != id || message.ingress().is_some());
         self.state.remove_canister(&id);
-        self.state
-            .sessions
-            .sessions
-            .retain(|_, session| session.owner != id);
+        let consumed = canister.ledger.consumed.total();
+        let metrics = &mut self.state.metrics;
+        metrics.consumed_by_deleted = metrics
+            .consumed_by_deleted
+            .saturating_add(consumed)
+            .saturating_add(canister.state.cycles);
+        let sessions = &mut self.state.sessions.sessions;
+        sessions.retain(|_, session| session.owner != id);
+        self.return_messages(&id);
         nothing()
+    }
+
+    /// Answers the messages that wait for a canister which is gone.
+    fn return_messages(&mut self, id: &Principal) {
+        let waiting: Vec<u64> = self
+            .state
+            .queue
+            .iter()
+            .filter(|(_, message)| message.receiver() == id)
+            .map(|(key, _)| *key)
+            .collect();
+        for key in waiting {
+            let message = self.state.queue.remove(&key).expect("it was just listed");
+            match message.as_ref() {
+                Message::Ingress(call) => {
+                    let status = Status::Rejected(not_found(id));
+                    self.state.history.set_status(&call.id, status);
+                }
+                Message::Request(request) => {
+                    let response = Message::Response(Response {
+                        receiver: request.sender,
+                        callback: request.callback,
+                        result: CallResult::Reject(rejection(not_found(id))),
+                        refund: request.cycles,
+                    });
+                    put(self.state, Output::Message(response));
+                }
+                // Of its own calls; cycles that come back go where its balance went.
+                Message::Response(_) => {}
+            }
+        }
     }
 }
 
 fn amount(cycles: Nat) -> Result<Cycles, Reject> {
     Cycles::try_from(cycles.0).map_err(|_| invalid_payload("amount is too large"))
-}
-
-fn controllers(settings: Option<CanisterSettings>) -> Result<Option<BTreeSet<Principal>>, Reject> {
-    let Some(controllers) = settings.and_then(|settings| settings.controllers) else {
-        return Ok(None);
-    };
-    if controllers.len() > CONTROLLERS_MAX {
-        let text = format!(
-            "too many controllers: {}, the limit is {CONTROLLERS_MAX}",
-            controllers.len()
-        );
-        return Err(invalid_payload(&text));
-    }
-    Ok(Some(controllers.into_iter().collect()))
 }

@@ -1,0 +1,82 @@
+//! Tables of the store: their rows, and how they are brought from one state to the next.
+use lockstep_canister::memory::Paged;
+use redb::{TableDefinition, WriteTransaction};
+use serde::Serialize;
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
+
+pub(super) type Table = TableDefinition<'static, &'static [u8], &'static [u8]>;
+pub(super) const META: Table = TableDefinition::new("meta");
+pub(super) const CANISTERS: Table = TableDefinition::new("canisters");
+pub(super) const PAGES: Table = TableDefinition::new("pages");
+pub(super) const MODULES: Table = TableDefinition::new("modules");
+pub(super) const CHUNKS: Table = TableDefinition::new("chunks");
+pub(super) const SNAPSHOTS: Table = TableDefinition::new("snapshots");
+pub(super) const HISTORY: Table = TableDefinition::new("history");
+pub(super) const SESSIONS: Table = TableDefinition::new("sessions");
+pub(super) const QUEUE: Table = TableDefinition::new("queue");
+pub(super) const ROOTS: Table = TableDefinition::new("roots");
+
+/// A value in CBOR.
+pub(super) fn cbor<T: Serialize>(value: &T) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    ciborium::into_writer(value, &mut bytes).expect("a vector takes every byte");
+    bytes
+}
+
+/// Brings a table from one map to another, touching what is not shared.
+pub(super) fn write_changes<K: Ord, V>(
+    transaction: &WriteTransaction,
+    table: Table,
+    old: &BTreeMap<K, Arc<V>>,
+    new: &BTreeMap<K, Arc<V>>,
+    key: impl Fn(&K) -> Vec<u8>,
+    value: impl Fn(&V) -> Vec<u8>,
+) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(table)?;
+    for gone in old.keys().filter(|name| !new.contains_key(name)) {
+        table.remove(key(gone).as_slice())?;
+    }
+    for (name, part) in new {
+        if !old
+            .get(name)
+            .is_some_and(|before| Arc::ptr_eq(before, part))
+        {
+            table.insert(key(name).as_slice(), value(part).as_slice())?;
+        }
+    }
+    Ok(())
+}
+
+/// The memories of one kind, by the canister or the snapshot they belong to.
+pub(super) type Memories<'state, M> = BTreeMap<&'state [u8], &'state M>;
+
+pub(super) fn write_blocks<M: Paged>(
+    transaction: &WriteTransaction,
+    kind: u8,
+    old: &Memories<'_, M>,
+    new: &Memories<'_, M>,
+) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(PAGES)?;
+    let nothing = M::default();
+    let names: BTreeSet<_> = old.keys().chain(new.keys()).collect();
+    for id in names {
+        let memory = new.get(id).copied().unwrap_or(&nothing);
+        let before = old.get(id).copied().unwrap_or(&nothing);
+        for index in memory.changed(before) {
+            let key = block_key(id, kind, index);
+            match memory.block(index) {
+                Some(block) => table.insert(key.as_slice(), &*block)?,
+                None => table.remove(key.as_slice())?,
+            };
+        }
+    }
+    Ok(())
+}
+
+/// The key of a block of a memory.
+pub(super) fn block_key(id: &[u8], kind: u8, index: u64) -> Vec<u8> {
+    [&[id.len() as u8], id, &[kind], &index.to_be_bytes()].concat()
+}
