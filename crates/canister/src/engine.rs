@@ -7,8 +7,8 @@
 //!
 //! # Determinism
 //! Instructions and stack are counted in the code itself. Memory growth fails only by rule.
-//! NaNs are canonical wherever their bits can be seen; see [0005](../../../docs/design/0005-metered-wasm.md). Threads and relaxed SIMD are off. Nothing but the arguments of
-//! [`Engine::execute`] can be read.
+//! NaNs are canonical wherever their bits can be seen (record 0007). Threads and relaxed SIMD are off.
+//! Nothing but the arguments of [`Engine::execute`] can be read.
 //!
 //! # Complexity
 //! A message costs what it touches; see [`heap`](crate::heap).

@@ -2,6 +2,9 @@
 //!
 //! `workloads MODULE [FIRST [COUNT]]`: MODULE is the Wasm of `lockstep-hostile`, FIRST the first seed (0),
 //! COUNT how many (1,000).
+// How long it takes is shown while it runs.
+#![allow(clippy::disallowed_methods)]
+
 use lockstep_canister::engine::Engine;
 use lockstep_driver::workload::{Size, run};
 use std::{num::NonZeroUsize, process::ExitCode, time::Instant};

@@ -39,19 +39,11 @@ pub(crate) fn execute(
     entry: EntryPoint,
     argument: Vec<u8>,
 ) -> Execution {
+    let sessions = Sessions::default();
     let environment = Environment {
-        time_ns: 0,
-        subnet_id: Principal::management_canister(),
-        root_key: b"",
-        instruction_limit: 40_000_000_000,
         lanes: NonZeroU32::new(4).unwrap(),
-        data_certificate: None,
-        sessions: &Sessions::default(),
+        ..Environment::new(&sessions)
     };
-    let call = Call {
-        entry,
-        caller: Principal::anonymous(),
-        argument,
-    };
+    let call = Call::new(entry, Principal::anonymous(), argument);
     engine.execute(state, &call, &environment)
 }

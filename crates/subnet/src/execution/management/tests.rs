@@ -67,7 +67,12 @@ impl Subnet {
             cycles,
             deadline_ns: 0,
         }));
-        run_all(&mut self.state, &self.engine, Instructions::MAX);
+        run_all(
+            &mut self.state,
+            &self.engine,
+            Instructions::MAX,
+            &mut Totals::default(),
+        );
     }
 
     /// The response to a call, if it is there.

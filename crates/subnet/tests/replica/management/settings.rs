@@ -391,7 +391,7 @@ fn parts_of_the_memory_add_up() {
     assert_eq!(parts.wasm_memory_size, Nat::from(2 * 65_536_u32));
     assert_eq!(parts.stable_memory_size, Nat::from(65_536_u32));
     assert_eq!(parts.global_memory_size, Nat::from(8_u8));
-    assert!(parts.log_memory_store_size > Nat::from(0_u8));
+    assert!(parts.log_memory_store_size > 0_u8);
     let sum = parts.wasm_memory_size
         + parts.stable_memory_size
         + parts.global_memory_size

@@ -75,7 +75,7 @@ fn a_canister_goes_back_to_its_snapshot() {
     );
     assert_eq!(subnet.update(id, "increment"), [2, 0, 0, 0]);
     let subnet = subnet.restarted();
-    assert_eq!(list(&subnet, id), [snapshot.clone()]);
+    assert_eq!(list(&subnet, id), std::slice::from_ref(&snapshot));
     subnet.run("load_canister_snapshot", &loading(id, &snapshot.id));
     let back = subnet.canister(id);
     assert_eq!(back.state.certified_data, [1, 0, 0, 0]);
