@@ -68,6 +68,10 @@ pub(crate) struct Facts {
     pub(crate) uses_sessions: bool,
     /// Whether it imports `lockstep.fork`.
     pub(crate) forks: bool,
+    /// Whether a table has 64-bit indices.
+    table64: bool,
+    /// The first instruction that counts elements by the width of a table's indices.
+    counts: Option<&'static str>,
     /// The first instruction that changes a table or drops a segment.
     pub(crate) drops: Option<&'static str>,
     /// Initial size of each table.
@@ -91,6 +95,7 @@ pub(crate) fn validate(wasm: &[u8], imports: &ImportSets) -> Result<Facts, Modul
                 facts.frame_slots.push(found.slots);
                 facts.calls.push(found.calls);
                 facts.drops = facts.drops.or(found.drops);
+                facts.counts = facts.counts.or(found.counts);
                 allocations = function.into_allocations();
             }
             ValidPayload::End(end) => types = Some(end),
@@ -98,8 +103,8 @@ pub(crate) fn validate(wasm: &[u8], imports: &ImportSets) -> Result<Facts, Modul
         }
     }
     let types = types.ok_or_else(|| ModuleError("Wasm module is incomplete".into()))?;
-    facts.check_signatures(&types, imports)?;
     facts.check_totals(&types)?;
+    facts.check_signatures(&types, imports)?;
     Ok(facts)
 }
 
@@ -198,9 +203,7 @@ impl Facts {
             Payload::TableSection(section) => {
                 for table in section {
                     let ty = table?.ty;
-                    if ty.table64 {
-                        return refuse("Wasm module has a table with 64-bit indices");
-                    }
+                    self.table64 |= ty.table64;
                     self.tables.push(ty.initial);
                 }
                 let elements: u64 = self.tables.iter().sum();
@@ -307,6 +310,7 @@ impl Facts {
             ));
         }
         self.check_methods(types)?;
+        self.check_tables()?;
         self.check_fork(types)?;
         Ok(())
     }
@@ -357,6 +361,16 @@ impl Facts {
         }
     }
 
+    /// Instrumentation charges for elements that 32 bits count.
+    fn check_tables(&self) -> Result<(), ModuleError> {
+        match self.counts {
+            Some(instruction) if self.table64 => refuse(format!(
+                "Wasm module has a table with 64-bit indices and contains '{instruction}', which only tables with 32-bit indices may have"
+            )),
+            _ => Ok(()),
+        }
+    }
+
     /// What a module that forks must have, and may not do: a task's instance starts with the tables and
     /// segments of the module.
     fn check_fork(&self, types: &Types) -> Result<(), ModuleError> {
@@ -372,9 +386,9 @@ impl Facts {
         if self.memory.is_none() {
             return refuse("Wasm module imports 'fork' from 'lockstep' and lacks a memory");
         }
-        if self.memory64() {
+        if self.memory64() || self.table64 {
             return refuse(
-                "Wasm module imports 'fork' from 'lockstep' and has a 64-bit memory, which tasks cannot share; build for wasm32",
+                "Wasm module imports 'fork' from 'lockstep' and has a 64-bit memory or table, which tasks cannot share; build for wasm32",
             );
         }
         match self.drops {

@@ -22,7 +22,8 @@ import Prim "mo:⛔";
   public func fail(text : Text) : async () { Prim.trap(text) };
 
   // Calls another canister twice, the second time in vain.
-  public func visit(peer : Peer) : async Text {
+  public func visit(text : Text) : async Text {
+    let peer = actor (text) : Peer;
     let reached = await peer.increase(2);
     try {
       await peer.fail("boom");
@@ -32,7 +33,8 @@ import Prim "mo:⛔";
     };
   };
 
-  public composite query func sum(peer : Peer) : async Nat {
+  public composite query func sum(text : Text) : async Nat {
+    let peer = actor (text) : Peer;
     count + (await peer.get());
   };
 

@@ -17,6 +17,8 @@ pub(super) struct Found {
     pub(super) calls: bool,
     /// The first instruction whose effect an instance made anew would lack.
     pub(super) drops: Option<&'static str>,
+    /// The first instruction that counts elements by the width of a table's indices.
+    pub(super) counts: Option<&'static str>,
 }
 
 /// Types the body of the function at an index of those defined, which come after the imported ones.
@@ -33,11 +35,18 @@ pub(super) fn check<T: WasmModuleResources>(
     let mut operands_max = 0;
     let mut calls = false;
     let mut drops = None;
+    let mut counts = None;
     let mut operators = body.get_operators_reader()?;
     while !operators.eof() {
         let (operator, offset) = operators.read_with_offset()?;
         validator.op(offset, &operator)?;
         drops = drops.or_else(|| drop_name(&operator));
+        counts = counts.or(match operator {
+            Operator::TableGrow { .. }
+            | Operator::TableFill { .. }
+            | Operator::TableCopy { .. } => drop_name(&operator),
+            _ => None,
+        });
         calls |= match operator {
             Operator::Call { function_index } | Operator::ReturnCall { function_index } => {
                 function_index >= imported
@@ -64,6 +73,7 @@ pub(super) fn check<T: WasmModuleResources>(
         slots: validator.len_locals() + operands_max,
         calls,
         drops,
+        counts,
     })
 }
 

@@ -111,7 +111,8 @@ fn call(canister: &mut Canister, method: &str, arguments: &[i64]) -> Result<i64,
 }
 
 fn failure(error: &ExecutionError) -> (u16, String) {
-    (error.code, text(error).to_owned())
+    let reason = text(error).split("\nCanister Backtrace:").next();
+    (error.code, reason.expect("the first part").to_owned())
 }
 
 fn encode(arguments: &[i64]) -> Vec<u8> {

@@ -37,6 +37,15 @@ const MODULE: &str = r#"(module
     (func (export "canister_update bulk_without_end") (drop (call $costs (i64.const -1))))
     (func (export "canister_update bulk_far") (drop (call $costs (i64.const 0x4000000000000000)))))"#;
 
+/// A canister without a limit of its own.
+fn unlimited(wat: &str) -> Canister {
+    let mut canister = Canister::before_init(wat);
+    canister.state.settings.wasm_memory_limit = 0;
+    let init = canister.replicated(EntryPoint::Init, b"");
+    init.result.expect("init succeeds");
+    canister
+}
+
 fn result(execution: &Execution) -> i64 {
     match &execution.result {
         Ok((_, effects)) => match effects.globals[0] {
@@ -49,7 +58,7 @@ fn result(execution: &Execution) -> i64 {
 
 #[test]
 fn memory_beyond_four_gigabytes_is_as_any_other() {
-    let mut canister = Canister::new(MODULE);
+    let mut canister = unlimited(MODULE);
     let mut update = |method: &str| {
         let execution = canister.replicated(EntryPoint::Update(method.into()), b"");
         result(&execution)
@@ -89,7 +98,7 @@ fn memory_beyond_four_gigabytes_is_as_any_other() {
 #[test]
 fn modules_of_both_widths_have_their_own_bounds() {
     let grows = |memory: &str, ty: &str, delta: u32| {
-        let mut canister = Canister::new(&format!(
+        let mut canister = unlimited(&format!(
             r#"(module (import "ic0" "msg_reply" (func $reply)) (memory {memory})
             (global $result (mut i64) (i64.const 0))
             (func (export "canister_update go")
@@ -113,7 +122,9 @@ fn modules_that_are_too_wide_are_refused() {
         refusal("(module (memory i64 98305))"),
         "Wasm module has a memory of 98305 pages, more than 98304"
     );
-    assert!(refusal("(module (table i64 1 funcref))").contains("a table with 64-bit indices"));
+    let counts = "(module (table i64 1 funcref)
+        (func (table.fill 0 (i64.const 0) (ref.null func) (i64.const 1))))";
+    assert!(refusal(counts).contains("a table with 64-bit indices and contains 'table.fill'"));
     assert!(
         refusal(r#"(module (memory i64 1) (data (i64.const -1) "xx"))"#)
             .contains("invalid data segment of 2 bytes at 0xffffffffffffffff")
@@ -124,5 +135,5 @@ fn modules_that_are_too_wide_are_refused() {
     );
     let forks = r#"(module (import "lockstep" "fork" (func (param i32 i32 i32 i32 i64 i32)))
         (memory i64 1) (table 1 funcref))"#;
-    assert!(refusal(forks).contains("has a 64-bit memory, which tasks cannot share"));
+    assert!(refusal(forks).contains("has a 64-bit memory or table, which tasks cannot share"));
 }

@@ -94,7 +94,10 @@ fn a_callback_that_traps_is_undone_and_cleaned_up_after() {
     call.on_cleanup = Some(vec![Step::Spin(3)]);
     let error = run(&mut subnet, ids[0], &[Step::Call(call.clone())]).unwrap_err();
     assert_eq!(error.error_code, 503);
-    assert!(error.message.ends_with("'late'"), "{error}");
+    assert!(
+        error.message.contains("'late'\nCanister Backtrace:"),
+        "{error}"
+    );
     let cleaned = sum(&mut subnet, ids[0]);
     // The same without a cleanup leaves another state: only what ran before the callback.
     call.on_cleanup = None;

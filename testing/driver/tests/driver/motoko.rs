@@ -98,14 +98,14 @@ fn canister_works_and_survives_upgrades(version: &str, flags: Option<UpgradeFlag
     assert_eq!(printed.last().unwrap().text, "count 41");
 
     // A call to another canister, and one that fails and is caught.
-    let visited: String = counter.call("visit", (peer,));
+    let visited: String = counter.call("visit", (peer.to_text(),));
     let expected = format!(
         "42 IC0503: Error from Canister {peer}: Canister called `ic0.trap` with message: 'boom'"
     );
     assert!(visited.starts_with(&expected), "{visited}");
 
     // A composite query reads the other canister.
-    let arguments = encode_args((peer,)).unwrap();
+    let arguments = encode_args((peer.to_text(),)).unwrap();
     let sum = counter.subnet.query(id, anonymous(), "sum", &arguments);
     assert_eq!(decode_one::<Nat>(&sum.unwrap()).unwrap(), 83_u8);
 
