@@ -110,7 +110,7 @@ fn submit(vectors: ByteBuf) -> Result<u64, String> {
             return Err("the order is sealed".into());
         }
         let vector_bytes = store.config.length as usize * 4;
-        if vectors.is_empty() || vectors.len() % vector_bytes != 0 {
+        if vectors.is_empty() || !vectors.len().is_multiple_of(vector_bytes) {
             return Err(format!(
                 "not whole vectors of {vector_bytes} bytes: {} bytes",
                 vectors.len()

@@ -9,6 +9,8 @@ use candid::{CandidType, Deserialize};
 use lockstep_cdk::parallel::{Plan, Shared};
 use serde_bytes::ByteBuf;
 
+/// Bytes of the sums, which are the reply: below those of a message.
+const SUM_BYTES_MAX: u128 = 2_000_000;
 /// Tasks per product at most: enough for the lanes of any subnet, few beside their fee.
 const TASKS_MAX: usize = 16;
 /// Columns whose sums stay in registers over the inner index: four vectors of f32.
@@ -48,7 +50,7 @@ pub(crate) struct Done {
 
 impl Work {
     /// # Errors
-    /// Bytes that disagree with the shape.
+    /// Bytes that disagree with the shape, or a reply that would be too long.
     pub(crate) fn compute(&self) -> Result<Done, String> {
         let Shape {
             rows,
@@ -60,6 +62,12 @@ impl Work {
         check("b", &self.b, inner, columns, element)?;
         if let Some(sums) = &self.sums {
             check("sums", sums, rows, columns, sum)?;
+        }
+        let sum_bytes = u128::from(rows) * u128::from(columns) * sum as u128;
+        if sum_bytes > SUM_BYTES_MAX {
+            return Err(format!(
+                "sums of more than {SUM_BYTES_MAX} bytes: {rows} x {columns}"
+            ));
         }
         let sums = match self.arithmetic {
             Arithmetic::Int8 => self.product::<Int8>(),

@@ -1,9 +1,10 @@
 //! One result, however items arrived and whatever came between the batches.
-use crate::support::{encode, install, install_poor, query, starve, update, wasm};
+use crate::support::{encode, install, install_poor, query, sequential_wasm, starve, update, wasm};
 use candid::{CandidType, Principal};
 use lockstep_driver::{Reject, Subnet};
 use serde::Deserialize;
 use serde_bytes::ByteBuf;
+use std::num::NonZeroUsize;
 
 #[derive(CandidType, Clone, Debug)]
 struct Config {
@@ -244,6 +245,28 @@ fn the_order_is_of_consequence_and_repetition_counts() {
         return;
     };
     assert_eq!(batches.run(|_| {}), expected(&config(1), &vectors));
+}
+
+#[test]
+fn neither_threads_nor_fork_join_can_be_seen() {
+    let Some((forking, sequential)) = wasm("batch").zip(sequential_wasm("batch")) else {
+        return;
+    };
+    let run = |wasm: &'static [u8], threads: usize| {
+        let mut subnet = Subnet::on_threads(NonZeroUsize::new(threads).unwrap());
+        let id = install(&mut subnet, wasm, &(config(20),));
+        let mut batches = Batches { subnet, id, wasm };
+        for vector in vectors() {
+            batches.submit(&bytes(&vector)).unwrap();
+        }
+        batches.seal().unwrap();
+        (batches.run(|_| {}), batches.subnet.root())
+    };
+    let (summary, root) = run(forking, 1);
+    assert_eq!(summary, expected(&config(20), &vectors()));
+    assert_eq!(run(forking, 3), (summary.clone(), root), "on more threads");
+    // Another module, and so another state, with the same result.
+    assert_eq!(run(sequential, 1).0, summary, "without fork-join");
 }
 
 #[test]

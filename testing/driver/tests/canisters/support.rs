@@ -10,15 +10,31 @@ use std::{
     time::Duration,
 };
 
-static BUILT: Mutex<BTreeMap<&str, Option<&'static [u8]>>> = Mutex::new(BTreeMap::new());
+/// A package and whether it is built without fork-join.
+type Build = (&'static str, bool);
+
+static BUILT: Mutex<BTreeMap<Build, Option<&'static [u8]>>> = Mutex::new(BTreeMap::new());
 
 /// A canister's module, or nothing where there is no such toolchain.
 pub(crate) fn wasm(package: &'static str) -> Option<&'static [u8]> {
+    build(package, false)
+}
+
+/// As [`wasm`], with tasks that run one after another.
+pub(crate) fn sequential_wasm(package: &'static str) -> Option<&'static [u8]> {
+    build(package, true)
+}
+
+fn build(package: &'static str, sequential: bool) -> Option<&'static [u8]> {
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
-    *built.entry(package).or_insert_with(|| {
+    *built.entry((package, sequential)).or_insert_with(|| {
         let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("canisters");
         let (manifest, target) = ("canisters/Cargo.toml", "wasm32-unknown-unknown");
-        let products = lockstep_guests::build_in(manifest, target, package, &["build"], &folder)?;
+        let arguments: &[&str] = match sequential {
+            false => &["build"],
+            true => &["build", "--features", "sequential"],
+        };
+        let products = lockstep_guests::build_in(manifest, target, package, arguments, &folder)?;
         let module = std::fs::read(products.join(format!("{package}.wasm")));
         Some(module.expect("it was just built").leak())
     })
