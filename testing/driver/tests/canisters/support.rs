@@ -28,12 +28,16 @@ pub(crate) fn sequential_wasm(package: &'static str) -> Option<&'static [u8]> {
 fn build(package: &'static str, sequential: bool) -> Option<&'static [u8]> {
     let mut built = BUILT.lock().unwrap_or_else(PoisonError::into_inner);
     *built.entry((package, sequential)).or_insert_with(|| {
-        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("canisters");
         let (manifest, target) = ("canisters/Cargo.toml", "wasm32-unknown-unknown");
-        let arguments: &[&str] = match sequential {
-            false => &["build"],
-            true => &["build", "--features", "sequential"],
+        // A folder each: modules have one name, and would replace each other.
+        let (folder, arguments): (_, &[&str]) = match sequential {
+            false => ("canisters", &["build"]),
+            true => (
+                "canisters-sequential",
+                &["build", "--features", "sequential"],
+            ),
         };
+        let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join(folder);
         let products = lockstep_guests::build_in(manifest, target, package, arguments, &folder)?;
         let module = std::fs::read(products.join(format!("{package}.wasm")));
         Some(module.expect("it was just built").leak())
