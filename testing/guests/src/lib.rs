@@ -1,4 +1,4 @@
-//! Builds packages of this workspace for other targets, from within tests.
+//! Builds packages of this workspace, and of that of the canisters, for other targets, from within tests.
 
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
@@ -15,13 +15,28 @@ const UNAVAILABLE: i32 = 3;
 /// The package does not build.
 #[must_use]
 pub fn build(target: &str, package: &str, arguments: &[&str], folder: &Path) -> Option<PathBuf> {
+    build_in("Cargo.toml", target, package, arguments, folder)
+}
+
+/// As [`build`], for a package of the workspace whose manifest has this path, from the root of the repository.
+///
+/// # Panics
+/// The package does not build.
+#[must_use]
+pub fn build_in(
+    manifest: &str,
+    target: &str,
+    package: &str,
+    arguments: &[&str],
+    folder: &Path,
+) -> Option<PathBuf> {
     let output = Command::new("bash")
         .arg(Path::new(ROOT).join("tools/target-cargo.sh"))
         .arg(target)
         .args(arguments)
         .args(["--release", "--locked", "--package", package])
         .arg("--manifest-path")
-        .arg(Path::new(ROOT).join("Cargo.toml"))
+        .arg(Path::new(ROOT).join(manifest))
         .arg("--target-dir")
         .arg(folder)
         .output()
