@@ -40,7 +40,9 @@ use lockstep_subnet::{
     state::{Canister, Genesis, ReplicatedState},
     tree::state::state_tree,
 };
-use std::{borrow::Cow, collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration};
+use std::{
+    borrow::Cow, cell::RefCell, collections::BTreeMap, num::NonZeroUsize, sync::Arc, time::Duration,
+};
 
 /// Time of a new subnet, nanoseconds since 1970: 6 May 2021.
 pub const START_NS: u64 = 1_620_328_630_000_000_000;
@@ -72,7 +74,8 @@ pub struct Subnet {
     tick_ns: u64,
     nonce: u64,
     waiting: Vec<Bytes>,
-    printed: Vec<Printed>,
+    /// Queries print, too, and change nothing.
+    printed: RefCell<Vec<Printed>>,
 }
 
 /// There are no models here.
@@ -129,7 +132,7 @@ impl Subnet {
             tick_ns: 1,
             nonce: 0,
             waiting: Vec::new(),
-            printed: Vec::new(),
+            printed: RefCell::default(),
         }
     }
 
@@ -167,13 +170,13 @@ impl Subnet {
         let outcome = outcome.expect("without models nothing halts");
         self.state = outcome.state;
         let lines = outcome.printed.into_iter();
-        self.printed
-            .extend(lines.map(|(canister, text)| Printed { canister, text }));
+        let lines = lines.map(|(canister, text)| Printed { canister, text });
+        self.printed.get_mut().extend(lines);
         self.time_ns = self.time_ns.saturating_add(self.tick_ns);
         outcome.instructions
     }
 
-    /// Executes blocks until no message is under way, or [`BLOCKS_MAX`] have passed.
+    /// Executes blocks until no message is under way, or 10,000 blocks have passed.
     pub fn settle(&mut self) {
         for _ in 0..BLOCKS_MAX {
             if self.waiting.is_empty() && self.is_quiet() {
@@ -233,7 +236,7 @@ impl Subnet {
     /// The rejection.
     ///
     /// # Panics
-    /// When it is not answered within [`BLOCKS_MAX`] blocks.
+    /// When it is not answered within 10,000 blocks.
     pub fn wait(&mut self, id: MessageId) -> Result<Vec<u8>, Reject> {
         for _ in 0..BLOCKS_MAX {
             match self.status(id) {
@@ -268,7 +271,7 @@ impl Subnet {
     /// # Errors
     /// The rejection.
     pub fn query(
-        &mut self,
+        &self,
         canister: Principal,
         sender: Principal,
         method: &str,
@@ -283,7 +286,7 @@ impl Subnet {
         };
         let (result, lines) = execution::query(&self.state, &self.engine, asked);
         let printed = lines.into_iter().map(|text| Printed { canister, text });
-        self.printed.extend(printed);
+        self.printed.borrow_mut().extend(printed);
         result
     }
 
@@ -313,8 +316,8 @@ impl Subnet {
     }
 
     /// Takes the lines that canisters have printed so far.
-    pub fn take_printed(&mut self) -> Vec<Printed> {
-        std::mem::take(&mut self.printed)
+    pub fn take_printed(&self) -> Vec<Printed> {
+        self.printed.take()
     }
 }
 

@@ -75,7 +75,7 @@ impl Counter {
         decode_one(&reply.unwrap()).unwrap()
     }
 
-    fn get(&mut self) -> Nat {
+    fn get(&self) -> Nat {
         let nothing = encode_args(()).unwrap();
         let reply = self.subnet.query(self.id, anonymous(), "get", &nothing);
         decode_one(&reply.unwrap()).unwrap()
