@@ -281,8 +281,8 @@ async fn an_agent_sees_rejections_with_their_codes() {
         .call_and_wait()
         .await
         .expect_err("a stranger");
-    let AgentError::CertifiedReject { reject, .. } = refused else {
-        panic!("certified: {refused:?}")
+    let AgentError::UncertifiedReject { reject, .. } = refused else {
+        panic!("not ordered: {refused:?}")
     };
     assert_eq!(reject.error_code.as_deref(), Some("IC0512"));
 }
