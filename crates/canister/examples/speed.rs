@@ -152,10 +152,8 @@ impl Both {
             Way::Here => {
                 let begun = seconds();
                 // Programs do not answer.
-                let code = self
-                    .execute(EntryPoint::Update(method.to_owned()))
-                    .expect_err("no answer");
-                assert_eq!(code, 506);
+                self.execute(EntryPoint::Update(method.to_owned()))
+                    .expect("it completes");
                 seconds() - begun
             }
         }
