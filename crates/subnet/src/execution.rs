@@ -245,8 +245,11 @@ pub fn query(
             None => Err(no_code(id).into()),
         }
     };
+    let asked_of = state.canisters().get(asked.canister);
+    let prices = state.genesis.prices();
     let environment = Environment {
         data_certificate: asked.certificate,
+        frozen_cycles: asked_of.map_or(0, |canister| canister.state.frozen_cycles(prices)),
         ..environment(state, &state.sessions, QUERY_INSTRUCTIONS)
     };
     let query = Query {

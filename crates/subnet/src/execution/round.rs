@@ -4,7 +4,7 @@
 //! A round gives every canister that has something to do a turn. Canisters are ordered by when they last
 //! had theirs in full, then by id, and the i-th goes to lane i modulo [`Genesis::scheduler_lanes`].
 //! Lanes run side by side on as many threads as there are; a lane's canisters run one after another
-//! until the lane's time is up. Then what the turns want done elsewhere takes effect, in the order of
+//! until the lane's time is up, each at least one message. Then what the turns want done elsewhere takes effect, in the order of
 //! the canisters' ids, and the next round begins, until nothing is left to do or the height's time is
 //! used up.
 //!
@@ -210,7 +210,8 @@ fn run_lane(
         }
         let mut keys = Vec::new();
         let mut messages = due.messages.into_iter().peekable();
-        while time + turn.time < budget
+        // Tasks that take all the time would otherwise keep the canister from its messages for ever.
+        while (keys.is_empty() || time + turn.time < budget)
             && let Some((key, message)) = messages.next()
         {
             turn.process(&message);

@@ -145,17 +145,22 @@ impl Turn<'_> {
         let Some(installed) = &state.installed else {
             return Err(super::no_code(&state.id));
         };
-        if let Origin::Canister { deadline_ns, .. } = origin {
+        if let Origin::Canister {
+            sender,
+            deadline_ns,
+            ..
+        } = origin
+        {
             if *deadline_ns != 0 && *deadline_ns <= self.round.time_ns {
                 return Err(Reject::new(601, "Call deadline has expired."));
             }
             let least = state.settings.minimum_call_cycles;
-            if cycles < least {
+            if cycles < least && *sender != state.id {
                 let text = format!(
                     "Canister {} requires at least {least} cycles to be attached to an incoming call, but only {cycles} were",
                     state.id
                 );
-                return Err(Reject::new(CANISTER_REJECTED, text));
+                return Err(Reject::new(520, text));
             }
         }
         let module = &installed.module;
@@ -346,7 +351,8 @@ impl Turn<'_> {
         let contexts = &mut self.canister.ledger.contexts;
         let context = contexts.get_mut(&context_id).expect("it was opened");
         let is_over = context.calls_under_way == 0;
-        if is_over && answer.is_none() && !context.answered {
+        let was_answered = context.answered;
+        if is_over && answer.is_none() && !was_answered {
             let silent = || {
                 let text = format!("Error from Canister {id}: Canister did not produce a response");
                 Reject::new(506, text)
@@ -365,7 +371,7 @@ impl Turn<'_> {
         }
         match (answer, origin) {
             (Some(answer), origin) => self.respond(&origin, answer, refund),
-            (None, Origin::User { id, .. }) if !is_over => {
+            (None, Origin::User { id, .. }) if !is_over && !was_answered => {
                 self.outputs.push(Output::Answer(id, Status::Processing));
             }
             (None, _) => {}

@@ -13,7 +13,7 @@ use crate::{
 };
 use bytes::Bytes;
 use ic_principal::Principal;
-use lockstep_canister::engine::Call;
+use lockstep_canister::engine::{Call, Environment};
 
 /// Why a call was not taken in.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -94,7 +94,10 @@ impl Replica {
             return Err(no_code(&call.canister));
         }
         let message = Call::new(call.inspection(), call.sender, call.argument.clone());
-        let environment = environment(state, &state.sessions, INSPECT_INSTRUCTIONS);
+        let environment = Environment {
+            frozen_cycles: canister.state.frozen_cycles(state.genesis.prices()),
+            ..environment(state, &state.sessions, INSPECT_INSTRUCTIONS)
+        };
         let (_, effects) = self
             .engine
             .execute(&canister.state, &message, &environment)

@@ -1,8 +1,12 @@
 //! Calls between canisters.
-use crate::support::{run, subnet};
+use crate::support::{install, run, subnet};
+use candid::Nat;
+use ic_management_canister_types::CanisterSettings;
 use ic_principal::Principal;
-use lockstep_driver::Subnet;
+use lockstep_canister::{engine::Engine, state::RunState};
+use lockstep_driver::{Status, Subnet};
 use lockstep_hostile::{Call, Step, encode};
+use std::time::Duration;
 
 fn sum(subnet: &mut Subnet, canister: Principal) -> Vec<u8> {
     let program = encode(&[Step::ReplySum]);
@@ -180,40 +184,137 @@ fn cycles_are_sent_accepted_and_refunded() {
     );
 }
 
+/// A subnet on which every canister has one message per block, a second each.
+fn slow_subnet(count: usize) -> Option<(Subnet, Vec<Principal>)> {
+    let (fast, _) = subnet(0)?;
+    let mut genesis = fast.state().genesis.as_ref().clone();
+    genesis.round_instructions = 1;
+    let mut subnet = Subnet::with_genesis(Engine::new(), genesis);
+    subnet.set_block_time(Duration::from_secs(1));
+    let ids = install(&mut subnet, count)?;
+    Some((subnet, ids))
+}
+
 #[test]
 fn a_call_that_nobody_waits_for_any_more_is_rejected_as_unknown() {
-    let Some((mut subnet, ids)) = subnet(3) else {
+    let Some((mut subnet, ids)) = slow_subnet(2) else {
         return;
     };
-    // The callee waits for a third canister that is stopping and answers later.
-    let mut slow = Call::run(ids[2].as_slice(), &[Step::Reply(vec![])]);
-    slow.timeout_seconds = Some(10);
-    let mut call = Call::run(ids[1].as_slice(), &[Step::Call(slow)]);
+    let untouched = sum(&mut subnet, ids[1]);
+    let mut call = Call::run(ids[1].as_slice(), &[Step::Accept(1 << 40)]);
     call.timeout_seconds = Some(1);
-    let id = subnet.submit(
-        ids[0],
-        Principal::anonymous(),
-        "run",
-        &encode(&[Step::Call(call)]),
-    );
-    subnet.set_block_time(std::time::Duration::from_secs(2));
-    let reply = subnet.wait(id).unwrap();
-    // All of it happens within one block, so nothing expires.
-    assert_eq!(reply, b"");
+    call.cycles = 1 << 40;
+    let before = subnet.cycles(ids[0]);
+    let reply = run(&mut subnet, ids[0], &[Step::Call(call)]).unwrap();
+    assert_eq!(reply[..4], 6_u32.to_le_bytes());
+    assert_eq!(reply[4..], *b"IC0601: Call deadline has expired.");
+    // The request was not executed, and its cycles came back.
+    subnet.settle();
+    assert_eq!(sum(&mut subnet, ids[1]), untouched);
+    let fees = 1_000_000_000;
+    assert!(before - subnet.cycles(ids[0]) < fees);
+}
+
+#[test]
+fn an_answer_stands_while_callbacks_still_run() {
+    let Some((mut subnet, ids)) = slow_subnet(2) else {
+        return;
+    };
+    let mut call = Call::run(ids[1].as_slice(), &[Step::Reply(vec![])]);
+    call.on_reply = vec![Step::Observe];
+    let program = [
+        Step::Call(call.clone()),
+        Step::Call(call),
+        Step::Reply(b"early".to_vec()),
+    ];
+    let id = subnet.submit(ids[0], Principal::anonymous(), "run", &encode(&program));
+    assert_eq!(subnet.wait(id).unwrap(), b"early");
+    assert_eq!(context_count(&subnet, ids[0]), 1);
+    while context_count(&subnet, ids[0]) > 0 {
+        subnet.tick();
+        assert_eq!(subnet.wait(id).unwrap(), b"early");
+    }
+}
+
+fn context_count(subnet: &Subnet, id: Principal) -> usize {
+    subnet.canister(id).unwrap().ledger.contexts.len()
 }
 
 #[test]
 fn stopping_waits_for_calls_under_way() {
+    let Some((mut subnet, ids)) = slow_subnet(2) else {
+        return;
+    };
+    let call = Call::run(ids[1].as_slice(), &[Step::Reply(b"done".to_vec())]);
+    let program = encode(&[Step::Call(call)]);
+    let anonymous = Principal::anonymous();
+    let under_way = subnet.submit(ids[0], anonymous, "run", &program);
+    subnet.tick();
+    assert_eq!(context_count(&subnet, ids[0]), 1);
+    let stop = subnet.submit_management("stop_canister", ids[0]);
+    subnet.tick();
+    let run_state = |subnet: &Subnet| subnet.canister(ids[0]).unwrap().state.run_state;
+    assert_eq!(run_state(&subnet), RunState::Stopping);
+    assert_eq!(subnet.status(stop), Some(&Status::Processing));
+    assert_eq!(subnet.wait(under_way).unwrap(), b"done");
+    subnet.wait(stop).unwrap();
+    assert_eq!(run_state(&subnet), RunState::Stopped);
+    let error = run(&mut subnet, ids[0], &[]).unwrap_err();
+    assert_eq!(error.error_code, 508, "{error}");
+    let call = Call::run(ids[0].as_slice(), &[]);
+    let reply = run(&mut subnet, ids[1], &[Step::Call(call)]).unwrap();
+    let text = String::from_utf8_lossy(&reply[4..]).into_owned();
+    assert_eq!(text, format!("IC0508: Canister {} is stopped", ids[0]));
+    subnet.manage_canister("start_canister", ids[0]).unwrap();
+    run(&mut subnet, ids[0], &[Step::Reply(vec![])]).unwrap();
+}
+
+#[test]
+fn calls_with_too_few_cycles_are_refused_but_for_those_to_oneself() {
     let Some((mut subnet, ids)) = subnet(2) else {
         return;
     };
-    subnet.manage_canister("stop_canister", ids[1]).unwrap();
-    let error = run(&mut subnet, ids[1], &[]).unwrap_err();
-    assert_eq!(error.error_code, 508, "{error}");
-    let call = Call::run(ids[1].as_slice(), &[]);
-    let reply = run(&mut subnet, ids[0], &[Step::Call(call)]).unwrap();
-    let text = String::from_utf8_lossy(&reply[4..]).into_owned();
-    assert_eq!(text, format!("IC0508: Canister {} is stopped", ids[1]));
-    subnet.manage_canister("start_canister", ids[1]).unwrap();
-    run(&mut subnet, ids[1], &[Step::Reply(vec![])]).unwrap();
+    let settings = CanisterSettings {
+        minimum_incoming_canister_call_cycles: Some(Nat::from(1_000_u32)),
+        ..CanisterSettings::default()
+    };
+    subnet.update_settings(ids[1], settings).unwrap();
+    let mut call = Call::run(ids[1].as_slice(), &[Step::Reply(b"taken".to_vec())]);
+    call.cycles = 999;
+    let reply = run(&mut subnet, ids[0], &[Step::Call(call.clone())]).unwrap();
+    assert_eq!(reply[..4], 5_u32.to_le_bytes());
+    call.cycles = 1_000;
+    let taken = run(&mut subnet, ids[0], &[Step::Call(call.clone())]);
+    assert_eq!(taken.unwrap(), b"taken");
+    call.cycles = 0;
+    assert_eq!(
+        run(&mut subnet, ids[1], &[Step::Call(call)]).unwrap(),
+        b"taken"
+    );
+}
+
+#[test]
+fn queries_see_what_the_freezing_threshold_leaves() {
+    let wasm = wat::parse_str(
+        r#"(module
+            (import "ic0" "canister_liquid_cycle_balance128" (func $liquid (param i32)))
+            (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
+            (import "ic0" "msg_reply" (func $reply))
+            (memory 16)
+            (func (export "canister_query liquid")
+                (call $liquid (i32.const 0))
+                (call $append (i32.const 0) (i32.const 16))
+                (call $reply)))"#,
+    );
+    let mut subnet = Subnet::new();
+    let id = subnet.create_canister();
+    subnet.install(id, &wasm.unwrap(), b"").unwrap();
+    let reply = subnet
+        .query(id, Principal::anonymous(), "liquid", b"")
+        .unwrap();
+    let liquid = u128::from_le_bytes(reply.try_into().unwrap());
+    let prices = subnet.state().genesis.prices();
+    let frozen = subnet.canister(id).unwrap().state.frozen_cycles(prices);
+    assert!(frozen > 0);
+    assert_eq!(liquid, subnet.cycles(id) - frozen);
 }

@@ -24,14 +24,19 @@ pub(crate) fn wasm() -> Option<&'static [u8]> {
 /// A subnet with so many of them.
 pub(crate) fn subnet(count: usize) -> Option<(Subnet, Vec<Principal>)> {
     let mut subnet = Subnet::new();
+    let ids = install(&mut subnet, count)?;
+    Some((subnet, ids))
+}
+
+/// Installs so many of them.
+pub(crate) fn install(subnet: &mut Subnet, count: usize) -> Option<Vec<Principal>> {
     let wasm = wasm()?;
-    let canisters = (0..count).map(|_| {
+    let ids = (0..count).map(|_| {
         let id = subnet.create_canister();
         subnet.install(id, wasm, b"").expect("it is valid");
         id
     });
-    let canisters = canisters.collect();
-    Some((subnet, canisters))
+    Some(ids.collect())
 }
 
 /// Runs a program as an update of the anonymous user.
