@@ -50,12 +50,28 @@ impl FunctionNames {
 
     fn name(&self, function: FunctionIndex) -> Option<String> {
         let name = self.0.get(&function)?;
-        let mut name = match rustc_demangle::try_demangle(name) {
-            Ok(demangled) => format!("{demangled:#}"),
-            Err(_) => name.to_string(),
+        let mut short = Short(String::new());
+        // Cut where it is long enough: a short symbol may stand for a very long name.
+        let _ = match rustc_demangle::try_demangle(name) {
+            Ok(demangled) => write!(short, "{demangled:#}"),
+            Err(_) => short.write_str(name),
         };
-        name.truncate(name.floor_char_boundary(NAME_BYTES_MAX));
-        Some(name)
+        Some(short.0)
+    }
+}
+
+/// Takes [`NAME_BYTES_MAX`] bytes and then fails.
+struct Short(String);
+
+impl Write for Short {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let room = NAME_BYTES_MAX - self.0.len();
+        self.0.push_str(&text[..text.floor_char_boundary(room)]);
+        if text.len() > room {
+            Err(std::fmt::Error)
+        } else {
+            Ok(())
+        }
     }
 }
 

@@ -92,6 +92,8 @@ pub struct Environment<'a> {
     pub frozen_cycles: Cycles,
     /// Bytes by which the canister's memories may grow.
     pub memory_available: u64,
+    /// Bytes that the message's calls may have together, names of methods included.
+    pub message_bytes: u64,
     /// Calls under way to each callee.
     pub calls_under_way: &'a BTreeMap<Principal, usize>,
 }
@@ -117,6 +119,7 @@ impl<'a> Environment<'a> {
             prices: Prices::new(13),
             frozen_cycles: 0,
             memory_available: u64::MAX,
+            message_bytes: u64::MAX,
             calls_under_way: &NO_CALLS,
         }
     }
@@ -366,9 +369,13 @@ impl Engine {
         task: u32,
     ) -> Option<TaskExecution> {
         let replay = Arc::new(Replay::new(fork, task));
+        let environment = Environment {
+            pace: None,
+            ..*environment
+        };
         let execution = self.on_stack(|| {
             let replay = Some(Arc::clone(&replay));
-            execute::execute(self, state, call, environment, replay)
+            execute::execute(self, state, call, &environment, replay)
         });
         replay.finish(execution)
     }

@@ -26,8 +26,8 @@ use crate::{
     engine::Instructions,
     heap::{LEAF_BYTES, PAGE_BYTES, Snapshot, Window},
     host::{
-        Contexts, Exchange, Failure, Host, HostTrap, Imports, Message, charge, code, context,
-        enter, read, trapped, used,
+        Contexts, DEBUG_BYTES_MAX, Exchange, Failure, Host, HostTrap, Imports, Message, charge,
+        code, context, enter, read, trapped, used,
     },
     instance::{Running, value},
     instrument::reserved,
@@ -53,6 +53,8 @@ pub const TASKS_MAX: u32 = 65_536;
 pub const FORK: Instructions = 500_000;
 /// Price of a task beside its own instructions.
 pub const FORK_TASK: Instructions = 50_000;
+/// Bytes that all tasks of a fork may print before they are joined.
+const DEBUG_BYTES_OF_TASKS: usize = 64 << 20;
 /// Stack units that a fork inside a task takes of those left.
 const FORK_DEPTH: i32 = 256 * 1024;
 /// Pages of the processor in one of Wasm.
@@ -103,6 +105,8 @@ struct Tasks {
 
 /// What a task starts from.
 struct Start {
+    /// Of what a task may print, that which is used up: many tasks may print little each.
+    debug_bytes: usize,
     heap: Snapshot,
     stable: PagedMemory,
     stable_leaves_max: u64,
@@ -171,7 +175,9 @@ fn fork(
         view.version()
     };
     let stable = &mut caller.data_mut().stable;
+    let printable = (DEBUG_BYTES_OF_TASKS / count.max(1)).min(DEBUG_BYTES_MAX);
     let start = Start {
+        debug_bytes: DEBUG_BYTES_MAX - printable,
         heap,
         stable: stable.snapshot(),
         stable_leaves_max: stable.leaves_left(),
@@ -392,7 +398,7 @@ fn task_host(host: &Message, tasks: &Tasks, start: &Start) -> Message {
         global_timer: (0, false),
         sessions: SessionTable::default(),
         debug: Vec::new(),
-        debug_bytes: 0,
+        debug_bytes: start.debug_bytes,
         forks: 0,
         replay: None,
         memory: None,

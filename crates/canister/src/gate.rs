@@ -59,6 +59,8 @@ pub(crate) fn is_gate(memory: &MemoryType) -> bool {
 pub(crate) struct GateMemory {
     pages: NonNull<u8>,
     capacity: usize,
+    /// Addresses in all.
+    reserved: usize,
 }
 
 // SAFETY: addresses; what is there is accessed by the instance and its gate.
@@ -67,27 +69,32 @@ unsafe impl Send for GateMemory {}
 unsafe impl Sync for GateMemory {}
 
 impl GateMemory {
-    /// For a reservation of `capacity` bytes. Only the pages are mapped: the code that the engine adds to a
-    /// module reads nothing else, and a module's own code cannot name the memory.
-    pub(crate) fn new(capacity: usize) -> io::Result<Self> {
+    /// For a reservation of `capacity` bytes and a guard, of which nothing but the pages is used: the Wasm
+    /// engine takes a fault anywhere in it for this memory's, so no other may lie there.
+    pub(crate) fn new(capacity: usize, guard: usize) -> io::Result<Self> {
+        let reserved = capacity + guard;
         // SAFETY: new addresses, which nothing refers to.
         let pages = unsafe {
             mmap_anonymous(
                 std::ptr::null_mut(),
-                2 * LEAF_BYTES,
+                reserved,
                 ProtFlags::empty(),
-                MapFlags::PRIVATE,
+                MapFlags::PRIVATE | MapFlags::NORESERVE,
             )
         }?;
         let pages = NonNull::new(pages.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
-        Ok(Self { pages, capacity })
+        Ok(Self {
+            pages,
+            capacity,
+            reserved,
+        })
     }
 }
 
 impl Drop for GateMemory {
     fn drop(&mut self) {
         // SAFETY: the whole mapping; the instance that used it is gone.
-        let unmapped = unsafe { munmap(self.pages.as_ptr().cast(), 2 * LEAF_BYTES) };
+        let unmapped = unsafe { munmap(self.pages.as_ptr().cast(), self.reserved) };
         debug_assert!(unmapped.is_ok(), "{unmapped:?}");
     }
 }
@@ -149,7 +156,9 @@ impl Gate {
             cancelled: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         });
-        if limit > 0 {
+        // Whatever an earlier execution has left open.
+        let closed = [0, 1].map(|page| gate.protect(page, MprotectFlags::empty()));
+        if limit > 0 && closed == [true; 2] {
             gate.fill(0);
         }
         let handler = Arc::clone(&gate);

@@ -49,7 +49,10 @@ pub const SYSTEM_CALL: Instructions = 20;
 pub(crate) const TABLE_ELEMENTS_MAX: u64 = 1_000_000;
 /// Cost of every leaf of 4 KiB of stable memory that a write has to copy.
 pub const STABLE_LEAF_WRITTEN: Instructions = 1_000;
-const DEBUG_BYTES_MAX: usize = 32 * 1024;
+/// Bytes of the lines that a message or a task may print.
+pub(crate) const DEBUG_BYTES_MAX: usize = 32 * 1024;
+/// What a line takes beside its text.
+const DEBUG_LINE_BYTES: usize = 16;
 
 /// Frozen error codes a message can end with.
 pub(crate) mod code {
@@ -245,7 +248,8 @@ pub(crate) struct Message {
 impl Message {
     /// Keeps a line for whoever watches the canister; beyond a limit lines are dropped.
     pub(crate) fn print(&mut self, text: &[u8]) {
-        self.debug_bytes = self.debug_bytes.saturating_add(text.len());
+        let bytes = text.len().saturating_add(DEBUG_LINE_BYTES);
+        self.debug_bytes = self.debug_bytes.saturating_add(bytes);
         if self.debug_bytes <= DEBUG_BYTES_MAX {
             self.debug.push(String::from_utf8_lossy(text).into_owned());
         }

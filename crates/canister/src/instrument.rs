@@ -141,7 +141,9 @@ impl Sections {
                 for memory in section {
                     let mut memory = reencoder.memory_type(memory?)?;
                     // Says no more than that addresses have 32 bits, and is how gates are known.
-                    memory.maximum = memory.maximum.filter(|pages| *pages != MEMORY_PAGES_MAX);
+                    if !memory.memory64 {
+                        memory.maximum = memory.maximum.filter(|pages| *pages != MEMORY_PAGES_MAX);
+                    }
                     self.memories.memory(memory);
                 }
             }

@@ -23,7 +23,7 @@
 //! Threads do not show.
 //!
 //! # Units and bounds
-//! The [`prices`] are functions of the shapes and are charged before anything is computed. k and columns are at most
+//! The [`prices`] are functions of the shapes and are charged before anything is computed. of products, k and columns are at most
 //! [`StoredRows::COLUMNS_MAX`]. A count of zero is fine: sums of nothing are +0.
 //!
 //! # Errors
@@ -179,7 +179,7 @@ fn rows(imports: &mut Imports) {
             let weight = checker.floats("weight", weight, columns.into())?;
             let out = checker.floats("out", out, count)?;
             checker.apart(&out, &[&input, &weight])?;
-            let price = prices::elements(count, prices::RMS_NORM);
+            let price = prices::rows(rows, columns, prices::RMS_NORM);
             run(
                 caller,
                 price,
@@ -199,7 +199,7 @@ fn rows(imports: &mut Imports) {
             let [rows, columns] = [rows, columns].map(i32::cast_unsigned);
             let count = area(rows, columns);
             let values = checker.floats("values", values, count)?;
-            let price = prices::elements(count, prices::SOFTMAX);
+            let price = prices::rows(rows, columns, prices::SOFTMAX);
             run(caller, price, &values, [], |kernels, [], values| {
                 kernels.softmax_rows(values, columns as usize);
                 Ok(())

@@ -37,4 +37,4 @@ mod stable;
 mod stack;
 pub mod state;
 mod validate;
-pub mod weights;
+mod weights;

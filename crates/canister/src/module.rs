@@ -163,7 +163,8 @@ impl Module {
     /// Pages that its memory has at least and at most, if it has one.
     pub(crate) fn memory_pages(&self) -> Option<(u64, u64)> {
         let memory = self.facts.memory?;
-        Some((memory.initial, memory.maximum.unwrap_or(u64::MAX)))
+        let most = self.heap_bytes_max() / PAGE_BYTES as u64;
+        Some((memory.initial, memory.maximum.unwrap_or(most).min(most)))
     }
 
     pub(crate) fn has_entry(&self, export: &str) -> bool {
@@ -228,12 +229,8 @@ impl Module {
     /// Whether the heap of an instance can have so many pages.
     #[must_use]
     pub fn accepts_heap(&self, pages: u64) -> bool {
-        match self.facts.memory {
-            None => pages == 0,
-            Some(memory) => {
-                pages >= memory.initial && memory.maximum.is_none_or(|maximum| pages <= maximum)
-            }
-        }
+        let (least, most) = self.memory_pages().unwrap_or((0, 0));
+        (least..=most).contains(&pages)
     }
 
     /// The heap before the start function: zeros and the active data segments, in order.

@@ -135,7 +135,10 @@ impl<'b> Graph<'_, 'b> {
             .and_then(|state| execute::enter(state, &entry).map(|entered| (state, entered)));
         let (state, (installed, place)) = match entered {
             Ok(entered) => entered,
-            Err(error) => return Ok(Err(error)),
+            Err(error) => {
+                self.pay_call(depth);
+                return Ok(Err(error));
+            }
         };
         let mut context = Context {
             state,
@@ -150,13 +153,18 @@ impl<'b> Graph<'_, 'b> {
             calls: VecDeque::new(),
         };
         let ran = self.run(&mut context, &place, entry, query.argument);
-        if depth > 0 {
-            self.left -= CALL.cast_signed();
-        }
+        self.pay_call(depth);
         match ran {
             Err(refusal) => Ok(Err(execute::named(&state.id, refusal))),
             Ok(Response::None) => self.go_on(context),
             Ok(response) => Ok(Ok(response)),
+        }
+    }
+
+    /// Takes the price of the call that this query came by, if it came by one.
+    fn pay_call(&mut self, depth: usize) {
+        if depth > 0 {
+            self.left -= CALL.cast_signed();
         }
     }
 
@@ -254,6 +262,7 @@ impl<'b> Graph<'_, 'b> {
         argument: Vec<u8>,
     ) -> Result<Response, Refusal> {
         let mut environment = self.environment;
+        environment.pace = None;
         environment.instruction_limit = self.left.max(0).cast_unsigned();
         if context.depth > 0 {
             environment.data_certificate = None;

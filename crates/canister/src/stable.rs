@@ -36,7 +36,8 @@ const INSTALL_LEAVES_MAX: u64 = 8 * GIB / LEAF_BYTES as u64;
 pub(crate) fn leaves_max(context: Contexts) -> u64 {
     match context {
         context::INIT | context::PRE_UPGRADE => INSTALL_LEAVES_MAX,
-        context::QUERY | context::REPLICATED_QUERY | context::INSPECT => QUERY_LEAVES_MAX,
+        context::REPLICATED_QUERY => QUERY_LEAVES_MAX,
+        _ if context & context::NOT_REPLICATED != 0 => QUERY_LEAVES_MAX,
         _ => LEAVES_MAX,
     }
 }

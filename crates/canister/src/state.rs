@@ -205,6 +205,19 @@ impl CanisterState {
         }
     }
 
+    /// Adds cycles to the balance; beyond the largest one they are lost.
+    pub fn receive(&mut self, cycles: Cycles) {
+        self.cycles = self.cycles.saturating_add(cycles);
+    }
+
+    /// Bytes of the memory allocation that are not in use.
+    #[must_use]
+    pub fn memory_kept(&self) -> u64 {
+        self.settings
+            .memory_allocation
+            .saturating_sub(self.memory_bytes())
+    }
+
     /// Bytes of the heap.
     #[must_use]
     pub fn heap_bytes(&self) -> u64 {
@@ -261,7 +274,8 @@ impl CanisterState {
         if let Some(deadline_ns) = effects.global_timer_ns {
             self.global_timer_ns = deadline_ns;
         }
-        self.cycles = (self.cycles + effects.cycles_accepted).saturating_sub(effects.cycles_spent);
+        self.receive(effects.cycles_accepted);
+        self.cycles = self.cycles.saturating_sub(effects.cycles_spent);
     }
 
     /// BLAKE3 over every field.

@@ -8,7 +8,7 @@
 use wasmparser::Operator;
 
 /// The fixed part of a bulk memory or table operation.
-pub const BULK: u64 = 100;
+const BULK: u64 = 100;
 
 /// The cost of one instruction, without the part that depends on its operands, in a module whose memory has
 /// addresses of 64 bits or not.

@@ -12,19 +12,19 @@
 //! | [`matmul`] | k increasing | 1/4 per multiply-add, 1 per element of `b`, 1 per output |
 //! | [`matmul_rows`] with F32, F16, BF16 | k increasing | the same, `weights` for `b` |
 //! | [`matmul_rows`] with any other format | per block exact, blocks in order | 1/8 per multiply-add, 1 per element of the weights and of the input, 1 per output |
-//! | [`rms_norm`] | 16 lanes, folded | 1 per element |
-//! | [`softmax`] | 16 lanes, folded | 20 per element |
+//! | [`rms_norm`] | 16 lanes, folded | 1 per element, 60 per row |
+//! | [`softmax`] | 16 lanes, folded | 20 per element, 60 per row |
 //! | [`silu_mul`] | | 20 per element |
 //! | [`add`] | | 1/2 per element |
 //! | [`exp`] | | 16 per element |
 //!
-//! Columns of `b` and rows of the weights count in whole sixteens. Quantised weights are packed, and paid for, once for
+//! Columns of `b`, rows of the weights and columns of rows that are normalised count in whole sixteens. Quantised weights are packed, and paid for, once for
 //! every 16 Mi elements of the input: with one row of input, packing is most of the price.
 //! Sums start at +0, f32 operations are rounded one by one, every NaN stored is 0x7fc00000, and exponentials are
 //! correctly rounded. Other functions, of one number, are in [`elementary`]: those are compiled in on every network.
 //!
 //! # Panics
-//! Lengths that disagree with the shape, more than 1,048,576 columns, columns that are no whole blocks of the format,
+//! Lengths that disagree with the shape, products with more than 1,048,576 columns, columns that are no whole blocks of the format,
 //! an INT8 zero-point that is no signed byte. On Lockstep the host ends the message for the last of these.
 //!
 //! # Examples

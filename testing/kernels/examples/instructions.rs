@@ -108,7 +108,10 @@ fn requests() -> Vec<(Request, usize, Instructions)> {
         (Kernel::Exp, prices::EXP, 0),
     ] {
         let operands = (floats(count), floats(other));
-        let price = prices::elements(count as u64, rate);
+        let price = match kernel {
+            Kernel::RmsNorm | Kernel::Softmax => prices::rows(64, COLUMNS as u32, rate),
+            _ => prices::elements(count as u64, rate),
+        };
         push(kernel, WeightFormat::F32, 64, operands, count, price);
     }
     requests

@@ -254,7 +254,7 @@ unsafe impl MemoryCreator for Slots {
     ) -> Result<Box<dyn LinearMemory>, String> {
         let capacity = reserved.ok_or("a memory of no fixed reservation")?;
         if gate::is_gate(&ty) {
-            let gate = GateMemory::new(capacity).map_err(|error| error.to_string())?;
+            let gate = GateMemory::new(capacity, guard).map_err(|error| error.to_string())?;
             return Ok(Box::new(gate));
         }
         let make = || {

@@ -22,6 +22,8 @@ pub(crate) struct Exchange {
     /// The call under construction; its cycles are neither in the balance nor spent.
     pub(crate) draft: Option<OutgoingCall>,
     pub(crate) calls: Vec<OutgoingCall>,
+    /// Bytes that calls may still have.
+    bytes_left: u64,
 }
 
 impl Exchange {
@@ -31,6 +33,7 @@ impl Exchange {
             frozen: environment.frozen_cycles,
             available: call.cycles_available,
             answered: call.answered,
+            bytes_left: environment.message_bytes,
             ..Self::default()
         }
     }
@@ -70,15 +73,16 @@ impl Exchange {
         amount
     }
 
-    /// Sends the call under construction, unless the balance does not allow for its fee and what it
-    /// prepays; then its cycles come back.
-    pub(crate) fn send(&mut self, draft: OutgoingCall, fee: Cycles) -> bool {
+    /// Sends the call under construction, of so many bytes, unless there is no room for them, or the balance
+    /// does not allow for its fee and what it prepays; then its cycles come back.
+    pub(crate) fn send(&mut self, draft: OutgoingCall, bytes: u64, fee: Cycles) -> bool {
         let cost = fee
             .saturating_add(draft.prepaid)
             .saturating_add(draft.cycles);
-        if cost > self.liquid() {
+        if cost > self.liquid() || bytes > self.bytes_left {
             return false;
         }
+        self.bytes_left -= bytes;
         self.spent += cost;
         self.calls.push(draft);
         true

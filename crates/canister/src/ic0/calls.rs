@@ -146,9 +146,10 @@ fn perform(host: &mut Host) -> bool {
         return false;
     };
     // What a query pays with is nobody's: its calls cost nothing and are not kept.
+    let bytes = bytes(&draft);
     let mut fee = 0;
     if host.context & context::COMPOSITE == 0 {
-        fee = host.given.prices.request(bytes(&draft));
+        fee = host.given.prices.request(bytes);
         draft.prepaid = host
             .given
             .prices
@@ -158,5 +159,5 @@ fn perform(host: &mut Host) -> bool {
     let made = made.filter(|call| call.callee == draft.callee).count();
     let under_way = host.given.calls_under_way.get(&draft.callee);
     under_way.copied().unwrap_or(0).saturating_add(made) < CALLS_MAX
-        && host.exchange.send(draft, fee)
+        && host.exchange.send(draft, bytes, fee)
 }

@@ -275,6 +275,8 @@ impl Emitter<'_> {
                     self.write_back();
                 }
             }
+            // Growth may be refused by a limit, and then ends the message like an import.
+            O::MemoryGrow { .. } => self.write_back(),
             O::Call { .. } | O::CallIndirect { .. } => {
                 self.write_back();
                 if self.plan.nests(&operator) || self.plan.may_fork(&operator) {

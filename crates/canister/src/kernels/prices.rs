@@ -32,6 +32,11 @@ pub const SOFTMAX: u64 = 320;
 /// A gated element.
 pub const SILU_MUL: u64 = 320;
 
+/// A row of a kernel that works row by row.
+pub const ROW: u64 = 960;
+
+/// Elements of a row are summed in so many lanes.
+const LANES: u64 = 16;
 /// Rows of weights are counted in whole tiles.
 const TILE_ROWS: u64 = 16;
 /// Quantised weights are packed once for so many elements of the input.
@@ -41,6 +46,17 @@ const PART_ELEMENTS: u64 = 16 << 20;
 #[must_use]
 pub fn elements(count: u64, rate: u64) -> Instructions {
     call(u128::from(count) * u128::from(rate))
+}
+
+/// Price of a kernel that works row by row: every row is filled up to whole lanes, and costs [`ROW`] beside;
+/// rows of nothing cost nothing.
+#[must_use]
+pub fn rows(count: u32, columns: u32, rate: u64) -> Instructions {
+    if columns == 0 {
+        return KERNEL;
+    }
+    let columns = u64::from(columns).next_multiple_of(LANES);
+    call(u128::from(count) * u128::from(columns * rate + ROW))
 }
 
 /// Price of the product of `batch` rows of input and `rows` rows of weights, `columns` elements each.
@@ -93,12 +109,16 @@ mod tests {
             (EXP, 256),
             (SOFTMAX, 320),
             (SILU_MUL, 320),
+            (ROW, 960),
         ];
         for (rate, frozen) in rates {
             assert_eq!(rate, frozen);
         }
         assert_eq!(elements(0, EXP), 2_000);
         assert_eq!(elements(3, ADD), 2_002);
+        assert_eq!(rows(0, 9, SOFTMAX), 2_000);
+        assert_eq!(rows(3, 1, RMS_NORM), 2_000 + 3 * (16 + 60));
+        assert_eq!(rows(2, 17, SOFTMAX), 2_000 + 2 * (32 * 20 + 60));
         let shapes = [
             ((1, 1, 1), 2_021, None),
             ((1, 16, 32), 2_656, Some(2_624)),

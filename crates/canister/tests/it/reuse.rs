@@ -206,3 +206,24 @@ fn modules_and_engines_may_go_in_any_order() {
     drop(canister);
     drop(module);
 }
+
+#[test]
+fn a_message_without_instructions_finds_none_that_another_has_left() {
+    let module = r#"(module (import "ic0" "msg_reply" (func $reply))
+        (func (export "canister_update long") (local $turns i32)
+            (loop (br_if 0 (i32.lt_u (local.tee $turns (i32.add (local.get $turns) (i32.const 1))) (i32.const 100000))))
+            (call $reply))
+        (func (export "canister_update divides") (drop (i32.div_u (i32.const 1) (i32.const 0)))))"#;
+    let mut canister = Canister::new(module);
+    canister.update("long", b"");
+    canister.limit = 0;
+    for method in ["divides", "long"] {
+        let entry = || EntryPoint::Update(method.into());
+        let kept = canister.execute(entry(), b"");
+        let fresh = canister.execute_on(&ENGINE.without_kept_instances(), entry(), b"");
+        for execution in [kept, fresh] {
+            assert_eq!((execution.instructions, execution.time), (0, 0), "{method}");
+            assert_eq!(execution.result.unwrap_err().code, 522, "{method}");
+        }
+    }
+}

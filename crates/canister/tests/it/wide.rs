@@ -114,6 +114,7 @@ fn modules_of_both_widths_have_their_own_bounds() {
     assert!(grows("i64 0", "i64", 98_304));
     assert!(!grows("i64 1", "i64", 98_304));
     assert!(!grows("i64 1 5", "i64", 5));
+    assert!(!grows("i64 1 65536", "i64", 65_536));
 }
 
 #[test]
