@@ -67,7 +67,7 @@ pub struct Outcome {
     pub instructions: Instructions,
     /// Work done for sessions.
     pub work: Work,
-    /// What canisters printed, in the order of their turns.
+    /// What canisters printed, round by round, in the order of their ids.
     pub printed: Vec<(Principal, String)>,
 }
 

@@ -38,6 +38,7 @@ use methods::Access;
 
 pub use lifecycle::DEFAULT_CYCLES;
 pub use methods::{ingress_target, query_target};
+pub(super) use resources::memory_available;
 
 /// Whether a user's call is worth ordering: users may call the method, and who sends it may do so with
 /// this canister. Not replicated: it spares canisters the price of calls that are bound to be refused.

@@ -10,9 +10,13 @@
 //!
 //! # Determinism
 //! Lanes share nothing while they run: each turn owns its canister, the memory that may still be
-//! allocated is split between lanes before and summed after, and session ids are interleaved. So
+//! allocated and the room for messages are split between lanes before and counted anew after, and session
+//! ids are interleaved. So
 //! neither the number of threads nor their speed can be seen.
-use super::turn::{Output, Round, Task, Turn, rejection};
+use super::{
+    management::memory_available,
+    turn::{Output, Round, Task, Turn, rejection},
+};
 use crate::state::{CallResult, Canister, LowMemory, Message, ReplicatedState, Response};
 use ic_principal::Principal;
 use lockstep_canister::{
@@ -29,6 +33,9 @@ use std::{
 
 /// Bytes that all canisters of a subnet may use together.
 pub(super) const SUBNET_MEMORY_BYTES: u64 = 2 << 40;
+
+/// Bytes of calls that may wait together.
+const MESSAGES_BYTES_MAX: u64 = 1 << 30;
 
 /// A turn to be taken.
 struct Due {
@@ -58,29 +65,31 @@ pub(super) struct Done {
     pub(super) printed: Vec<(Principal, String)>,
 }
 
-/// Runs messages until none is left or `budget` is used up.
+/// Runs messages until none is left or `budget` is used up; it may be used up twice, by the management
+/// canister and then by all others.
 pub(super) fn run_messages(
     state: &mut ReplicatedState,
     engine: &Engine,
     budget: Instructions,
 ) -> Done {
-    let mut tasks = tasks(state);
     let mut done = Done::default();
-    while done.time < budget {
-        super::management::run_all(state, engine, budget, &mut done);
-        super::upkeep::finish_stopping(state);
-        if done.time >= budget {
-            break;
-        }
+    super::management::run_all(state, engine, budget, &mut done);
+    super::upkeep::finish_stopping(state);
+    let mut tasks = tasks(state);
+    // The first round has a budget of its own, lest the management canister take all of every height.
+    let mut left = budget;
+    while left > 0 {
         let due = due(state, &mut tasks);
         if due.is_empty() {
             break;
         }
-        let (taken, time) = take_turns(state, engine, due, budget - done.time);
+        let (taken, time) = take_turns(state, engine, due, left);
         done.time += time;
         deliver(state, taken, &mut done);
+        super::management::run_all(state, engine, budget, &mut done);
+        super::upkeep::finish_stopping(state);
+        left = budget.saturating_sub(done.time);
     }
-    super::upkeep::finish_stopping(state);
     done
 }
 
@@ -156,12 +165,9 @@ fn take_turns(
         time_ns: state.time_ns,
     };
     let lanes = state.genesis.scheduler_lanes.get() as usize;
-    let used: u64 = state
-        .canisters()
-        .values()
-        .map(|canister| canister.state.memory_bytes())
-        .sum();
-    let memory_available = SUBNET_MEMORY_BYTES.saturating_sub(used) / lanes as u64;
+    let memory_available = memory_available(state) / lanes as u64;
+    let waiting: u64 = state.queue.values().map(|message| message.bytes()).sum();
+    let message_bytes = MESSAGES_BYTES_MAX.saturating_sub(waiting) / lanes as u64;
     let count = due.len() as u64;
     let mut by_lane: Vec<Vec<(SessionIds, Due)>> = (0..lanes).map(|_| Vec::new()).collect();
     for (index, due) in due.into_iter().enumerate() {
@@ -173,7 +179,7 @@ fn take_turns(
     }
     by_lane.retain(|lane| !lane.is_empty());
     let results = side_by_side(engine.threads(), by_lane, |lane| {
-        run_lane(&round, lane, budget, memory_available)
+        run_lane(&round, lane, budget, (memory_available, message_bytes))
     });
     let time = results.iter().map(|(_, time)| *time).max().unwrap_or(0);
     let mut taken: Vec<Taken> = results.into_iter().flat_map(|(taken, _)| taken).collect();
@@ -186,7 +192,7 @@ fn run_lane(
     round: &Round<'_>,
     lane: Vec<(SessionIds, Due)>,
     budget: Instructions,
-    mut memory_available: u64,
+    (mut memory_available, mut message_bytes): (u64, u64),
 ) -> (Vec<Taken>, Instructions) {
     let mut taken = Vec::new();
     let mut time = 0;
@@ -199,7 +205,9 @@ fn run_lane(
             canister: due.canister.as_ref().clone(),
             sessions: Cow::Borrowed(round.sessions),
             session_ids,
-            memory_available,
+            // Its own allocation is kept for it.
+            memory_available: memory_available + due.canister.state.memory_kept(),
+            message_bytes,
             outputs: Vec::new(),
             time: 0,
             executed: 0,
@@ -217,9 +225,13 @@ fn run_lane(
             turn.process(&message);
             keys.push(key);
         }
-        let in_full = messages.peek().is_none();
+        // The first of a lane has had all the time there is.
+        let in_full = messages.peek().is_none() || taken.is_empty();
         time += turn.time;
-        memory_available = turn.memory_available;
+        memory_available = turn
+            .memory_available
+            .saturating_sub(turn.canister.state.memory_kept());
+        message_bytes = turn.message_bytes;
         taken.push(turn.finish(in_full, keys));
     }
     (taken, time)
@@ -317,13 +329,18 @@ fn send(state: &mut ReplicatedState, message: Message) {
     if receiver == Principal::management_canister() || state.canisters().contains_key(&receiver) {
         return state.enqueue(message);
     }
-    // Nobody waits for an answer to a response: its canister is gone, and its cycles with it.
-    if let Message::Request(request) = message {
-        state.enqueue(Message::Response(Response {
+    match message {
+        Message::Request(request) => state.enqueue(Message::Response(Response {
             receiver: request.sender,
             callback: request.callback,
             result: CallResult::Reject(rejection(super::not_found(&receiver))),
             refund: request.cycles,
-        }));
+        })),
+        // Nobody waits for an answer to a response: its canister is gone, and its cycles with it.
+        Message::Response(response) => {
+            let consumed = &mut state.metrics.consumed_by_deleted;
+            *consumed = consumed.saturating_add(response.refund);
+        }
+        Message::Ingress(_) => {}
     }
 }

@@ -6,7 +6,8 @@
 //!
 //! # Cycles
 //! An execution is paid for in advance, up to its limit, and gets back what it did not use. A callback
-//! is paid for by its call. What an execution leaves must cover the freezing threshold.
+//! is paid for by its call. Before it the balance must cover that beside
+//! the freezing threshold; what it grows by may bring it below.
 use super::{CANISTER_REJECTED, UPDATE_INSTRUCTIONS};
 use crate::state::{
     CallContext, CallResult, Callback, Canister, Genesis, LowMemory, Message, Origin, Reject,
@@ -64,6 +65,8 @@ pub(super) struct Turn<'a> {
     pub(super) session_ids: SessionIds,
     /// Bytes by which the canister may grow.
     pub(super) memory_available: u64,
+    /// Bytes that its calls may take while they wait.
+    pub(super) message_bytes: u64,
     pub(super) outputs: Vec<Output>,
     /// Instructions of the time so far.
     pub(super) time: Instructions,
@@ -181,17 +184,18 @@ impl Turn<'_> {
     /// The answer to a call of the canister's.
     fn resume(&mut self, response: &Response) {
         let ledger = &mut self.canister.ledger;
-        self.canister.state.cycles += response.refund;
+        self.canister.state.receive(response.refund);
         let Some(callback) = ledger.callbacks.remove(&response.callback) else {
             return;
         };
         let prices = self.round.prices;
         let transmission = prices.transmission(response.result.bytes());
         let mut purse = callback.prepaid.saturating_sub(transmission);
-        ledger.consumed.transmission += transmission.min(callback.prepaid);
+        let consumed = &mut ledger.consumed.transmission;
+        *consumed = consumed.saturating_add(transmission.min(callback.prepaid));
         let context_id = callback.context;
         let Some(context) = ledger.contexts.get_mut(&context_id) else {
-            self.canister.state.cycles += purse;
+            self.canister.state.receive(purse);
             return;
         };
         context.calls_under_way -= 1;
@@ -199,7 +203,7 @@ impl Turn<'_> {
             if context.calls_under_way == 0 {
                 ledger.contexts.remove(&context_id);
             }
-            self.canister.state.cycles += purse;
+            self.canister.state.receive(purse);
             return;
         }
         let (entry, argument) = match &response.result {
@@ -242,7 +246,7 @@ impl Turn<'_> {
         let used = prices.execution(instructions, memory64);
         self.canister.ledger.consumed.instructions += used.min(purse);
         purse = purse.saturating_sub(used);
-        self.canister.state.cycles += purse;
+        self.canister.state.receive(purse);
         self.count(context_id, instructions);
         self.settle(context_id, execution.result.map_err(Reject::from));
     }
@@ -281,7 +285,7 @@ impl Turn<'_> {
         state.cycles -= price;
         let execution = self.execute(call, UPDATE_INSTRUCTIONS);
         let used = prices.execution(execution.instructions, memory64);
-        self.canister.state.cycles += price.saturating_sub(used);
+        self.canister.state.receive(price.saturating_sub(used));
         self.canister.ledger.consumed.instructions += used;
         self.count(context, execution.instructions);
         execution.result.map_err(Reject::from)
@@ -300,6 +304,7 @@ impl Turn<'_> {
             prices: self.round.prices,
             frozen_cycles: state.frozen_cycles(self.round.prices),
             memory_available: self.memory_available,
+            message_bytes: self.message_bytes,
             calls_under_way: &calls_under_way,
             ..Environment::new(&self.sessions)
         };
@@ -402,8 +407,9 @@ impl Turn<'_> {
         // What left the canister neither as cycles of calls nor for them was burned.
         let mut burned = effects.cycles_spent;
         for call in effects.calls {
-            let bytes = call.method.len() + call.argument.len();
-            let fee = self.round.prices.request(bytes as u64);
+            let bytes = (call.method.len() + call.argument.len()) as u64;
+            self.message_bytes = self.message_bytes.saturating_sub(bytes);
+            let fee = self.round.prices.request(bytes);
             ledger.consumed.transmission += fee;
             burned = burned.saturating_sub(call.cycles + call.prepaid + fee);
             let callback = ledger.next_callback;
@@ -436,7 +442,7 @@ impl Turn<'_> {
                 deadline_ns,
             })));
         }
-        ledger.consumed.burned += burned;
+        ledger.consumed.burned = ledger.consumed.burned.saturating_add(burned);
     }
 
     fn respond(&mut self, origin: &Origin, answer: Result<Vec<u8>, Reject>, refund: Cycles) {

@@ -14,6 +14,8 @@ use std::collections::BTreeMap;
 
 /// The heap's limit where settings set none.
 const HEAP_BYTES_MAX: u64 = 1 << 32;
+/// The same for heaps with 64-bit addresses.
+const HEAP64_BYTES_MAX: u64 = 6 << 30;
 
 /// A canister and what the subnet keeps about it.
 #[derive(Debug, Clone)]
@@ -192,6 +194,7 @@ impl Canister {
     pub fn note_memory(&mut self) {
         let settings = &self.state.settings;
         let limit = match settings.wasm_memory_limit {
+            0 if self.is_wide() => HEAP64_BYTES_MAX,
             0 => HEAP_BYTES_MAX,
             limit => limit,
         };
@@ -202,6 +205,12 @@ impl Canister {
             (LowMemory::Enough, true) => LowMemory::Due,
             (unchanged, true) => unchanged,
         };
+    }
+
+    /// Whether the heap has 64-bit addresses.
+    fn is_wide(&self) -> bool {
+        let installed = self.state.installed.as_ref();
+        installed.is_some_and(|installed| installed.module.memory64())
     }
 
     /// BLAKE3 over its whole state: the tag `lockstep subnet canister 3`, the digest of what messages

@@ -80,6 +80,16 @@ impl Message {
         }
     }
 
+    /// Bytes that it takes while it waits: of its method's name and argument, or of the answer.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        match self {
+            Self::Ingress(call) => call.bytes.len() as u64,
+            Self::Request(request) => (request.method.len() + request.argument.len()) as u64,
+            Self::Response(response) => response.result.bytes(),
+        }
+    }
+
     /// The user's call, if it is one.
     #[must_use]
     pub fn ingress(&self) -> Option<&Ingress> {

@@ -251,7 +251,7 @@ impl Installation<'_> {
         self.printed.extend(execution.debug.iter().cloned());
         self.lines.extend(execution.debug);
         let used = prices.execution(execution.instructions, memory64);
-        canister.cycles += price.saturating_sub(used);
+        canister.receive(price.saturating_sub(used));
         self.paid += used;
         let (_, effects) = execution.result.inspect_err(|error| {
             self.lines.push(format!("[TRAP]: {}", error.message));

@@ -270,7 +270,10 @@ impl Manager<'_> {
                     put(self.state, Output::Message(response));
                 }
                 // Of its own calls; cycles that come back go where its balance went.
-                Message::Response(_) => {}
+                Message::Response(response) => {
+                    let consumed = &mut self.state.metrics.consumed_by_deleted;
+                    *consumed = consumed.saturating_add(response.refund);
+                }
             }
         }
     }

@@ -41,7 +41,7 @@ fn kept_bytes(canister: &CanisterState) -> u64 {
 }
 
 /// Bytes by which canisters may grow.
-pub(super) fn memory_available(state: &ReplicatedState) -> u64 {
+pub(in crate::execution) fn memory_available(state: &ReplicatedState) -> u64 {
     let canisters = state.canisters().values();
     let kept = canisters.map(|canister| kept_bytes(&canister.state));
     SUBNET_MEMORY_BYTES.saturating_sub(kept.fold(0, u64::saturating_add))

@@ -25,8 +25,8 @@ use std::sync::Arc;
 
 /// Most bytes that are read in a call.
 const SLICE_BYTES_MAX: u64 = 2_000_000;
-/// Most bytes of a heap.
-const HEAP_BYTES_MAX: u64 = 1 << 32;
+/// Most bytes of a heap, with 64-bit addresses.
+const HEAP_BYTES_MAX: u64 = 6 << 30;
 /// Most globals of a module.
 const GLOBALS_MAX: usize = 1000;
 /// Most bytes of certified data.

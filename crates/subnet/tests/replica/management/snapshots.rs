@@ -427,7 +427,7 @@ fn uploads_are_checked() {
             ..none()
         },
         UploadCanisterSnapshotMetadataArgs {
-            wasm_memory_size: (1 << 32) + 65_536,
+            wasm_memory_size: (6 << 30) + 65_536,
             ..none()
         },
         UploadCanisterSnapshotMetadataArgs {
