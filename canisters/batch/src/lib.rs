@@ -15,7 +15,8 @@
 //! armed by `seal`, by every step and after an upgrade; one that could not run is armed by the next `step`.
 //!
 //! # Units and bounds
-//! [`ITEMS_MAX`] vectors; a batch of [`BATCH_NUMBERS_MAX`] numbers and centroids of [`CENTROID_NUMBERS_MAX`] together.
+//! [`ITEMS_MAX`] vectors; a batch of [`BATCH_NUMBERS_MAX`] numbers; [`CENTROIDS_MAX`] centroids of
+//! [`CENTROID_NUMBERS_MAX`] numbers together.
 //! Numbers are finite.
 mod store;
 mod work;
@@ -40,6 +41,8 @@ const ITEMS_MAX: u64 = 1 << 20;
 const BATCH_NUMBERS_MAX: u64 = 1 << 24;
 /// Numbers of all centroids; the result has as many.
 const CENTROID_NUMBERS_MAX: u64 = 1 << 18;
+/// Centroids: each is a task, which looks at the whole batch.
+const CENTROIDS_MAX: u64 = 256;
 
 #[derive(CandidType, Deserialize, Clone, Debug)]
 struct Config {
@@ -246,6 +249,9 @@ impl Config {
             ));
         }
         let count = self.centroids.len() as u64;
+        if count > CENTROIDS_MAX {
+            return Err(format!("more than {CENTROIDS_MAX} centroids: {count}"));
+        }
         if count.saturating_mul(length) > CENTROID_NUMBERS_MAX {
             return Err(format!(
                 "centroids have more than {CENTROID_NUMBERS_MAX} numbers: {count} x {length}"

@@ -30,7 +30,7 @@ fn main() -> ExitCode {
     };
     let engine = Engine::new();
     let begun = Instant::now();
-    let (mut blocks, mut replied, mut rejected) = (0, 0, 0);
+    let (mut blocks, mut replied, mut rejected, mut deployed) = (0, 0, 0, 0);
     for seed in first..first + count {
         let mut expected = None;
         for threads in [1, 2, 3, 8] {
@@ -49,6 +49,7 @@ fn main() -> ExitCode {
         blocks += outcome.roots.len();
         replied += outcome.replied;
         rejected += outcome.rejected;
+        deployed += outcome.deployed;
         if (seed + 1 - first).is_multiple_of(10) {
             eprintln!(
                 "{} workloads, {:.0} s",
@@ -58,7 +59,7 @@ fn main() -> ExitCode {
         }
     }
     println!(
-        "{count} workloads from seed {first}: {blocks} blocks, {replied} calls replied to and {rejected} rejected; equal roots on 1, 2, 3 and 8 threads"
+        "{count} workloads from seed {first}: {blocks} blocks, {replied} calls replied to ({deployed} of them deploy code) and {rejected} rejected; equal roots on 1, 2, 3 and 8 threads"
     );
     ExitCode::SUCCESS
 }

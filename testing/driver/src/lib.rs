@@ -49,7 +49,7 @@ pub const START_NS: u64 = 1_620_328_630_000_000_000;
 /// How long a call stays valid.
 const EXPIRY_NS: u64 = 240_000_000_000;
 /// Most blocks that a call or [`Subnet::settle`] waits for.
-const BLOCKS_MAX: usize = 10_000;
+const BLOCKS_MAX: usize = 1_000;
 
 /// A call that was sent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -176,7 +176,7 @@ impl Subnet {
         outcome.instructions
     }
 
-    /// Executes blocks until no message is under way, or 10,000 blocks have passed.
+    /// Executes blocks until no message is under way, or 1,000 blocks have passed.
     pub fn settle(&mut self) {
         for _ in 0..BLOCKS_MAX {
             if self.waiting.is_empty() && self.is_quiet() {
@@ -194,6 +194,9 @@ impl Subnet {
     }
 
     /// Sends a call; it is taken in by the next block.
+    ///
+    /// # Panics
+    /// The call is longer than [`lockstep_subnet::ingress::MESSAGE_BYTES_MAX`].
     pub fn submit(
         &mut self,
         canister: Principal,
@@ -218,7 +221,7 @@ impl Subnet {
             sender_delegation: None,
         };
         let bytes = Bytes::from(envelope.encode_bytes());
-        let call = Ingress::decode(&bytes).expect("it was just encoded");
+        let call = Ingress::decode(&bytes).expect("a call that is not too long");
         self.waiting.push(bytes);
         MessageId(*call.id)
     }
@@ -230,22 +233,28 @@ impl Subnet {
         entries.get(&id.0).map(|answer| &answer.status)
     }
 
+    /// Executes blocks until a call is answered; `None` when it is not within 1,000 of them.
+    pub fn try_wait(&mut self, id: MessageId) -> Option<Result<Vec<u8>, Reject>> {
+        for _ in 0..BLOCKS_MAX {
+            match self.status(id) {
+                Some(Status::Replied(reply)) => return Some(Ok(reply.clone())),
+                Some(Status::Rejected(reject)) => return Some(Err(reject.clone())),
+                _ => self.tick(),
+            };
+        }
+        None
+    }
+
     /// Executes blocks until a call is answered.
     ///
     /// # Errors
     /// The rejection.
     ///
     /// # Panics
-    /// When it is not answered within 10,000 blocks.
+    /// When it is not answered within 1,000 blocks.
     pub fn wait(&mut self, id: MessageId) -> Result<Vec<u8>, Reject> {
-        for _ in 0..BLOCKS_MAX {
-            match self.status(id) {
-                Some(Status::Replied(reply)) => return Ok(reply.clone()),
-                Some(Status::Rejected(reject)) => return Err(reject.clone()),
-                _ => self.tick(),
-            };
-        }
-        panic!("the call is not answered after {BLOCKS_MAX} blocks");
+        self.try_wait(id)
+            .unwrap_or_else(|| panic!("the call is not answered after {BLOCKS_MAX} blocks"))
     }
 
     /// Sends a call and executes blocks until it is answered.
@@ -254,7 +263,7 @@ impl Subnet {
     /// The rejection.
     ///
     /// # Panics
-    /// As [`Self::wait`].
+    /// As [`Self::submit`] and [`Self::wait`].
     pub fn update(
         &mut self,
         canister: Principal,

@@ -2,13 +2,19 @@
 use crate::{MessageId, Reject, Subnet};
 use candid::{CandidType, Nat};
 use ic_management_canister_types::{
-    CanisterIdRecord, CanisterInstallMode, CanisterSettings, DeleteCanisterSnapshotArgs,
-    InstallCodeArgs, LoadCanisterSnapshotArgs, ProvisionalCreateCanisterWithCyclesArgs,
-    ProvisionalTopUpCanisterArgs, Snapshot, TakeCanisterSnapshotArgs, UninstallCodeArgs,
-    UpdateSettingsArgs, UpgradeFlags,
+    CanisterIdRecord, CanisterInstallMode, CanisterSettings, ChunkHash, DeleteCanisterSnapshotArgs,
+    InstallChunkedCodeArgs, InstallCodeArgs, LoadCanisterSnapshotArgs,
+    ProvisionalCreateCanisterWithCyclesArgs, ProvisionalTopUpCanisterArgs, Snapshot,
+    TakeCanisterSnapshotArgs, UninstallCodeArgs, UpdateSettingsArgs, UpgradeFlags, UploadChunkArgs,
 };
 use ic_principal::Principal;
 use lockstep_canister::engine::Cycles;
+use sha2::{Digest, Sha256};
+
+/// Bytes of a module that a call of `install_code` can carry.
+const ONE_CALL_BYTES_MAX: usize = 1_900_000;
+/// Bytes of a chunk.
+const CHUNK_BYTES: usize = 1 << 20;
 
 impl Subnet {
     /// Calls a method of the management canister as `sender`.
@@ -104,14 +110,49 @@ impl Subnet {
         wasm: &[u8],
         argument: &[u8],
     ) -> Result<(), Reject> {
+        if wasm.len() > ONE_CALL_BYTES_MAX {
+            return self.deploy_chunks(canister, mode, wasm, argument);
+        }
         let id = self.submit_install(canister, mode, wasm, argument);
         self.wait(id).map(drop)
+    }
+
+    /// A module that is too long for one call.
+    fn deploy_chunks(
+        &mut self,
+        canister: Principal,
+        mode: CanisterInstallMode,
+        wasm: &[u8],
+        argument: &[u8],
+    ) -> Result<(), Reject> {
+        let sender = Principal::anonymous();
+        self.manage_canister("clear_chunk_store", canister)?;
+        let mut chunk_hashes_list = Vec::new();
+        for chunk in wasm.chunks(CHUNK_BYTES) {
+            let arguments = UploadChunkArgs {
+                canister_id: canister,
+                chunk: chunk.to_vec(),
+            };
+            let reply = self.manage(sender, "upload_chunk", &arguments)?;
+            chunk_hashes_list.push(decode::<ChunkHash>(&reply));
+        }
+        let arguments = InstallChunkedCodeArgs {
+            mode,
+            target_canister: canister,
+            store_canister: None,
+            chunk_hashes_list,
+            wasm_module_hash: Sha256::digest(wasm).to_vec(),
+            arg: argument.to_vec(),
+            sender_canister_version: None,
+        };
+        self.manage(sender, "install_chunked_code", &arguments)
+            .map(drop)
     }
 
     /// Sends a call that installs code, without waiting for it.
     ///
     /// # Panics
-    /// Never.
+    /// As [`Subnet::submit`].
     pub fn submit_install(
         &mut self,
         canister: Principal,

@@ -24,6 +24,10 @@ use ic_management_canister_types::{
 use ic_principal::Principal;
 use std::{fs, io, path::Path, path::PathBuf, str::Chars, time::Duration};
 
+/// Bytes of an argument that a call can carry beside its module.
+const ARGUMENT_BYTES_MAX: usize = 100_000;
+/// The same for calls without a module.
+const CALL_BYTES_MAX: usize = 2_000_000;
 /// What an empty reply in Candid looks like.
 const NOTHING: &[u8] = b"DIDL\0\0";
 
@@ -248,6 +252,19 @@ impl Runner<'_> {
             fs::read(&path).map_err(|source| ScriptError::Module { line, path, source })
         };
         let (argument, method) = (&command.argument, &command.object);
+        let most = match command.verb {
+            Verb::Ingress | Verb::Query => CALL_BYTES_MAX,
+            _ => ARGUMENT_BYTES_MAX,
+        };
+        if argument.len() + method.len() > most {
+            return Err(ScriptError::Line {
+                line,
+                reason: format!(
+                    "an argument of {} bytes is too long: {most} at most",
+                    argument.len()
+                ),
+            });
+        }
         let sender = Principal::anonymous();
         match command.verb {
             Verb::Install => {
@@ -273,7 +290,11 @@ impl Runner<'_> {
             }
             Verb::Ingress => {
                 let canister = self.find(line, &command.canister)?;
-                Ok(self.subnet.update(canister, sender, method, argument))
+                let id = self.subnet.submit(canister, sender, method, argument);
+                self.subnet.try_wait(id).ok_or_else(|| ScriptError::Line {
+                    line,
+                    reason: "the call is not answered after 1,000 blocks".into(),
+                })
             }
             Verb::Query => {
                 let canister = self.find(line, &command.canister)?;

@@ -3,7 +3,7 @@
 //! A workload is a function of its seed: canisters that do as they are told
 //! ([`lockstep_hostile`]) call each other, trap, grow, fork, recurse, set timers, are upgraded, stopped,
 //! emptied and filled again, over some blocks.
-use crate::{MessageId, Subnet};
+use crate::{MessageId, Status, Subnet};
 use ic_management_canister_types::CanisterInstallMode;
 use ic_principal::Principal;
 use lockstep_canister::engine::Engine;
@@ -30,6 +30,8 @@ pub struct Outcome {
     pub replied: usize,
     /// Users' calls that were rejected.
     pub rejected: usize,
+    /// Upgrades and installations after the first that succeeded.
+    pub deployed: usize,
 }
 
 /// A generator of numbers that look random (Steele, Lea, Flood: "Fast splittable pseudorandom number
@@ -71,10 +73,14 @@ pub fn run(seed: u64, size: &Size, engine: Engine, wasm: &[u8]) -> Outcome {
         .iter()
         .map(|id| subnet.submit_install(*id, CanisterInstallMode::Install, wasm, b""))
         .collect();
+    let first = sent.len();
+    let mut deployments = Vec::new();
     let mut roots = Vec::new();
     for _ in 0..random.within(&size.blocks) {
         for _ in 0..random.within(&size.messages) {
-            sent.push(submit(&mut random, &mut subnet, &mut ids, wasm));
+            let (id, deploys) = submit(&mut random, &mut subnet, &mut ids, wasm);
+            sent.push(id);
+            deployments.extend(deploys.then_some(id));
         }
         subnet.advance_time(std::time::Duration::from_millis(random.below(3_000)));
         subnet.tick();
@@ -82,43 +88,55 @@ pub fn run(seed: u64, size: &Size, engine: Engine, wasm: &[u8]) -> Outcome {
     }
     subnet.settle();
     roots.push(subnet.root());
-    let answers = sent.iter().filter_map(|id| subnet.status(*id));
-    let (replied, rejected): (Vec<_>, Vec<_>) =
-        answers.partition(|status| matches!(status, crate::Status::Replied(_)));
+    let count = |ids: &[MessageId], wanted: fn(&Status) -> bool| {
+        let statuses = ids.iter().filter_map(|id| subnet.status(*id));
+        statuses.filter(|status| wanted(status)).count()
+    };
+    let is_reply = |status: &Status| matches!(status, Status::Replied(_));
     Outcome {
         roots,
-        replied: replied.len(),
-        rejected: rejected.len(),
+        replied: count(&sent[first..], is_reply),
+        rejected: count(&sent[first..], |status| {
+            matches!(status, Status::Rejected(_))
+        }),
+        deployed: count(&deployments, is_reply),
     }
 }
 
-/// One message, to a canister or about it.
+/// One message, to a canister or about it, and whether it deploys code.
 fn submit(
     random: &mut Random,
     subnet: &mut Subnet,
     ids: &mut Vec<Principal>,
     wasm: &[u8],
-) -> MessageId {
+) -> (MessageId, bool) {
     let id = ids[random.below(ids.len() as u64) as usize];
-    let program = program(random, ids, 3);
-    let argument = encode(&program);
-    match random.below(40) {
-        0 => subnet.submit_install(id, CanisterInstallMode::Upgrade(None), wasm, &argument),
-        1 => subnet.submit_install(id, CanisterInstallMode::Reinstall, wasm, &argument),
+    let argument = encode(&program(random, ids, 3));
+    let quiet_argument = encode(&quiet(random));
+    let kind = random.below(40);
+    let sent = match kind {
+        0 => subnet.submit_install(
+            id,
+            CanisterInstallMode::Upgrade(None),
+            wasm,
+            &quiet_argument,
+        ),
+        1 => subnet.submit_install(id, CanisterInstallMode::Reinstall, wasm, &quiet_argument),
         2 => subnet.submit_management("uninstall_code", id),
         3 => subnet.submit_management("stop_canister", id),
         4 | 5 => subnet.submit_management("start_canister", id),
-        6 => subnet.submit_install(id, CanisterInstallMode::Install, wasm, &argument),
+        6 => subnet.submit_install(id, CanisterInstallMode::Install, wasm, &quiet_argument),
         7 => {
             ids.push(subnet.create_canister());
             let id = ids[ids.len() - 1];
-            subnet.submit_install(id, CanisterInstallMode::Install, wasm, &argument)
+            subnet.submit_install(id, CanisterInstallMode::Install, wasm, &quiet_argument)
         }
         _ => {
             let method = if random.below(10) == 0 { "read" } else { "run" };
             subnet.submit(id, Principal::anonymous(), method, &argument)
         }
-    }
+    };
+    (sent, matches!(kind, 0 | 1 | 6 | 7))
 }
 
 fn program(random: &mut Random, ids: &[Principal], depth: u32) -> Vec<Step> {
@@ -128,6 +146,23 @@ fn program(random: &mut Random, ids: &[Principal], depth: u32) -> Vec<Step> {
         program.push(Step::ReplySum);
     }
     program
+}
+
+/// A program for where nobody waits for an answer; now and then it traps.
+fn quiet(random: &mut Random) -> Vec<Step> {
+    let step = match random.below(10) {
+        0 => Step::Trap("as it was told".into()),
+        1 | 2 => Step::StableGrow(1 + random.below(3)),
+        3 | 4 => Step::Touch(random.below(100) as u32),
+        5 | 6 => Step::Fork {
+            elements: random.below(30) as u32,
+            spin: random.below(100) as u32,
+            trap: None,
+        },
+        7 => Step::PreUpgrade(vec![Step::Observe]),
+        _ => Step::Observe,
+    };
+    vec![step]
 }
 
 fn step(random: &mut Random, ids: &[Principal], depth: u32) -> Step {
@@ -144,6 +179,12 @@ fn step(random: &mut Random, ids: &[Principal], depth: u32) -> Step {
         6 => Step::Touch(random.below(200) as u32),
         7 => Step::Grow(random.below(20) as u32),
         8 => Step::StableGrow(1 << random.below(24)),
+        // Mostly within what there is.
+        9 if random.below(8) > 0 => Step::StableWrite {
+            offset: 1 << random.below(16),
+            byte: random.next() as u8,
+            size: 1 << random.below(14),
+        },
         9 => Step::StableWrite {
             offset: 1 << random.below(36),
             byte: random.next() as u8,
@@ -157,10 +198,10 @@ fn step(random: &mut Random, ids: &[Principal], depth: u32) -> Step {
         12 => Step::Burn(random.next() >> 40),
         13 => Step::Timer {
             delay_ns: random.below(5_000_000_000),
-            program: program(random, ids, 0),
+            program: quiet(random),
         },
         14 => Step::Heartbeat(vec![Step::Observe]),
-        15 => Step::PreUpgrade(program(random, ids, 0)),
+        15 => Step::PreUpgrade(quiet(random)),
         16 => Step::Certify(random.next().to_le_bytes().to_vec()),
         17 | 18 => Step::Fork {
             elements: random.below(40) as u32,
@@ -182,8 +223,10 @@ fn call(random: &mut Random, ids: &[Principal], depth: u32) -> Call {
         call.cycles = random.next() >> 16;
     }
     call.timeout_seconds = (random.below(4) == 0).then(|| random.below(5) as u32);
-    call.on_reply = program(random, ids, 0);
-    call.on_reject = program(random, ids, 0);
+    if random.below(2) == 0 {
+        call.on_reply = program(random, ids, 0);
+        call.on_reject = program(random, ids, 0);
+    }
     call.on_cleanup = (random.below(2) == 0).then(|| program(random, ids, 0));
     call
 }

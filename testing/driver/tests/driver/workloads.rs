@@ -13,7 +13,7 @@ fn every_number_of_threads_gives_the_same_roots() {
         blocks: 4..9,
         messages: 5..40,
     };
-    let (mut replied, mut rejected) = (0, 0);
+    let (mut replied, mut rejected, mut deployed) = (0, 0, 0);
     for seed in 0..20 {
         let on = |threads| {
             let threads = NonZeroUsize::new(threads).expect("not zero");
@@ -25,7 +25,11 @@ fn every_number_of_threads_gives_the_same_roots() {
         }
         replied += expected.replied;
         rejected += expected.rejected;
+        deployed += expected.deployed;
     }
     // Work that only fails, or never does, shows little.
-    assert!(replied > 200 && rejected > 200, "{replied} {rejected}");
+    assert!(
+        replied > 200 && rejected > 200 && deployed > 100,
+        "{replied} {rejected} {deployed}"
+    );
 }
