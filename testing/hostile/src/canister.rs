@@ -258,7 +258,6 @@ exports! {
     "canister_pre_upgrade" = pre_upgrade { run(&with(|state| state.pre_upgrade.clone())) }
     "canister_update run" = update { run_argument() }
     "canister_query read" = query { run_argument() }
-    "canister_composite_query compose" = compose { run_argument() }
     "canister_global_timer" = timer { run(&with(|state| state.timer.clone())) }
     "canister_heartbeat" = heartbeat { run(&with(|state| state.heartbeat.clone())) }
 }

@@ -2,8 +2,8 @@
 //!
 //! A message's argument is a program ([`encode`]). The canister keeps a sum over everything it has done
 //! and seen ([`Step::ReplySum`]), so that two executions that differ anywhere differ there. Methods are
-//! `canister_update run`, `canister_query read` and `canister_composite_query compose`;
-//! `canister_init` and the hooks of upgrades run programs too.
+//! `canister_update run` and `canister_query read`; `canister_init` and the hooks of upgrades run programs
+//! too.
 use serde::{Deserialize, Serialize};
 
 #[cfg(target_arch = "wasm32")]
