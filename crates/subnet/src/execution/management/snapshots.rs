@@ -5,7 +5,7 @@
 //! reinstallation does. The global timer and the hook for low memory are part of it, but only those of
 //! an uploaded one are loaded, as the interface specification says.
 use super::{
-    Done, ManagementCall, Manager, check_controller, code, decode, encode, find, may_see, nothing,
+    Done, ManagementCall, Manager, check_controller, decode, encode, find, may_see, nothing,
 };
 use crate::{
     execution::{CANISTER_REJECTED, upkeep},
@@ -87,13 +87,13 @@ impl Manager<'_> {
     }
 
     /// The module of a snapshot; of an uploaded one, if the rest of the snapshot fits it.
-    fn module_of(&self, id: &Principal, snapshot: &Snapshot) -> Result<Arc<Module>, Reject> {
+    fn module_of(&mut self, id: &Principal, snapshot: &Snapshot) -> Result<Arc<Module>, Reject> {
         let (bytes, size) = match &snapshot.code {
             SnapshotCode::Module(module) => return Ok(Arc::clone(module)),
             SnapshotCode::Upload { bytes, size } => (bytes, *size),
         };
         let wasm = read(bytes, 0, size);
-        let module = code::compile(self.engine, id, &wasm)?;
+        let module = self.compile(id, &wasm)?;
         let inconsistent = |what: &str| {
             let text = format!("The snapshot's {what} is not that of an instance of its module");
             Err(Reject::new(408, text))
