@@ -344,7 +344,6 @@ impl Engine {
         call: &Call,
         environment: &Environment<'_>,
     ) -> Execution {
-        let _ended = Ended(environment.pace);
         self.on_stack(|| execute::execute(self, state, call, environment, None))
     }
 
@@ -378,17 +377,6 @@ impl Engine {
             execute::execute(self, state, call, &environment, replay)
         });
         replay.finish(execution)
-    }
-}
-
-/// Tells an execution's pacer that it has ended, in whatever way.
-struct Ended<'a>(Option<&'a Pace>);
-
-impl Drop for Ended<'_> {
-    fn drop(&mut self) {
-        if let Some(pace) = self.0 {
-            pace.end();
-        }
     }
 }
 

@@ -218,8 +218,9 @@ impl Gate {
 
     /// The end of the slices taken.
     fn slices_end(&self) -> Instructions {
-        let slice = self.pace.as_ref().map_or(u64::MAX, Pace::slice);
-        slice.saturating_mul(self.slices.load(Ordering::Relaxed))
+        let slices = self.slices.load(Ordering::Relaxed);
+        let pace = self.pace.as_ref();
+        pace.map_or(u64::MAX, |pace| pace.slices_end(slices))
     }
 
     /// Where a grant that starts there ends: there, if slices or instructions are used up.

@@ -1,18 +1,25 @@
-//! Lets one long execution go on slice by slice.
+//! Lets a long message go on slice by slice.
 //!
 //! # Design
 //! An execution asks for a slice when it has used up the ones before it, and waits where it is, on its own
-//! thread and stack, until the slice is granted. What it does does not depend on that: an execution that
-//! takes `T` instructions of the time takes the first `T / slice` slices, rounded up, and at least one.
+//! thread and stack, until the slice is granted. What it does does not depend on that: a message whose
+//! executions take `T` instructions of the time takes the first `T / slice` slices, rounded up, and at least
+//! one.
+//!
+//! A message of which nobody knows that it is long is better executed where no thread is left waiting:
+//! [`Pace::only_slice`] ends it where it would ask for a second slice, and it is executed again.
 //!
 //! # Safety
 //! The executing thread waits in a signal handler, so what it does here are operations on one atomic word
 //! and system calls that wait for it to change.
 use crate::engine::Instructions;
 use rustix::thread::futex;
-use std::sync::{
-    Arc,
-    atomic::{AtomicU32, Ordering},
+use std::{
+    num::NonZeroU64,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
 };
 
 /// How far an execution is.
@@ -24,14 +31,16 @@ pub enum Progress {
     Ended,
 }
 
-/// Grants slices to one execution. Dropped, it cancels the execution, so that no thread waits for nobody.
+/// Grants slices to one message. Dropped, it cancels the execution, so that no thread waits for nobody.
 #[derive(Debug)]
 pub struct Pacer(Pace);
 
-/// What an execution is given to ask its [`Pacer`] for slices.
+/// What an execution is given to ask for slices.
 #[derive(Clone, Debug)]
 pub struct Pace {
     slice: Instructions,
+    /// Instructions of the time of the message's earlier executions.
+    spent: Instructions,
     /// The flags, and above them the number of slices granted.
     word: Arc<AtomicU32>,
 }
@@ -39,20 +48,14 @@ pub struct Pace {
 const PAUSED: u32 = 1;
 const ENDED: u32 = 1 << 1;
 const CANCELLED: u32 = 1 << 2;
-const ONE_SLICE: u32 = 1 << 3;
+const REFUSED: u32 = 1 << 3;
+const ONE_SLICE: u32 = 1 << 4;
 
 impl Pacer {
-    /// For one execution, whose first slice is granted.
-    ///
-    /// # Panics
-    /// A slice has no instructions.
+    /// For one message, whose first slice is granted.
     #[must_use]
-    pub fn new(slice: Instructions) -> Self {
-        assert!(slice > 0, "a slice has instructions");
-        Self(Pace {
-            slice,
-            word: Arc::new(AtomicU32::new(ONE_SLICE)),
-        })
+    pub fn new(slice: NonZeroU64) -> Self {
+        Self(Pace::with_word(slice, ONE_SLICE))
     }
 
     /// What the execution is given.
@@ -61,7 +64,7 @@ impl Pacer {
         &self.0
     }
 
-    /// Blocks until the execution has ended or used up its slices so far. It may not have begun yet.
+    /// Blocks until the message has ended or used up its slices so far. It may not have begun yet.
     #[must_use]
     pub fn wait(&self) -> Progress {
         loop {
@@ -77,7 +80,7 @@ impl Pacer {
     /// Grants one more slice.
     ///
     /// # Panics
-    /// More than 500 million slices are granted.
+    /// More than 250 million slices are granted.
     pub fn resume(&self) {
         self.0.change(|word| {
             let more = word.checked_add(ONE_SLICE);
@@ -99,19 +102,57 @@ impl Drop for Pacer {
 }
 
 impl Pace {
-    pub(crate) fn slice(&self) -> Instructions {
-        self.slice
+    /// One slice and no more.
+    #[must_use]
+    pub fn only_slice(slice: NonZeroU64) -> Self {
+        Self::with_word(slice, ONE_SLICE | CANCELLED)
+    }
+
+    fn with_word(slice: NonZeroU64, word: u32) -> Self {
+        Self {
+            slice: slice.get(),
+            spent: 0,
+            word: Arc::new(AtomicU32::new(word)),
+        }
+    }
+
+    /// For a further execution of the message, whose earlier ones have taken so much of the time.
+    #[must_use]
+    pub fn after(&self, spent: Instructions) -> Self {
+        Self {
+            spent,
+            ..self.clone()
+        }
+    }
+
+    /// Whether more slices were asked for than there will be: what was executed is to be dropped.
+    #[must_use]
+    pub fn is_refused(&self) -> bool {
+        self.load() & REFUSED != 0
+    }
+
+    /// Tells the pacer that the message has ended, when it is dropped.
+    #[must_use]
+    pub fn ending(&self) -> Ending {
+        Ending(self.clone())
+    }
+
+    /// The end of the first so many slices, counted from the start of the execution.
+    pub(crate) fn slices_end(&self, slices: u64) -> Instructions {
+        let end = self.slice.saturating_mul(slices);
+        end.saturating_sub(self.spent)
     }
 
     /// Waits until so many slices are granted; false when there will be no more.
     pub(crate) fn take(&self, slices: u64) -> bool {
         loop {
             let word = self.load();
-            if word & CANCELLED != 0 {
-                return false;
-            }
             if u64::from(word / ONE_SLICE) >= slices {
                 return true;
+            }
+            if word & CANCELLED != 0 {
+                self.change(|word| word | REFUSED);
+                return false;
             }
             let paused = word | PAUSED;
             if self
@@ -123,11 +164,6 @@ impl Pace {
                 self.sleep(paused);
             }
         }
-    }
-
-    /// Tells that the execution has ended.
-    pub(crate) fn end(&self) {
-        self.change(|word| word | ENDED);
     }
 
     fn load(&self) -> u32 {
@@ -154,5 +190,15 @@ impl Pace {
     fn wake(&self) {
         // Cannot fail for an address that exists.
         let _ = futex::wake(&self.word, futex::Flags::PRIVATE, u32::MAX >> 1);
+    }
+}
+
+/// Tells a pacer, when dropped, that its message has ended, in whatever way.
+#[derive(Debug)]
+pub struct Ending(Pace);
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.0.change(|word| word | ENDED);
     }
 }

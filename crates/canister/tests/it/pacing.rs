@@ -2,10 +2,10 @@
 use crate::support::{Canister, ENGINE};
 use lockstep_canister::{
     engine::{EntryPoint, Execution, Response},
-    pacer::{Pacer, Progress},
+    pacer::{Pace, Pacer, Progress},
 };
 use proptest::prelude::*;
-use std::{sync::LazyLock, thread};
+use std::{num::NonZeroU64, sync::LazyLock, thread};
 
 /// Loops, calls, recursion, bulk operations, vectors, charging imports and forks, by the number in the argument.
 const MODULE: &str = r#"(module
@@ -73,12 +73,16 @@ const MODULE: &str = r#"(module
 
 static CANISTER: LazyLock<Canister> = LazyLock::new(|| Canister::new(MODULE));
 
+fn pacer(slice: u64) -> Pacer {
+    Pacer::new(NonZeroU64::new(slice).expect("a slice has instructions"))
+}
+
 fn call(canister: &Canister, method: &str, n: u32, slice: Option<u64>) -> (Execution, u64) {
     let entry = EntryPoint::Update(method.into());
     let Some(slice) = slice else {
         return (canister.execute(entry, &n.to_le_bytes()), 1);
     };
-    let pacer = Pacer::new(slice);
+    let pacer = pacer(slice);
     thread::scope(|scope| {
         let execute =
             || canister.execute_paced(&ENGINE, entry, &n.to_le_bytes(), Some(pacer.pace()));
@@ -174,7 +178,7 @@ fn many_pause_at_a_time() {
 fn an_execution_waits_until_it_is_resumed_or_cancelled() {
     let entry = || EntryPoint::Update("forever".into());
     for resumed in [0, 1, 100] {
-        let pacer = Pacer::new(10_000);
+        let pacer = pacer(10_000);
         let execution = thread::scope(|scope| {
             let thread =
                 scope.spawn(|| CANISTER.execute_paced(&ENGINE, entry(), b"", Some(pacer.pace())));
@@ -196,7 +200,7 @@ fn an_execution_waits_until_it_is_resumed_or_cancelled() {
 fn a_pacer_that_is_gone_lets_nobody_wait() {
     // Inside of code, inside of an import, and before anything ran.
     for (method, resumed) in [("forever", 3), ("fork", 2), ("work", 0)] {
-        let pacer = Pacer::new(50_000);
+        let pacer = pacer(50_000);
         let pace = pacer.pace().clone();
         let thread = thread::spawn(move || {
             let entry = EntryPoint::Update(method.into());
@@ -214,7 +218,7 @@ fn a_pacer_that_is_gone_lets_nobody_wait() {
 
 #[test]
 fn an_execution_that_runs_nothing_ends() {
-    let pacer = Pacer::new(1);
+    let pacer = pacer(1);
     let entry = EntryPoint::Update("none".into());
     let execution = CANISTER.execute_paced(&ENGINE, entry, b"", Some(pacer.pace()));
     assert!(execution.result.is_err());
@@ -222,9 +226,53 @@ fn an_execution_that_runs_nothing_ends() {
 }
 
 #[test]
+fn what_takes_one_slice_does_not_ask_for_a_second() {
+    let whole = call(&CANISTER, "work", 300, None).0;
+    for (slice, fits) in [(whole.time, true), (whole.time - 1, false), (1_000, false)] {
+        let pace = Pace::only_slice(NonZeroU64::new(slice).expect("some"));
+        let entry = EntryPoint::Update("work".into());
+        let execution =
+            CANISTER.execute_paced(&ENGINE, entry, &300_u32.to_le_bytes(), Some(&pace));
+        assert_eq!(pace.is_refused(), !fits, "{slice}");
+        if fits {
+            assert_same(&execution, &whole);
+        }
+    }
+}
+
+#[test]
+fn a_message_may_have_several_executions() {
+    let whole = call(&CANISTER, "work", 300, None).0;
+    // The second one begins in the middle of a slice, or at its start.
+    for slice in [whole.time / 3, whole.time * 2 / 3, whole.time, whole.time * 2] {
+        let pacer = pacer(slice);
+        let slices = thread::scope(|scope| {
+            scope.spawn(|| {
+                let first = pacer.pace();
+                let second = first.after(whole.time);
+                let _ending = first.ending();
+                for pace in [first, &second] {
+                    let entry = EntryPoint::Update("work".into());
+                    let argument = 300_u32.to_le_bytes();
+                    let execution = CANISTER.execute_part(&ENGINE, entry, &argument, Some(pace));
+                    assert_same(&execution, &whole);
+                }
+            });
+            let mut slices = 1;
+            while pacer.wait() == Progress::Paused {
+                slices += 1;
+                pacer.resume();
+            }
+            slices
+        });
+        assert_eq!(slices, (2 * whole.time).div_ceil(slice), "{slice}");
+    }
+}
+
+#[test]
 fn slices_may_be_granted_ahead() {
     let whole = call(&CANISTER, "work", 300, None).0;
-    let pacer = Pacer::new(10_000);
+    let pacer = pacer(10_000);
     for _ in 0..whole.time.div_ceil(10_000) - 1 {
         pacer.resume();
     }

@@ -84,8 +84,20 @@ impl Canister {
         self.execute_paced(engine, entry, argument, None)
     }
 
-    /// As [`Self::execute_on`], in slices.
+    /// As [`Self::execute_on`], in slices; all of a message.
     pub(crate) fn execute_paced(
+        &self,
+        engine: &Engine,
+        entry: EntryPoint,
+        argument: &[u8],
+        pace: Option<&Pace>,
+    ) -> Execution {
+        let _ending = pace.map(Pace::ending);
+        self.execute_part(engine, entry, argument, pace)
+    }
+
+    /// One execution of a message in slices.
+    pub(crate) fn execute_part(
         &self,
         engine: &Engine,
         entry: EntryPoint,

@@ -7,7 +7,7 @@ use crate::{
     state::{CanisterState, Installed},
 };
 use ic_principal::Principal;
-use std::{collections::BTreeSet, sync::Arc, thread};
+use std::{collections::BTreeSet, num::NonZeroU64, sync::Arc, thread};
 
 const SLICE_MIN: u64 = 1_000;
 
@@ -66,9 +66,10 @@ fn slices_change_nothing() {
         let limit = if seed % 4 == 0 { 1_500 } else { 1 << 40 };
         let slice = SLICE_MIN + random.next() % 1_000;
         let whole = execute(&engine, &state, EntryPoint::Heartbeat, limit, None);
-        let pacer = Pacer::new(slice);
+        let pacer = Pacer::new(NonZeroU64::new(slice).expect("a slice has instructions"));
         let (paced, slices) = thread::scope(|scope| {
             let thread = scope.spawn(|| {
+                let _ending = pacer.pace().ending();
                 execute(
                     &engine,
                     &state,
