@@ -175,7 +175,9 @@ impl Module {
         self.facts.start.is_some()
     }
 
-    pub(crate) fn uses_sessions(&self) -> bool {
+    /// Whether it imports anything of sessions.
+    #[must_use]
+    pub fn uses_sessions(&self) -> bool {
         self.facts.uses_sessions
     }
 

@@ -7,6 +7,8 @@ use ic_principal::Principal;
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, sync::Arc};
 
+pub use crate::lockstep_api::SESSION_START;
+
 /// BLAKE3 of a model file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct ModelDigest(pub [u8; 32]);
@@ -121,7 +123,7 @@ impl SessionState {
 }
 
 /// The ids that one message may give to sessions: those of messages that run side by side differ.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SessionIds {
     /// The first.
     pub next: u64,

@@ -6,12 +6,14 @@
 //! history outlives its expiry.
 //!
 //! # Determinism
-//! [`execute`] depends on its arguments alone. Generations that are alive between heights are a
-//! cache: one that is missing is made again from replicated progress, with the same bits.
+//! [`execute`] depends on the state and the block alone. What is [`Unfinished`] between heights is a cache:
+//! generations and long messages that are missing are made again, with the same bits.
 //!
 //! # Errors
 //! What goes wrong in a message is its answer. [`Halt`] is trouble of this replica only; the height
 //! is then not executed, rather than executed differently.
+mod lane;
+mod long;
 pub mod management;
 mod round;
 pub mod sessions;
@@ -27,12 +29,14 @@ use ic_principal::Principal;
 pub use lockstep_canister::engine::UPDATE_INSTRUCTIONS;
 use lockstep_canister::{
     engine::{Engine, Environment, ExecutionError, Instructions},
-    models::Work,
+    models::{ModelHost, Work},
     query::{Query, evaluate},
     session::Sessions,
     state::{CanisterState, RunState},
 };
+use long::LongRuns;
 use sessions::Generations;
+use std::sync::Arc;
 
 /// The error code of a canister's own rejection.
 const CANISTER_REJECTED: u16 = 406;
@@ -71,10 +75,35 @@ pub struct Outcome {
     pub printed: Vec<(Principal, String)>,
 }
 
+/// What goes on at the next height where it stopped at the last one. A cache: it may be dropped between
+/// heights.
+#[derive(Debug)]
+pub struct Unfinished {
+    generations: Generations,
+    messages: LongRuns,
+}
+
+impl Unfinished {
+    /// Nothing yet.
+    #[must_use]
+    pub fn new(models: Arc<dyn ModelHost>) -> Self {
+        Self {
+            generations: Generations::new(models),
+            messages: LongRuns::default(),
+        }
+    }
+
+    /// Drops everything; it is made again when needed.
+    pub fn clear(&mut self) {
+        self.generations.clear();
+        self.messages = LongRuns::default();
+    }
+}
+
 /// Executes `block` on top of `state`.
 ///
 /// # Errors
-/// [`Halt`]; `generations` may then hold generations that are ahead of `state` and must be dropped.
+/// [`Halt`]; `unfinished` may then be ahead of `state` and must be cleared.
 ///
 /// # Panics
 /// When the block does not follow the state: blocks come in order.
@@ -82,7 +111,7 @@ pub fn execute(
     state: &ReplicatedState,
     block: &FinalizedBlock,
     engine: &Engine,
-    generations: &mut Generations,
+    unfinished: &mut Unfinished,
 ) -> Result<Outcome, Halt> {
     assert_eq!(
         block.height,
@@ -102,10 +131,10 @@ pub fn execute(
         }
     }
     let budget = state.genesis.round_instructions;
-    let done = round::run_messages(&mut state, engine, budget);
+    let done = round::run_messages(&mut state, engine, &unfinished.messages, budget);
     state.metrics.messages += done.executed;
     state.metrics.instructions += done.time;
-    let work = sessions::advance(&mut state, generations)?;
+    let work = sessions::advance(&mut state, &mut unfinished.generations)?;
     Ok(Outcome {
         state,
         calls: done.executed,
@@ -156,17 +185,20 @@ fn charge_for(state: &mut ReplicatedState, call: &Ingress) -> Result<(), Reject>
     };
     let price = prices.ingress((call.method.len() + call.argument.len()) as u64);
     let frozen = canister.state.frozen_cycles(prices);
+    let owed = canister.ledger.long.as_ref().map_or(0, |long| long.owed);
+    let needed = frozen + price + owed;
     // A canister without cycles can still be managed: that is how it gets some.
-    if canister.state.cycles < frozen + price && call.canister == payer {
+    if canister.state.cycles < needed && call.canister == payer {
         let text = format!(
             "Canister {payer} is out of cycles: please top up the canister with at least {} additional cycles",
-            frozen + price - canister.state.cycles
+            needed - canister.state.cycles
         );
         return Err(Reject::new(207, text));
     }
-    let paid = price.min(canister.state.cycles);
-    canister.state.cycles -= paid;
-    canister.ledger.consumed.ingress += paid;
+    match &mut canister.ledger.long {
+        Some(long) => long.owed += price,
+        None => canister.pay_ingress(price),
+    }
     Ok(())
 }
 

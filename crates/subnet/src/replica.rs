@@ -29,7 +29,7 @@ pub use submit::SubmitError;
 
 use crate::{
     application::{Height, PROPOSAL_WAIT_MAX},
-    execution::sessions::Generations,
+    execution::Unfinished,
     mempool::Mempool,
     state::{Genesis, ReplicatedState},
     store::{Roots, Store},
@@ -100,8 +100,8 @@ type Signed = ([u8; 32], [u8; 48]);
 #[derive(Debug)]
 struct Executor {
     store: Store,
-    generations: Generations,
-    /// Whether the generations are where the state is.
+    unfinished: Unfinished,
+    /// Whether that is where the state is.
     in_step: bool,
 }
 
@@ -177,7 +177,7 @@ impl Replica {
             clock,
             executor: Mutex::new(Executor {
                 store,
-                generations: Generations::new(models),
+                unfinished: Unfinished::new(models),
                 in_step: true,
             }),
             roots,

@@ -16,6 +16,7 @@ mod entropy;
 mod genesis;
 mod history;
 mod log;
+mod long;
 mod message;
 mod metrics;
 mod snapshot;
@@ -29,6 +30,7 @@ pub use entropy::Entropy;
 pub use genesis::{Genesis, GenesisError, NODE_KEY_DER_BYTES, ROOT_KEY_DER_BYTES};
 pub use history::{Answer, History, Reject, Status};
 pub use log::{CanisterLog, LogRecord};
+pub use long::{Long, LongWork, Task};
 pub use message::{CallResult, Message, Origin, Request, Response};
 pub use metrics::{CyclesConsumed, SubnetMetrics};
 pub(crate) use snapshot::SnapshotRecord;
@@ -167,10 +169,18 @@ impl ReplicatedState {
         }
     }
 
+    /// Whether a canister has a long message under way.
+    #[must_use]
+    pub fn is_busy(&self, id: &Principal) -> bool {
+        let canister = self.canisters.get(id);
+        canister.is_some_and(|canister| canister.is_busy())
+    }
+
     /// Whether a next block would do anything besides advancing the time.
     #[must_use]
     pub fn has_work(&self) -> bool {
         !self.queue.is_empty()
+            || self.canisters.values().any(|canister| canister.is_busy())
             || self
                 .sessions
                 .sessions

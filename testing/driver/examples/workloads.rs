@@ -27,6 +27,7 @@ fn main() -> ExitCode {
         canisters: 100..300,
         blocks: 5..10,
         messages: 20..120,
+        slice_instructions: None,
     };
     let engine = Engine::new();
     let begun = Instant::now();
@@ -35,7 +36,7 @@ fn main() -> ExitCode {
         let mut expected = None;
         for threads in [1, 2, 3, 8] {
             let threads = NonZeroUsize::new(threads).expect("not zero");
-            let outcome = run(seed, &size, engine.on_threads(threads), &wasm);
+            let outcome = run(seed, &size, engine.on_threads(threads), false, &wasm);
             match &expected {
                 None => expected = Some(outcome),
                 Some(expected) if *expected == outcome => {}

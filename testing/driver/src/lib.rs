@@ -35,7 +35,7 @@ use lockstep_canister::{
 pub use lockstep_subnet::state::{Reject, Status};
 use lockstep_subnet::{
     application::{FinalizedBlock, Payload},
-    execution::{self, UserQuery, sessions::Generations},
+    execution::{self, Unfinished, UserQuery},
     ingress::Ingress,
     state::{Canister, Genesis, ReplicatedState},
     tree::state::state_tree,
@@ -69,7 +69,7 @@ pub struct Printed {
 pub struct Subnet {
     state: ReplicatedState,
     engine: Engine,
-    generations: Generations,
+    unfinished: Unfinished,
     time_ns: u64,
     tick_ns: u64,
     nonce: u64,
@@ -127,7 +127,7 @@ impl Subnet {
         Self {
             state: ReplicatedState::new(Arc::new(genesis)),
             engine,
-            generations: Generations::new(Arc::new(NoModels)),
+            unfinished: Unfinished::new(Arc::new(NoModels)),
             time_ns: START_NS,
             tick_ns: 1,
             nonce: 0,
@@ -166,7 +166,7 @@ impl Subnet {
                 messages: std::mem::take(&mut self.waiting),
             },
         };
-        let outcome = execution::execute(&self.state, &block, &self.engine, &mut self.generations);
+        let outcome = execution::execute(&self.state, &block, &self.engine, &mut self.unfinished);
         let outcome = outcome.expect("without models nothing halts");
         self.state = outcome.state;
         let lines = outcome.printed.into_iter();
@@ -176,21 +176,28 @@ impl Subnet {
         outcome.instructions
     }
 
+    /// Forgets what a replica keeps between blocks and can make again, as if it had been restarted.
+    pub fn forget(&mut self) {
+        self.unfinished.clear();
+    }
+
     /// Executes blocks until no message is under way, or 1,000 blocks have passed.
     pub fn settle(&mut self) {
         for _ in 0..BLOCKS_MAX {
-            if self.waiting.is_empty() && self.is_quiet() {
+            if self.is_settled() {
                 return;
             }
             self.tick();
         }
     }
 
-    /// Whether nothing is under way.
-    fn is_quiet(&self) -> bool {
+    /// Whether no message is under way.
+    #[must_use]
+    pub fn is_settled(&self) -> bool {
         let mut canisters = self.state.canisters().values();
-        self.state.queue.is_empty()
-            && canisters.all(|canister| canister.ledger.callbacks.is_empty())
+        self.waiting.is_empty()
+            && self.state.queue.is_empty()
+            && canisters.all(|canister| canister.ledger.callbacks.is_empty() && !canister.is_busy())
     }
 
     /// Sends a call; it is taken in by the next block.

@@ -8,7 +8,10 @@ use ic_management_canister_types::CanisterInstallMode;
 use ic_principal::Principal;
 use lockstep_canister::engine::Engine;
 use lockstep_hostile::{Call, Step, encode};
-use std::ops::Range;
+use std::{num::NonZeroU64, ops::Range};
+
+/// Most blocks of a workload.
+const BLOCKS_MAX: usize = 1_000;
 
 /// How large a workload is.
 #[derive(Clone, Debug)]
@@ -19,6 +22,8 @@ pub struct Size {
     pub blocks: Range<u64>,
     /// Messages per block.
     pub messages: Range<u64>,
+    /// Instructions of a slice; the subnet's own, if none.
+    pub slice_instructions: Option<NonZeroU64>,
 }
 
 /// What a workload came to.
@@ -57,14 +62,23 @@ impl Random {
     }
 }
 
-/// Runs the workload of a seed. `wasm` is the module of [`lockstep_hostile`].
+/// Runs the workload of a seed. `wasm` is the module of [`lockstep_hostile`]. A subnet that is `forgetful`
+/// now and then loses what it could make again, which must not show.
 ///
 /// # Panics
 /// When a canister cannot be created.
 #[must_use]
-pub fn run(seed: u64, size: &Size, engine: Engine, wasm: &[u8]) -> Outcome {
+pub fn run(seed: u64, size: &Size, engine: Engine, forgetful: bool, wasm: &[u8]) -> Outcome {
     let mut random = Random(seed);
-    let mut subnet = Subnet::with_engine(engine);
+    let mut genesis = Subnet::with_engine(engine.clone())
+        .state()
+        .genesis
+        .as_ref()
+        .clone();
+    if let Some(slice) = size.slice_instructions {
+        genesis.slice_instructions = slice;
+    }
+    let mut subnet = Subnet::with_genesis(engine, genesis);
     let mut ids = Vec::new();
     for _ in 0..random.within(&size.canisters) {
         ids.push(subnet.create_canister());
@@ -85,8 +99,14 @@ pub fn run(seed: u64, size: &Size, engine: Engine, wasm: &[u8]) -> Outcome {
         subnet.advance_time(std::time::Duration::from_millis(random.below(3_000)));
         subnet.tick();
         roots.push(subnet.root());
+        if forgetful && roots.len() % 3 == 0 {
+            subnet.forget();
+        }
     }
-    subnet.settle();
+    while !subnet.is_settled() && roots.len() < BLOCKS_MAX {
+        subnet.tick();
+        roots.push(subnet.root());
+    }
     roots.push(subnet.root());
     let count = |ids: &[MessageId], wanted: fn(&Status) -> bool| {
         let statuses = ids.iter().filter_map(|id| subnet.status(*id));

@@ -231,8 +231,7 @@ fn what_takes_one_slice_does_not_ask_for_a_second() {
     for (slice, fits) in [(whole.time, true), (whole.time - 1, false), (1_000, false)] {
         let pace = Pace::only_slice(NonZeroU64::new(slice).expect("some"));
         let entry = EntryPoint::Update("work".into());
-        let execution =
-            CANISTER.execute_paced(&ENGINE, entry, &300_u32.to_le_bytes(), Some(&pace));
+        let execution = CANISTER.execute_paced(&ENGINE, entry, &300_u32.to_le_bytes(), Some(&pace));
         assert_eq!(pace.is_refused(), !fits, "{slice}");
         if fits {
             assert_same(&execution, &whole);
@@ -244,7 +243,12 @@ fn what_takes_one_slice_does_not_ask_for_a_second() {
 fn a_message_may_have_several_executions() {
     let whole = call(&CANISTER, "work", 300, None).0;
     // The second one begins in the middle of a slice, or at its start.
-    for slice in [whole.time / 3, whole.time * 2 / 3, whole.time, whole.time * 2] {
+    for slice in [
+        whole.time / 3,
+        whole.time * 2 / 3,
+        whole.time,
+        whole.time * 2,
+    ] {
         let pacer = pacer(slice);
         let slices = thread::scope(|scope| {
             scope.spawn(|| {

@@ -33,6 +33,7 @@ use lockstep_canister::{
     state::{CanisterState, Visibility},
 };
 use serde::de::DeserializeOwned;
+use std::sync::Arc;
 
 use methods::Access;
 
@@ -164,15 +165,32 @@ pub(super) fn run_all(
         if manager.totals.time >= budget {
             break;
         }
-        let message = manager
-            .state
-            .queue
-            .remove(&key)
-            .expect("it was just listed");
+        let message = Arc::clone(&manager.state.queue[&key]);
+        if is_about_busy(manager.state, &message) {
+            continue;
+        }
+        manager.state.queue.remove(&key);
         manager.totals.time += MESSAGE_OVERHEAD;
         manager.totals.executed += 1;
         manager.take(&message);
     }
+}
+
+/// Whether a message waits for a canister's long message to end.
+fn is_about_busy(state: &ReplicatedState, message: &Message) -> bool {
+    if !state
+        .canisters()
+        .values()
+        .any(|canister| canister.is_busy())
+    {
+        return false;
+    }
+    let target = match message {
+        Message::Ingress(call) => methods::target(&call.method, &call.argument),
+        Message::Request(request) => methods::target(&request.method, &request.argument),
+        Message::Response(_) => None,
+    };
+    target.is_some_and(|target| state.is_busy(&target))
 }
 
 impl Manager<'_> {

@@ -4,20 +4,24 @@
 //! A round gives every canister that has something to do a turn. Canisters are ordered by when they last
 //! had theirs in full, then by id, and the i-th goes to lane i modulo [`Genesis::scheduler_lanes`].
 //! Lanes run side by side on as many threads as there are; a lane's canisters run one after another
-//! until the lane's time is up, each at least one message. Then what the turns want done elsewhere takes effect, in the order of
-//! the canisters' ids, and the next round begins, until nothing is left to do or the height's time is
-//! used up.
+//! until the lane's time is up, each at least one message. Then what the turns want done elsewhere takes
+//! effect, in the order of the canisters' ids, and the next round begins, until nothing is left to do or
+//! the height's time is used up. A message that takes more than a slice goes on at the next heights.
 //!
 //! # Determinism
 //! Lanes share nothing while they run: each turn owns its canister, the memory that may still be
 //! allocated and the room for messages are split between lanes before and counted anew after, and session
-//! ids are interleaved. So
-//! neither the number of threads nor their speed can be seen.
+//! ids are interleaved. So neither the number of threads nor their speed can be seen. What they do share,
+//! threads of long messages, is a cache.
 use super::{
+    lane::{Due, Lane, Taken},
+    long::{LongRuns, going_on},
     management::memory_available,
-    turn::{Output, Round, Task, Turn, rejection},
+    turn::{Output, Round, Work, rejection},
 };
-use crate::state::{CallResult, Canister, LowMemory, Message, ReplicatedState, Response};
+use crate::state::{
+    CallResult, Canister, LongWork, LowMemory, Message, ReplicatedState, Response, Task,
+};
 use ic_principal::Principal;
 use lockstep_canister::{
     engine::{Engine, Instructions},
@@ -25,7 +29,6 @@ use lockstep_canister::{
     state::RunState,
 };
 use std::{
-    borrow::Cow,
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -36,23 +39,6 @@ pub(super) const SUBNET_MEMORY_BYTES: u64 = 2 << 40;
 
 /// Bytes of calls that may wait together.
 const MESSAGES_BYTES_MAX: u64 = 1 << 30;
-
-/// A turn to be taken.
-struct Due {
-    canister: Arc<Canister>,
-    tasks: Vec<Task>,
-    messages: Vec<(u64, Arc<Message>)>,
-}
-
-/// A turn that was taken.
-struct Taken {
-    canister: Canister,
-    /// Keys of the messages that were executed.
-    keys: Vec<u64>,
-    outputs: Vec<Output>,
-    executed: u64,
-    printed: Vec<String>,
-}
 
 /// What a height's messages amount to.
 #[derive(Default)]
@@ -70,6 +56,7 @@ pub(super) struct Done {
 pub(super) fn run_messages(
     state: &mut ReplicatedState,
     engine: &Engine,
+    runs: &LongRuns,
     budget: Instructions,
 ) -> Done {
     let mut done = Done::default();
@@ -83,13 +70,14 @@ pub(super) fn run_messages(
         if due.is_empty() {
             break;
         }
-        let (taken, time) = take_turns(state, engine, due, left);
+        let (taken, time) = take_turns(state, engine, runs, due, left);
         done.time += time;
         deliver(state, taken, &mut done);
         super::management::run_all(state, engine, budget, &mut done);
         super::upkeep::finish_stopping(state);
         left = budget.saturating_sub(done.time);
     }
+    runs.trim(state);
     done
 }
 
@@ -100,7 +88,7 @@ fn tasks(state: &ReplicatedState) -> BTreeMap<Principal, Vec<Task>> {
         let Some(installed) = &canister.state.installed else {
             continue;
         };
-        if canister.state.run_state != RunState::Running {
+        if canister.state.run_state != RunState::Running || canister.is_busy() {
             continue;
         }
         let deadline_ns = canister.state.global_timer_ns;
@@ -126,130 +114,91 @@ fn tasks(state: &ReplicatedState) -> BTreeMap<Principal, Vec<Task>> {
     tasks
 }
 
-/// The canisters that have something to do, in the order of their turns.
+/// The canisters that have something to do, in the order of their turns. A long message has a turn at each
+/// height, if it is among those that go on.
 fn due(state: &ReplicatedState, tasks: &mut BTreeMap<Principal, Vec<Task>>) -> Vec<Due> {
-    let mut messages: BTreeMap<Principal, Vec<(u64, Arc<Message>)>> = BTreeMap::new();
+    let mut messages: BTreeMap<Principal, Vec<Work>> = BTreeMap::new();
     for (key, message) in &state.queue {
         let of_canister = messages.entry(*message.receiver()).or_default();
-        of_canister.push((*key, Arc::clone(message)));
+        of_canister.push(Work::Message(*key, Arc::clone(message)));
     }
+    let going_on = going_on(state);
     let mut due = Vec::new();
     for (id, canister) in state.canisters() {
-        let tasks = tasks.remove(id).unwrap_or_default();
-        let messages = messages.remove(id).unwrap_or_default();
-        if !tasks.is_empty() || !messages.is_empty() {
-            due.push(Due {
-                canister: Arc::clone(canister),
-                tasks,
-                messages,
-            });
+        let work = if let Some(long) = &canister.ledger.long {
+            if !going_on.contains(id) || canister.ledger.served_height == state.height {
+                continue;
+            }
+            vec![match long.work {
+                LongWork::Task(task) => Work::Task(task),
+                LongWork::Message(key) => Work::Message(key, Arc::clone(&state.queue[&key])),
+            }]
+        } else {
+            let tasks = tasks.remove(id).unwrap_or_default();
+            let messages = messages.remove(id).unwrap_or_default();
+            tasks.into_iter().map(Work::Task).chain(messages).collect()
+        };
+        if !work.is_empty() {
+            due.push((Arc::clone(canister), work));
         }
     }
-    due.sort_by_key(|due| (due.canister.ledger.served_height, due.canister.state.id));
-    due
+    due.sort_by_key(|(canister, _)| (canister.ledger.served_height, canister.state.id));
+    let count = due.len() as u64;
+    let due = due
+        .into_iter()
+        .enumerate()
+        .map(|(index, (canister, work))| Due {
+            work,
+            session_ids: SessionIds {
+                next: state.sessions.next_id + index as u64,
+                step: count,
+            },
+            canister,
+        });
+    due.collect()
 }
 
 /// Runs the turns on their lanes, as far as the time allows; in the order of the canisters' ids.
 fn take_turns(
     state: &ReplicatedState,
     engine: &Engine,
+    runs: &LongRuns,
     due: Vec<Due>,
     budget: Instructions,
 ) -> (Vec<Taken>, Instructions) {
-    let round = Round {
-        engine,
-        genesis: &state.genesis,
+    let round = Arc::new(Round {
+        engine: engine.clone(),
+        genesis: Arc::clone(&state.genesis),
         prices: state.genesis.prices(),
-        sessions: &state.sessions,
-        height: state.height,
+        sessions: Arc::new(state.sessions.clone()),
         time_ns: state.time_ns,
-    };
+    });
     let lanes = state.genesis.scheduler_lanes.get() as usize;
     let memory_available = memory_available(state) / lanes as u64;
     let waiting: u64 = state.queue.values().map(|message| message.bytes()).sum();
     let message_bytes = MESSAGES_BYTES_MAX.saturating_sub(waiting) / lanes as u64;
-    let count = due.len() as u64;
-    let mut by_lane: Vec<Vec<(SessionIds, Due)>> = (0..lanes).map(|_| Vec::new()).collect();
+    let mut by_lane: Vec<Vec<Due>> = (0..lanes).map(|_| Vec::new()).collect();
     for (index, due) in due.into_iter().enumerate() {
-        let ids = SessionIds {
-            next: state.sessions.next_id + index as u64,
-            step: count,
-        };
-        by_lane[index % lanes].push((ids, due));
+        by_lane[index % lanes].push(due);
     }
     by_lane.retain(|lane| !lane.is_empty());
-    let results = side_by_side(engine.threads(), by_lane, |lane| {
-        run_lane(&round, lane, budget, (memory_available, message_bytes))
+    let results = side_by_side(engine.threads(), by_lane, |due| {
+        let lane = Lane {
+            round: &round,
+            runs,
+            height: state.height,
+            budget,
+            memory_available,
+            message_bytes,
+            time: 0,
+            taken: Vec::new(),
+        };
+        lane.run(due)
     });
     let time = results.iter().map(|(_, time)| *time).max().unwrap_or(0);
     let mut taken: Vec<Taken> = results.into_iter().flat_map(|(taken, _)| taken).collect();
     taken.sort_by_key(|taken| taken.canister.state.id);
     (taken, time)
-}
-
-/// Runs a lane's turns until its time is up.
-fn run_lane(
-    round: &Round<'_>,
-    lane: Vec<(SessionIds, Due)>,
-    budget: Instructions,
-    (mut memory_available, mut message_bytes): (u64, u64),
-) -> (Vec<Taken>, Instructions) {
-    let mut taken = Vec::new();
-    let mut time = 0;
-    for (session_ids, due) in lane {
-        if time >= budget {
-            break;
-        }
-        let mut turn = Turn {
-            round,
-            canister: due.canister.as_ref().clone(),
-            sessions: Cow::Borrowed(round.sessions),
-            session_ids,
-            // Its own allocation is kept for it.
-            memory_available: memory_available + due.canister.state.memory_kept(),
-            message_bytes,
-            outputs: Vec::new(),
-            time: 0,
-            executed: 0,
-            printed: Vec::new(),
-        };
-        for task in due.tasks {
-            turn.run_task(task);
-        }
-        let mut keys = Vec::new();
-        let mut messages = due.messages.into_iter().peekable();
-        // Tasks that take all the time would otherwise keep the canister from its messages for ever.
-        while (keys.is_empty() || time + turn.time < budget)
-            && let Some((key, message)) = messages.next()
-        {
-            turn.process(&message);
-            keys.push(key);
-        }
-        // The first of a lane has had all the time there is.
-        let in_full = messages.peek().is_none() || taken.is_empty();
-        time += turn.time;
-        memory_available = turn
-            .memory_available
-            .saturating_sub(turn.canister.state.memory_kept());
-        message_bytes = turn.message_bytes;
-        taken.push(turn.finish(in_full, keys));
-    }
-    (taken, time)
-}
-
-impl Turn<'_> {
-    fn finish(mut self, in_full: bool, keys: Vec<u64>) -> Taken {
-        if in_full {
-            self.canister.ledger.served_height = self.round.height;
-        }
-        Taken {
-            canister: self.canister,
-            keys,
-            outputs: self.outputs,
-            executed: self.executed,
-            printed: self.printed,
-        }
-    }
 }
 
 /// Maps `items` on up to `threads` threads; results in the order of the items.
@@ -285,7 +234,7 @@ fn side_by_side<T: Send, R: Send>(
     results.collect()
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
@@ -319,6 +268,7 @@ pub(super) fn put(state: &mut ReplicatedState, output: Output) {
     match output {
         Output::Answer(id, status) => state.history.set_status(&id, status),
         Output::Sessions(changes) => state.sessions.apply(&changes),
+        Output::SessionIds(end) => state.sessions.next_id = state.sessions.next_id.max(end),
         Output::Message(message) => send(state, message),
     }
 }

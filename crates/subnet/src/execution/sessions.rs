@@ -22,7 +22,7 @@ const IDLE_GENERATIONS_MAX: usize = 8;
 
 /// Generations with their key-value caches, by session. A cache: any part may be dropped at any
 /// time between heights.
-pub struct Generations {
+pub(super) struct Generations {
     host: Arc<dyn ModelHost>,
     live: BTreeMap<u64, Box<dyn Generation>>,
 }
@@ -39,7 +39,7 @@ impl fmt::Debug for Generations {
 impl Generations {
     /// None yet.
     #[must_use]
-    pub fn new(host: Arc<dyn ModelHost>) -> Self {
+    pub(super) fn new(host: Arc<dyn ModelHost>) -> Self {
         Self {
             host,
             live: BTreeMap::new(),
@@ -47,7 +47,7 @@ impl Generations {
     }
 
     /// Drops them all; they are made again when needed.
-    pub fn clear(&mut self) {
+    pub(super) fn clear(&mut self) {
         self.live.clear();
     }
 
@@ -116,12 +116,13 @@ pub(super) fn advance(
     Ok(total)
 }
 
-/// The runnable sessions, beginning after the one served last.
+/// The runnable sessions, beginning after the one served last; those of a canister with a long message
+/// stand still, as it does.
 fn turns(state: &ReplicatedState) -> Vec<u64> {
     let runnable = |range: (std::ops::Bound<u64>, std::ops::Bound<u64>)| {
         let sessions = state.sessions.sessions.range(range);
         sessions
-            .filter(|(_, session)| session.runnable())
+            .filter(|(_, session)| session.runnable() && !state.is_busy(&session.owner))
             .map(|(id, _)| *id)
     };
     use std::ops::Bound::{Excluded, Included, Unbounded};

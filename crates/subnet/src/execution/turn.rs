@@ -8,34 +8,51 @@
 //! An execution is paid for in advance, up to its limit, and gets back what it did not use. A callback
 //! is paid for by its call. Before it the balance must cover that beside
 //! the freezing threshold; what it grows by may bring it below.
-use super::{CANISTER_REJECTED, UPDATE_INSTRUCTIONS};
+mod settle;
+
+pub(super) use settle::{rejection, response};
+
+use super::UPDATE_INSTRUCTIONS;
 use crate::state::{
-    CallContext, CallResult, Callback, Canister, Genesis, LowMemory, Message, Origin, Reject,
-    Request, Response, Status,
+    CallContext, CallResult, Canister, Genesis, LowMemory, Message, Origin, Reject, Response,
+    Status, Task,
 };
 use ic_principal::Principal;
 use lockstep_canister::{
     engine::{
         self, Call, Cycles, Effects, Engine, EntryPoint, Environment, Execution, Instructions,
-        Rejection,
     },
+    pacer::Pace,
     prices::Prices,
     session::{SessionIds, SessionState, Sessions},
 };
-use std::{borrow::Cow, collections::BTreeMap};
+use std::{collections::BTreeMap, sync::Arc};
 
 /// Time of a message beside its instructions: finding it, switching to the canister, taking its effects
 /// over.
 pub(super) const MESSAGE_OVERHEAD: Instructions = 2_000_000;
 
 /// What every message of a height sees.
-pub(super) struct Round<'a> {
-    pub(super) engine: &'a Engine,
-    pub(super) genesis: &'a Genesis,
+#[derive(Debug)]
+pub(super) struct Round {
+    pub(super) engine: Engine,
+    pub(super) genesis: Arc<Genesis>,
     pub(super) prices: Prices,
-    pub(super) sessions: &'a Sessions,
-    pub(super) height: u64,
+    pub(super) sessions: Arc<Sessions>,
     pub(super) time_ns: u64,
+}
+
+impl Round {
+    /// The same for a message that began at another time.
+    pub(super) fn at(&self, time_ns: u64) -> Self {
+        Self {
+            engine: self.engine.clone(),
+            genesis: Arc::clone(&self.genesis),
+            sessions: Arc::clone(&self.sessions),
+            time_ns,
+            ..*self
+        }
+    }
 }
 
 /// What a turn wants done outside of its canister.
@@ -47,42 +64,85 @@ pub(super) enum Output {
     Answer([u8; 32], Status),
     /// Sessions started, changed or closed.
     Sessions(BTreeMap<u64, Option<SessionState>>),
+    /// Ids below this one are taken.
+    SessionIds(u64),
 }
 
-/// What runs without being called.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Task {
-    LowWasmMemory,
-    Heartbeat,
-    GlobalTimer,
+/// What a canister executes at a time.
+#[derive(Debug, Clone)]
+pub(super) enum Work {
+    Task(Task),
+    /// A message and its key.
+    Message(u64, Arc<Message>),
+}
+
+impl Work {
+    /// The key of a message.
+    pub(super) fn key(&self) -> Option<u64> {
+        match self {
+            Self::Task(_) => None,
+            Self::Message(key, _) => Some(*key),
+        }
+    }
 }
 
 /// A canister's turn under way.
-pub(super) struct Turn<'a> {
-    pub(super) round: &'a Round<'a>,
+#[derive(Debug)]
+pub(super) struct Turn {
+    pub(super) round: Arc<Round>,
     pub(super) canister: Canister,
-    pub(super) sessions: Cow<'a, Sessions>,
+    pub(super) sessions: Arc<Sessions>,
     pub(super) session_ids: SessionIds,
     /// Bytes by which the canister may grow.
     pub(super) memory_available: u64,
     /// Bytes that its calls may take while they wait.
     pub(super) message_bytes: u64,
     pub(super) outputs: Vec<Output>,
-    /// Instructions of the time so far.
+    /// Instructions of the time of the work under way or done last.
     pub(super) time: Instructions,
-    /// Messages executed so far.
-    pub(super) executed: u64,
-    /// What they printed.
+    /// In which slices they are taken.
+    pub(super) pace: Option<Pace>,
+    /// What the messages printed.
     pub(super) printed: Vec<String>,
 }
 
 /// What a message did in the view of its call context.
 type Outcome = Result<(engine::Response, Effects), Reject>;
 
-impl Turn<'_> {
-    pub(super) fn process(&mut self, message: &Message) {
-        self.executed += 1;
-        self.time += MESSAGE_OVERHEAD;
+impl Turn {
+    /// The turn for one more message, which has wanted nothing yet.
+    pub(super) fn next(&self) -> Self {
+        Self {
+            round: Arc::clone(&self.round),
+            canister: self.canister.clone(),
+            sessions: Arc::clone(&self.sessions),
+            outputs: Vec::new(),
+            printed: Vec::new(),
+            pace: None,
+            ..*self
+        }
+    }
+
+    /// Takes over the turn after that message.
+    pub(super) fn follow(&mut self, mut next: Self) {
+        self.outputs.append(&mut next.outputs);
+        self.printed.append(&mut next.printed);
+        next.outputs = std::mem::take(&mut self.outputs);
+        next.printed = std::mem::take(&mut self.printed);
+        *self = next;
+    }
+
+    /// Does a piece of work, in slices of `pace`.
+    pub(super) fn run(&mut self, work: &Work, pace: Pace) {
+        self.time = 0;
+        self.pace = Some(pace);
+        match work {
+            Work::Task(task) => self.run_task(*task),
+            Work::Message(_, message) => self.process(message),
+        }
+    }
+
+    fn process(&mut self, message: &Message) {
         match message {
             Message::Ingress(call) => {
                 let origin = Origin::User {
@@ -104,9 +164,7 @@ impl Turn<'_> {
     }
 
     /// Runs what is due without being called.
-    pub(super) fn run_task(&mut self, task: Task) {
-        self.executed += 1;
-        self.time += MESSAGE_OVERHEAD;
+    fn run_task(&mut self, task: Task) {
         let entry = match task {
             Task::LowWasmMemory => {
                 self.canister.ledger.low_memory = LowMemory::Done;
@@ -294,11 +352,13 @@ impl Turn<'_> {
     fn execute(&mut self, call: &Call, limit: Instructions) -> Execution {
         let state = &self.canister.state;
         let calls_under_way = self.canister.ledger.calls_under_way();
+        let pace = self.pace.as_ref().map(|pace| pace.after(self.time));
         let environment = Environment {
             time_ns: self.round.time_ns,
             subnet_id: self.round.genesis.subnet_id,
             root_key: &self.round.genesis.root_key,
             instruction_limit: limit,
+            pace: pace.as_ref(),
             lanes: self.round.genesis.fork_lanes,
             session_ids: self.session_ids,
             prices: self.round.prices,
@@ -334,161 +394,8 @@ impl Turn<'_> {
         }
     }
 
-    /// Takes over what a message did, answers its call if it answered, and closes the call context when
-    /// nothing can come any more.
-    fn settle(&mut self, context_id: u64, outcome: Outcome) {
-        let mut failure = None;
-        let mut answer = None;
-        match outcome {
-            Ok((response, effects)) => {
-                self.apply(context_id, effects);
-                answer = match response {
-                    engine::Response::Reply(reply) => Some(Ok(reply)),
-                    engine::Response::Reject(text) => {
-                        Some(Err(Reject::new(CANISTER_REJECTED, text)))
-                    }
-                    engine::Response::None => None,
-                };
-            }
-            Err(reject) => failure = Some(reject),
-        }
-        let id = self.canister.state.id;
-        let contexts = &mut self.canister.ledger.contexts;
-        let context = contexts.get_mut(&context_id).expect("it was opened");
-        let is_over = context.calls_under_way == 0;
-        let was_answered = context.answered;
-        if is_over && answer.is_none() && !was_answered {
-            let silent = || {
-                let text = format!("Error from Canister {id}: Canister did not produce a response");
-                Reject::new(506, text)
-            };
-            answer = Some(Err(failure.unwrap_or_else(silent)));
-        }
-        let origin = context.origin.clone();
-        let refund = if answer.is_some() {
-            context.answered = true;
-            std::mem::take(&mut context.cycles)
-        } else {
-            0
-        };
-        if is_over {
-            contexts.remove(&context_id);
-        }
-        match (answer, origin) {
-            (Some(answer), origin) => self.respond(&origin, answer, refund),
-            (None, Origin::User { id, .. }) if !is_over && !was_answered => {
-                self.outputs.push(Output::Answer(id, Status::Processing));
-            }
-            (None, _) => {}
-        }
-    }
-
-    fn apply(&mut self, context_id: u64, effects: Effects) {
-        let before = self.canister.state.memory_bytes();
-        let state = &mut self.canister.state;
-        state.apply(&effects);
-        state.version += 1;
-        let grown = state.memory_bytes().saturating_sub(before);
-        self.memory_available = self.memory_available.saturating_sub(grown);
-        self.canister.note_memory();
-        if !effects.sessions.is_empty() {
-            self.sessions.to_mut().apply(&effects.sessions);
-            for &id in effects.sessions.keys() {
-                while self.session_ids.next <= id && id >= self.round.sessions.next_id {
-                    self.session_ids.take();
-                }
-            }
-            self.outputs.push(Output::Sessions(effects.sessions));
-        }
-        let ledger = &mut self.canister.ledger;
-        let context = ledger.contexts.get_mut(&context_id);
-        let context = context.expect("effects are of an open call context");
-        context.cycles = context.cycles.saturating_sub(effects.cycles_accepted);
-        // What left the canister neither as cycles of calls nor for them was burned.
-        let mut burned = effects.cycles_spent;
-        for call in effects.calls {
-            let bytes = (call.method.len() + call.argument.len()) as u64;
-            self.message_bytes = self.message_bytes.saturating_sub(bytes);
-            let fee = self.round.prices.request(bytes);
-            ledger.consumed.transmission += fee;
-            burned = burned.saturating_sub(call.cycles + call.prepaid + fee);
-            let callback = ledger.next_callback;
-            ledger.next_callback += 1;
-            context.calls_under_way += 1;
-            let deadline_ns = call.timeout_seconds.map_or(0, |seconds| {
-                let timeout_ns = u64::from(seconds) * 1_000_000_000;
-                self.round.time_ns.saturating_add(timeout_ns)
-            });
-            ledger.callbacks.insert(
-                callback,
-                Callback {
-                    context: context_id,
-                    callee: call.callee,
-                    on_reply: call.on_reply,
-                    on_reject: call.on_reject,
-                    on_cleanup: call.on_cleanup,
-                    prepaid: call.prepaid,
-                    deadline_ns,
-                    expired: false,
-                },
-            );
-            self.outputs.push(Output::Message(Message::Request(Request {
-                sender: self.canister.state.id,
-                callback,
-                receiver: call.callee,
-                method: call.method,
-                argument: call.argument,
-                cycles: call.cycles,
-                deadline_ns,
-            })));
-        }
-        ledger.consumed.burned = ledger.consumed.burned.saturating_add(burned);
-    }
-
-    fn respond(&mut self, origin: &Origin, answer: Result<Vec<u8>, Reject>, refund: Cycles) {
-        self.outputs.extend(response(origin, answer, refund));
-    }
-
     fn memory64(&self) -> bool {
         let installed = self.canister.state.installed.as_ref();
         installed.is_some_and(|installed| installed.module.memory64())
-    }
-}
-
-/// The answer to a call, for whoever is owed it.
-pub(super) fn response(
-    origin: &Origin,
-    answer: Result<Vec<u8>, Reject>,
-    refund: Cycles,
-) -> Option<Output> {
-    match origin {
-        Origin::User { id, .. } => {
-            let status = answer.map_or_else(Status::Rejected, Status::Replied);
-            Some(Output::Answer(*id, status))
-        }
-        Origin::Canister {
-            sender, callback, ..
-        } => Some(Output::Message(Message::Response(Response {
-            receiver: *sender,
-            callback: *callback,
-            result: match answer {
-                Ok(reply) => CallResult::Reply(reply),
-                Err(reject) => CallResult::Reject(rejection(reject)),
-            },
-            refund,
-        }))),
-        Origin::System => None,
-    }
-}
-
-/// A rejection as a canister sees it: its own words as they are, everything else with its code.
-pub(super) fn rejection(reject: Reject) -> Rejection {
-    Rejection {
-        code: reject.reject_code(),
-        message: if reject.error_code == CANISTER_REJECTED {
-            reject.message
-        } else {
-            reject.to_string()
-        },
     }
 }

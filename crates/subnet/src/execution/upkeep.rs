@@ -5,18 +5,19 @@ use super::{
     turn::{rejection, response},
 };
 use crate::state::{
-    CallResult, Canister, ChangeDetails, Message, Origin, Originator, Reject, ReplicatedState,
-    Response, Status,
+    CallResult, Canister, ChangeDetails, LongWork, Message, Origin, Originator, Reject,
+    ReplicatedState, Response, Status,
 };
 use ic_principal::Principal;
 use lockstep_canister::{engine::Cycles, memory::PagedMemory, state::RunState};
+use std::collections::BTreeSet;
 
 /// How often canisters pay for their keep, nanoseconds.
 const PAYMENT_NS: u64 = 10_000_000_000;
 /// How long `stop_canister` waits for calls under way, nanoseconds.
 const STOP_TIMEOUT_NS: u64 = 300_000_000_000;
 
-/// What the time of a new height brings about.
+/// What the time of a new height brings about. A canister with a long message notices when that has ended.
 pub(super) fn begin_height(state: &mut ReplicatedState) {
     expire_ingress(state);
     expire_calls(state);
@@ -27,9 +28,17 @@ pub(super) fn begin_height(state: &mut ReplicatedState) {
 /// Rejects users' calls that waited too long.
 fn expire_ingress(state: &mut ReplicatedState) {
     let now_ns = state.time_ns;
+    let long: BTreeSet<u64> = state
+        .canisters()
+        .values()
+        .filter_map(|canister| match canister.ledger.long.as_ref()?.work {
+            LongWork::Message(key) => Some(key),
+            LongWork::Task(_) => None,
+        })
+        .collect();
     let mut expired = Vec::new();
-    state.queue.retain(|_, message| match message.ingress() {
-        Some(call) if call.expiry_ns < now_ns => {
+    state.queue.retain(|key, message| match message.ingress() {
+        Some(call) if call.expiry_ns < now_ns && !long.contains(key) => {
             expired.push(*call.id);
             false
         }
@@ -49,7 +58,8 @@ fn expire_ingress(state: &mut ReplicatedState) {
 fn expire_calls(state: &mut ReplicatedState) {
     let now_ns = state.time_ns;
     let mut expired: Vec<(Principal, u64)> = Vec::new();
-    for (id, canister) in state.canisters() {
+    let canisters = state.canisters().iter();
+    for (id, canister) in canisters.filter(|(_, canister)| !canister.is_busy()) {
         let calls = canister.ledger.callbacks.iter();
         let late = calls.filter(|(_, call)| {
             call.deadline_ns != 0 && call.deadline_ns <= now_ns && !call.expired
@@ -75,7 +85,7 @@ fn expire_stops(state: &mut ReplicatedState) {
     let since_ns = state.time_ns.saturating_sub(STOP_TIMEOUT_NS);
     let waits = |canister: &Canister| {
         let calls = &canister.ledger.stop_calls;
-        calls.iter().any(|call| call.since_ns < since_ns)
+        !canister.is_busy() && calls.iter().any(|call| call.since_ns < since_ns)
     };
     let late: Vec<Principal> = state
         .canisters()
@@ -101,7 +111,9 @@ fn expire_stops(state: &mut ReplicatedState) {
 /// Stops canisters that are stopping and have no call left, and says so to who waits.
 pub(super) fn finish_stopping(state: &mut ReplicatedState) {
     let is_done = |canister: &Canister| {
-        canister.state.run_state == RunState::Stopping && canister.ledger.contexts.is_empty()
+        canister.state.run_state == RunState::Stopping
+            && canister.ledger.contexts.is_empty()
+            && !canister.is_busy()
     };
     let done: Vec<Principal> = state
         .canisters()
@@ -127,10 +139,13 @@ pub(super) fn finish_stopping(state: &mut ReplicatedState) {
 fn charge(state: &mut ReplicatedState) {
     let now_ns = state.time_ns;
     let prices = state.genesis.prices();
+    let is_due = |canister: &Canister| {
+        now_ns.saturating_sub(canister.ledger.paid_until_ns) >= PAYMENT_NS && !canister.is_busy()
+    };
     let owing: Vec<Principal> = state
         .canisters()
         .iter()
-        .filter(|(_, canister)| now_ns.saturating_sub(canister.ledger.paid_until_ns) >= PAYMENT_NS)
+        .filter(|(_, canister)| is_due(canister))
         .map(|(id, _)| *id)
         .collect();
     for id in owing {

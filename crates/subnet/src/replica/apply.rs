@@ -59,15 +59,15 @@ impl Application for Replica {
                 panic!("the root after height {} is no longer kept", block.height)
             });
         }
-        // After a height that failed half-way, generations may be ahead of the state.
+        // After a height that failed half-way, what is unfinished may be ahead of the state.
         if !std::mem::replace(&mut executor.in_step, false) {
-            executor.generations.clear();
+            executor.unfinished.clear();
         }
         let outcome = match execution::execute(
             &before.state,
             block,
             &self.engine,
-            &mut executor.generations,
+            &mut executor.unfinished,
         ) {
             Ok(outcome) => outcome,
             Err(halt) => {

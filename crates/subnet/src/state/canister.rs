@@ -1,6 +1,6 @@
 //! A canister and what the subnet keeps about it.
 use super::{
-    Cached, CanisterLog, Change, ChangeDetails, Changes, CyclesConsumed, Origin, Originator,
+    Cached, CanisterLog, Change, ChangeDetails, Changes, CyclesConsumed, Long, Origin, Originator,
     Stored, snapshot::globals_bytes,
 };
 use crate::tree::Tree;
@@ -55,6 +55,8 @@ pub struct Ledger {
     pub served_height: u64,
     /// Until when the canister has paid for its keep, nanoseconds since 1970.
     pub paid_until_ns: u64,
+    /// A message under way that takes more than a slice.
+    pub long: Option<Long>,
 }
 
 /// Whether `canister_on_low_wasm_memory` is to run.
@@ -153,6 +155,19 @@ impl Canister {
         self.state.run_state == RunState::Stopped
     }
 
+    /// Whether a long message is under way: until it ends, nothing else changes the canister.
+    #[must_use]
+    pub fn is_busy(&self) -> bool {
+        self.ledger.long.is_some()
+    }
+
+    /// Pays for a user's message, as far as there are cycles.
+    pub fn pay_ingress(&mut self, price: Cycles) {
+        let paid = price.min(self.state.cycles);
+        self.state.cycles -= paid;
+        self.ledger.consumed.ingress += paid;
+    }
+
     /// Notes a change that was just made.
     pub fn record(&mut self, time_ns: u64, originator: Originator, details: ChangeDetails) {
         self.ledger.changes.push(Change {
@@ -213,13 +228,13 @@ impl Canister {
         installed.is_some_and(|installed| installed.module.memory64())
     }
 
-    /// BLAKE3 over its whole state: the tag `lockstep subnet canister 3`, the digest of what messages
+    /// BLAKE3 over its whole state: the tag `lockstep subnet canister 4`, the digest of what messages
     /// see, what [`Stored`] adds, and the CBOR of [`Ledger`].
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         *self.digest.get_or_init(|| {
             let mut hasher = blake3::Hasher::new();
-            hasher.update(b"lockstep subnet canister 3");
+            hasher.update(b"lockstep subnet canister 4");
             hasher.update(&self.state.digest());
             self.stored.encode(&mut hasher);
             ciborium::into_writer(&self.ledger, &mut hasher).expect("a hash takes every byte");

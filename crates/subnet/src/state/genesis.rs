@@ -2,7 +2,10 @@
 use ic_principal::Principal;
 use lockstep_canister::{models::Work, prices::Prices, session::ModelDigest};
 use serde::{Deserialize, Serialize};
-use std::{collections::BTreeMap, num::NonZeroU32};
+use std::{
+    collections::BTreeMap,
+    num::{NonZeroU32, NonZeroU64},
+};
 
 /// DER header of a BLS12-381 public key as the Internet Computer writes it.
 const ROOT_KEY_DER_PREFIX: [u8; 37] = *b"\x30\x81\x82\x30\x1d\x06\x0d\x2b\x06\x01\x04\x01\x82\xdc\x7c\x05\x03\x01\x02\x01\x06\x0c\x2b\x06\x01\x04\x01\x82\xdc\x7c\x05\x03\x02\x01\x03\x61\x00";
@@ -14,6 +17,8 @@ pub const NODE_KEY_DER_BYTES: usize = 44;
 const SESSION_WORK_PER_HEIGHT: Work = 600_000_000;
 /// Instructions after which a height starts no further message.
 const ROUND_INSTRUCTIONS: u64 = 4_000_000_000;
+/// Instructions that a message gets at a height; one that takes more goes on at the next.
+const SLICE_INSTRUCTIONS: NonZeroU64 = NonZeroU64::new(2_000_000_000).unwrap();
 
 /// Tasks of a fork that count as running side by side: the cores of a small replica.
 const FORK_LANES: NonZeroU32 = NonZeroU32::new(4).unwrap();
@@ -60,6 +65,8 @@ pub struct Genesis {
     pub session_work_per_height: Work,
     /// Instructions of the time after which a height starts no further message.
     pub round_instructions: u64,
+    /// Instructions of the time after which a message goes on at the next height.
+    pub slice_instructions: NonZeroU64,
     /// How many tasks of a fork count as running side by side.
     pub fork_lanes: NonZeroU32,
     /// Over how many lanes canisters are spread, to take their turns side by side.
@@ -102,6 +109,7 @@ impl Genesis {
             models,
             session_work_per_height: SESSION_WORK_PER_HEIGHT,
             round_instructions: ROUND_INSTRUCTIONS,
+            slice_instructions: SLICE_INSTRUCTIONS,
             fork_lanes: FORK_LANES,
             scheduler_lanes: SCHEDULER_LANES,
             priced_as_nodes: PRICED_AS_NODES,
@@ -114,7 +122,7 @@ impl Genesis {
         Prices::new(self.priced_as_nodes)
     }
 
-    /// BLAKE3 over every field: the tag `lockstep genesis 3`, then the fields but the subnet id in
+    /// BLAKE3 over every field: the tag `lockstep genesis 4`, then the fields but the subnet id in
     /// the order of the declaration; integers are little-endian u64, maps and byte strings are
     /// preceded by their length.
     #[must_use]
@@ -124,7 +132,7 @@ impl Genesis {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        bytes(b"lockstep genesis 3");
+        bytes(b"lockstep genesis 4");
         bytes(&self.root_key);
         bytes(&(self.nodes.len() as u64).to_le_bytes());
         for key in self.nodes.values() {
@@ -137,6 +145,7 @@ impl Genesis {
         }
         bytes(&self.session_work_per_height.to_le_bytes());
         bytes(&self.round_instructions.to_le_bytes());
+        bytes(&self.slice_instructions.get().to_le_bytes());
         bytes(&u64::from(self.fork_lanes.get()).to_le_bytes());
         bytes(&u64::from(self.scheduler_lanes.get()).to_le_bytes());
         bytes(&u64::from(self.priced_as_nodes).to_le_bytes());

@@ -6,10 +6,11 @@ use lockstep_canister::memory::Paged;
 use lockstep_subnet::{
     application::Application,
     replica::StoreError,
-    state::{Status, canister_id},
+    state::{ReplicatedState, Status, canister_id},
 };
 use proptest::prelude::*;
 use redb::ReadableDatabase;
+use std::num::NonZeroU64;
 
 /// A workload: calls for each height, chosen by numbers.
 fn messages(height: u64, choices: &[u8]) -> Vec<Bytes> {
@@ -56,6 +57,60 @@ proptest! {
                 prop_assert_eq!(restarted.root(restarted.executed_height()), steady.root(steady.executed_height()));
             }
         }
+    }
+}
+
+#[test]
+fn a_long_message_goes_on_after_a_restart() {
+    let genesis = || {
+        let mut genesis = genesis();
+        genesis.slice_instructions = NonZeroU64::new(150_000).expect("not zero");
+        genesis
+    };
+    let directory = tempfile::tempdir().expect("a directory");
+    let steady = open_as(&directory.path().join("steady"), genesis()).expect("a new store");
+    let path = directory.path().join("restarted");
+    let mut restarted = open_as(&path, genesis()).expect("a new store");
+    let think = call(canister_id(0), "think", vec![], 2);
+    let heights = [
+        installation(0).1,
+        [
+            installation(1).1,
+            vec![call(canister_id(0), "generate", vec![], 0)],
+        ]
+        .concat(),
+        // Its first session is under way; the other canister starts one meanwhile.
+        vec![think.clone(), call(canister_id(0), "increment", vec![], 3)],
+        vec![call(canister_id(1), "generate", vec![], 4)],
+    ];
+    let mut busy = 0;
+    for messages in heights.into_iter().chain(vec![vec![]; 40]) {
+        let before = restarted.executed();
+        assert_eq!(step(&steady, messages.clone()), step(&restarted, messages));
+        let digest = restarted.executed().state.digest();
+        drop(restarted);
+        restarted = open_as(&path, genesis()).expect("the store");
+        assert_eq!(restarted.executed().state.digest(), digest);
+        let (before, after) = (&before.state, &restarted.executed().state);
+        if before.is_busy(&canister_id(0)) && after.is_busy(&canister_id(0)) {
+            busy += 1;
+            // Its session stands still, as it does.
+            let own = |state: &ReplicatedState| {
+                let sessions = state.sessions.sessions.values();
+                let mut own = sessions.filter(|session| session.owner == canister_id(0));
+                own.next().cloned()
+            };
+            assert!(own(before).is_some());
+            assert_eq!(own(before), own(after));
+        }
+    }
+    assert!(busy > 5, "{busy}");
+    assert_eq!(answer(&steady, &think), Status::Replied(vec![]));
+    let state = &steady.executed().state;
+    let sessions: Vec<_> = state.sessions.sessions.values().collect();
+    assert_eq!(sessions.len(), 3);
+    for session in sessions {
+        assert!(session.progress.ended.is_some() || session.progress.tokens.len() == 9);
     }
 }
 

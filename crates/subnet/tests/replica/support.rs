@@ -62,6 +62,16 @@ pub(crate) const CANISTER: &str = r#"(module
             (call $start (call $open (i32.const 100) (i32.const 3)) (i32.const 100) (i32.const 3) (i64.const 7) (i32.const 0))
             (i32.const 9)))
         (call $reply))
+    ;; Starts a session, and goes on for more than a million instructions.
+    (func (export "canister_update think") (local $i i32)
+        (drop (call $advance
+            (call $start (call $open (i32.const 100) (i32.const 3)) (i32.const 100) (i32.const 3) (i64.const 8) (i32.const 0))
+            (i32.const 9)))
+        (loop $next
+            (local.set $i (i32.add (local.get $i) (i32.const 1)))
+            (br_if $next (i32.lt_u (local.get $i) (i32.const 300000))))
+        (global.set $count (i32.add (global.get $count) (i32.const 100)))
+        (call $reply))
     (func (export "canister_update refused")
         (drop (call $advance
             (call $start (call $open (i32.const 100) (i32.const 3)) (i32.const 103) (i32.const 2) (i64.const 7) (i32.const 0))

@@ -165,6 +165,11 @@ pub fn query_target(method: &str, argument: &[u8]) -> Result<Option<Principal>, 
     found.target(argument)
 }
 
+/// Which canister a call is about, if it says so.
+pub(super) fn target(method: &str, argument: &[u8]) -> Option<Principal> {
+    find(method).ok()?.target(argument).ok()?
+}
+
 /// Which users are not bound to be refused by a method.
 pub(super) fn access(method: &str) -> Access {
     find(method).map_or(Access::Everybody, |found| found.access)
