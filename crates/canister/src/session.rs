@@ -132,6 +132,14 @@ pub struct SessionIds {
 }
 
 impl SessionIds {
+    /// Goes on behind those that a message's changes use.
+    pub fn skip(&mut self, changes: &BTreeMap<u64, Option<SessionState>>) {
+        let last = changes.keys().next_back();
+        while last.is_some_and(|last| self.next <= *last) {
+            self.take();
+        }
+    }
+
     /// Takes one.
     pub fn take(&mut self) -> u64 {
         let id = self.next;

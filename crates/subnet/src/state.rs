@@ -176,6 +176,19 @@ impl ReplicatedState {
         canister.is_some_and(|canister| canister.is_busy())
     }
 
+    /// Whether nothing may change a canister now: it has a long message under way, or one needs its chunks.
+    #[must_use]
+    pub fn is_held(&self, id: &Principal) -> bool {
+        self.canisters.values().any(|canister| {
+            let work = canister.ledger.long.as_ref().map(|long| &long.work);
+            work.is_some_and(|work| match work {
+                _ if canister.state.id == *id => true,
+                LongWork::Installation { lender, .. } => *lender == Some(*id),
+                _ => false,
+            })
+        })
+    }
+
     /// Whether a next block would do anything besides advancing the time.
     #[must_use]
     pub fn has_work(&self) -> bool {

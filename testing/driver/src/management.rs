@@ -181,7 +181,11 @@ impl Subnet {
         self.submit_to_management(method, &arguments)
     }
 
-    fn submit_to_management(&mut self, method: &str, arguments: &impl CandidType) -> MessageId {
+    /// Sends any call to the management canister, as the anonymous user, without waiting for it.
+    ///
+    /// # Panics
+    /// The arguments have no Candid form, or are too long.
+    pub fn submit_to_management(&mut self, method: &str, arguments: &impl CandidType) -> MessageId {
         let argument = candid::encode_one(arguments).expect("the type has a Candid form");
         let management = Principal::management_canister();
         self.submit(management, Principal::anonymous(), method, &argument)

@@ -4,7 +4,7 @@
 //! A message is executed on a copy of its turn, which takes the turn's place when the message has ended.
 //! One that is long ([`long`](super::long)) ends its turn.
 use super::{
-    long::{LongRun, LongRuns},
+    long::LongRuns,
     turn::{MESSAGE_OVERHEAD, Output, Round, Turn, Work},
 };
 use crate::{
@@ -132,8 +132,8 @@ impl Lane<'_> {
         let id = turn.canister.state.id;
         let mut next = turn.next();
         let ended = if self.runs.expects(&id) {
-            let run = LongRun::begin(next, work.clone(), self.height).go_on(1);
-            run.map_err(|run| self.runs.put(id, run)).ok()
+            let run = next.begin(work.clone(), self.height).go_on(1);
+            run.map_err(|run| self.runs.turns.put(id, run)).ok()
         } else {
             let pace = Pace::only_slice(self.round.genesis.slice_instructions);
             next.run(work, pace.clone());
@@ -152,7 +152,7 @@ impl Lane<'_> {
         let work = due.work.into_iter().next().expect("it has a long message");
         let keys = work.key().into_iter().collect();
         let id = canister.state.id;
-        let run = self.runs.take(&id, &long).unwrap_or_else(|| {
+        let run = self.runs.turns.take(&id, &long).unwrap_or_else(|| {
             let turn = Turn {
                 round: Arc::new(self.round.at(long.time_ns)),
                 canister: canister.clone(),
@@ -165,7 +165,7 @@ impl Lane<'_> {
                 pace: None,
                 printed: Vec::new(),
             };
-            LongRun::begin(turn, work, long.begun)
+            turn.begin(work, long.begun)
         });
         self.time += MESSAGE_OVERHEAD;
         let turn = match run.go_on(long.slices + 1) {
@@ -177,7 +177,7 @@ impl Lane<'_> {
                     ..long
                 };
                 canister.ledger.long = Some(long);
-                self.runs.put(id, run);
+                self.runs.turns.put(id, run);
                 canister.ledger.served_height = self.height;
                 return Taken {
                     canister,
@@ -209,18 +209,15 @@ impl Lane<'_> {
 
 /// Notes that a message needs more than the slice that it has had.
 fn begin_long(turn: &mut Turn, work: &Work, height: Height) {
+    let work_of_state = match work {
+        Work::Task(task) => LongWork::Task(*task),
+        Work::Message(key, _) => LongWork::Message(*key),
+    };
     turn.canister.ledger.long = Some(Long {
-        work: match work {
-            Work::Task(task) => LongWork::Task(*task),
-            Work::Message(key, _) => LongWork::Message(*key),
-        },
-        begun: height,
-        time_ns: turn.round.time_ns,
-        slices: 1,
         memory_available: turn.memory_available,
         message_bytes: turn.message_bytes,
         session_ids: turn.session_ids,
-        owed: 0,
+        ..Long::new(work_of_state, height, turn.round.time_ns)
     });
     if let Work::Message(_, message) = work
         && let Some(call) = message.ingress()
@@ -228,10 +225,13 @@ fn begin_long(turn: &mut Turn, work: &Work, height: Height) {
         let output = Output::Answer(*call.id, Status::Processing);
         turn.outputs.push(output);
     }
-    let ids = turn.session_ids;
-    let installed = turn.canister.state.installed.as_ref();
-    if installed.is_some_and(|installed| installed.module.uses_sessions()) {
-        let end = ids.next + ids.step * SESSIONS_MAX;
+    if turn.canister.uses_sessions() {
+        let end = sessions_end(turn.session_ids);
         turn.outputs.push(Output::SessionIds(end));
     }
+}
+
+/// The end of the ids that a message may use.
+pub(super) fn sessions_end(ids: SessionIds) -> u64 {
+    ids.next + ids.step * SESSIONS_MAX
 }

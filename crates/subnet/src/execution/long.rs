@@ -15,46 +15,36 @@
 //! # Bounds
 //! [`LONG_MAX`] messages go on at a time, those that began first; the others wait where they are, without
 //! a thread.
-use super::{
-    round::lock,
-    turn::{Turn, Work},
-};
+use super::{management::Installation, round::lock, turn::Turn};
 use crate::{
     application::Height,
     state::{Long, ReplicatedState},
 };
 use ic_principal::Principal;
-use lockstep_canister::pacer::{Pacer, Progress};
+use lockstep_canister::pacer::{Pace, Pacer, Progress};
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU64,
     panic,
     sync::Mutex,
     thread,
 };
 
-/// Long messages that go on at a height.
+/// Long messages that go on at a height, installations among them.
 const LONG_MAX: usize = 4;
 
 /// The threads of long messages, which lanes share.
 #[derive(Debug, Default)]
 pub(super) struct LongRuns {
-    live: Mutex<BTreeMap<Principal, LongRun>>,
+    /// Of canisters.
+    pub(super) turns: Threads<Turn>,
+    /// Of the management canister.
+    pub(super) installations: Threads<Installation>,
     /// Canisters whose last message was long.
     expected: Mutex<BTreeSet<Principal>>,
 }
 
 impl LongRuns {
-    /// The thread of a canister's long message, if it is as far as that.
-    pub(super) fn take(&self, id: &Principal, long: &Long) -> Option<LongRun> {
-        let run = lock(&self.live).remove(id)?;
-        ((run.begun, run.slices) == (long.begun, long.slices)).then_some(run)
-    }
-
-    /// Keeps a thread that waits.
-    pub(super) fn put(&self, id: Principal, run: LongRun) {
-        lock(&self.live).insert(id, run);
-    }
-
     /// Whether the canister's next message is likely to be long.
     pub(super) fn expects(&self, id: &Principal) -> bool {
         lock(&self.expected).contains(id)
@@ -73,8 +63,32 @@ impl LongRuns {
     /// Drops the threads of messages that do not go on.
     pub(super) fn trim(&self, state: &ReplicatedState) {
         let next = going_on(state);
-        lock(&self.live).retain(|id, _| next.contains(id));
+        lock(&self.turns.0).retain(|id, _| next.contains(id));
+        lock(&self.installations.0).retain(|id, _| next.contains(id));
         lock(&self.expected).retain(|id| state.canisters().contains_key(id));
+    }
+}
+
+/// Threads that wait, by the canister that is not changed meanwhile.
+#[derive(Debug)]
+pub(super) struct Threads<T>(Mutex<BTreeMap<Principal, LongRun<T>>>);
+
+impl<T> Default for Threads<T> {
+    fn default() -> Self {
+        Self(Mutex::default())
+    }
+}
+
+impl<T> Threads<T> {
+    /// The thread of a canister's long message, if it is as far as that.
+    pub(super) fn take(&self, id: &Principal, long: &Long) -> Option<LongRun<T>> {
+        let run = lock(&self.0).remove(id)?;
+        ((run.begun, run.slices) == (long.begun, long.slices)).then_some(run)
+    }
+
+    /// Keeps a thread.
+    pub(super) fn put(&self, id: Principal, run: LongRun<T>) {
+        lock(&self.0).insert(id, run);
     }
 }
 
@@ -88,28 +102,31 @@ pub(super) fn going_on(state: &ReplicatedState) -> BTreeSet<Principal> {
     long.into_iter().take(LONG_MAX).map(|(_, id)| id).collect()
 }
 
-/// A message on a thread of its own.
+/// A message on a thread of its own, which gives `T` at its end.
 #[derive(Debug)]
-pub(super) struct LongRun {
+pub(super) struct LongRun<T> {
     begun: Height,
     /// Slices granted.
     slices: u64,
     pacer: Pacer,
-    thread: thread::JoinHandle<Turn>,
+    thread: thread::JoinHandle<T>,
 }
 
-impl LongRun {
+impl<T: Send + 'static> LongRun<T> {
     /// Begins a message with one slice.
     ///
     /// # Panics
     /// When this machine has no more threads.
-    pub(super) fn begin(mut turn: Turn, work: Work, begun: Height) -> Self {
-        let pacer = Pacer::new(turn.round.genesis.slice_instructions);
+    pub(super) fn begin(
+        slice: NonZeroU64,
+        begun: Height,
+        run: impl FnOnce(Pace) -> T + Send + 'static,
+    ) -> Self {
+        let pacer = Pacer::new(slice);
         let pace = pacer.pace().clone();
         let run = move || {
             let _ending = pace.ending();
-            turn.run(&work, pace.clone());
-            turn
+            run(pace.clone())
         };
         let thread = thread::Builder::new()
             .name("long message".into())
@@ -122,11 +139,11 @@ impl LongRun {
         }
     }
 
-    /// Lets it have so many slices in all: what it has done, if that was enough.
+    /// Lets it have so many slices in all: what it gives, if that was enough.
     ///
     /// # Panics
     /// When the execution does.
-    pub(super) fn go_on(mut self, slices: u64) -> Result<Turn, Self> {
+    pub(super) fn go_on(mut self, slices: u64) -> Result<T, Self> {
         while self.slices < slices {
             self.pacer.resume();
             self.slices += 1;
@@ -134,8 +151,8 @@ impl LongRun {
         match self.pacer.wait() {
             Progress::Paused => Err(self),
             Progress::Ended => {
-                let turn = self.thread.join();
-                Ok(turn.unwrap_or_else(|reason| panic::resume_unwind(reason)))
+                let result = self.thread.join();
+                Ok(result.unwrap_or_else(|reason| panic::resume_unwind(reason)))
             }
         }
     }

@@ -11,6 +11,7 @@
 mod chunks;
 mod code;
 mod info;
+mod installation;
 mod lifecycle;
 mod logs;
 mod methods;
@@ -21,11 +22,12 @@ mod snapshots;
 mod status;
 
 use super::{
+    long::LongRuns,
     not_found,
     round::{Done as Totals, put},
-    turn::{MESSAGE_OVERHEAD, response},
+    turn::{MESSAGE_OVERHEAD, Output, response},
 };
-use crate::state::{Canister, Message, Origin, Originator, Reject, ReplicatedState};
+use crate::state::{Canister, Message, Origin, Originator, Reject, ReplicatedState, Status};
 use candid::{CandidType, DecoderConfig, utils::decode_one_with_config};
 use ic_principal::Principal;
 use lockstep_canister::{
@@ -37,6 +39,7 @@ use std::sync::Arc;
 
 use methods::Access;
 
+pub(super) use installation::Installation;
 pub use lifecycle::DEFAULT_CYCLES;
 pub use methods::{ingress_target, query_target};
 pub(super) use resources::memory_available;
@@ -91,6 +94,8 @@ pub fn query(
 
 /// A call under way.
 struct ManagementCall<'a> {
+    /// Its place in the queue.
+    key: u64,
     origin: Origin,
     /// Who calls: a user or a canister.
     sender: Principal,
@@ -133,12 +138,15 @@ enum Done {
     Reply(Vec<u8>),
     /// Not yet; somebody else will answer.
     Later,
+    /// Not yet: it goes on at the next height.
+    Long,
 }
 
 /// The management canister at work.
 struct Manager<'a> {
     state: &'a mut ReplicatedState,
     engine: &'a Engine,
+    runs: &'a LongRuns,
     totals: &'a mut Totals,
 }
 
@@ -146,38 +154,38 @@ struct Manager<'a> {
 pub(super) fn run_all(
     state: &mut ReplicatedState,
     engine: &Engine,
+    runs: &LongRuns,
     budget: Instructions,
     done: &mut Totals,
 ) {
-    let management = Principal::management_canister();
-    let keys: Vec<u64> = state
-        .queue
-        .iter()
-        .filter(|(_, message)| *message.receiver() == management)
-        .map(|(key, _)| *key)
-        .collect();
     let mut manager = Manager {
         state,
         engine,
+        runs,
         totals: done,
     };
+    manager.go_on(budget);
+    let management = Principal::management_canister();
+    let queue = manager.state.queue.iter();
+    let keys: Vec<u64> = queue
+        .filter(|(_, message)| *message.receiver() == management)
+        .map(|(key, _)| *key)
+        .collect();
     for key in keys {
         if manager.totals.time >= budget {
             break;
         }
         let message = Arc::clone(&manager.state.queue[&key]);
-        if is_about_busy(manager.state, &message) {
+        if waits(manager.state, &message) {
             continue;
         }
-        manager.state.queue.remove(&key);
         manager.totals.time += MESSAGE_OVERHEAD;
-        manager.totals.executed += 1;
-        manager.take(&message);
+        manager.take(key, &message);
     }
 }
 
-/// Whether a message waits for a canister's long message to end.
-fn is_about_busy(state: &ReplicatedState, message: &Message) -> bool {
+/// Whether a message waits for a canister's long message to end, or is long itself.
+fn waits(state: &ReplicatedState, message: &Message) -> bool {
     if !state
         .canisters()
         .values()
@@ -190,13 +198,15 @@ fn is_about_busy(state: &ReplicatedState, message: &Message) -> bool {
         Message::Request(request) => methods::target(&request.method, &request.argument),
         Message::Response(_) => None,
     };
-    target.is_some_and(|target| state.is_busy(&target))
+    target.is_some_and(|target| state.is_held(&target))
 }
 
-impl Manager<'_> {
-    fn take(&mut self, message: &Message) {
-        let mut call = match message {
-            Message::Ingress(call) => ManagementCall {
+impl<'a> ManagementCall<'a> {
+    /// `None` for an answer: the management canister makes no calls.
+    fn new(key: u64, message: &'a Message) -> Option<Self> {
+        Some(match message {
+            Message::Ingress(call) => Self {
+                key,
                 origin: Origin::User {
                     id: *call.id,
                     sender: call.sender,
@@ -206,7 +216,8 @@ impl Manager<'_> {
                 argument: &call.argument,
                 cycles: 0,
             },
-            Message::Request(request) => ManagementCall {
+            Message::Request(request) => Self {
+                key,
                 origin: Origin::Canister {
                     sender: request.sender,
                     callback: request.callback,
@@ -217,15 +228,40 @@ impl Manager<'_> {
                 argument: &request.argument,
                 cycles: request.cycles,
             },
-            // It makes no calls.
-            Message::Response(_) => return,
+            Message::Response(_) => return None,
+        })
+    }
+}
+
+impl Manager<'_> {
+    /// Takes a message from the queue, unless it is long.
+    fn take(&mut self, key: u64, message: &Message) {
+        let Some(mut call) = ManagementCall::new(key, message) else {
+            self.state.queue.remove(&key);
+            return;
         };
-        let answer = match self.execute(&mut call) {
-            Ok(Done::Reply(reply)) => Ok(reply),
-            Ok(Done::Later) => return,
-            Err(reject) => Err(reject),
+        let result = self.execute(&mut call);
+        self.end(call, result);
+    }
+
+    /// What a call comes to.
+    fn end(&mut self, call: ManagementCall<'_>, result: Result<Done, Reject>) {
+        let answer = match result {
+            Ok(Done::Long) => {
+                if let Origin::User { id, .. } = call.origin {
+                    put(self.state, Output::Answer(id, Status::Processing));
+                }
+                return;
+            }
+            Ok(Done::Reply(reply)) => Some(Ok(reply)),
+            Ok(Done::Later) => None,
+            Err(reject) => Some(Err(reject)),
         };
-        self.answer(&call.origin, answer, call.cycles);
+        self.state.queue.remove(&call.key);
+        self.totals.executed += 1;
+        if let Some(answer) = answer {
+            self.answer(&call.origin, answer, call.cycles);
+        }
     }
 
     fn answer(&mut self, origin: &Origin, answer: Result<Vec<u8>, Reject>, refund: Cycles) {

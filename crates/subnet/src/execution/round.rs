@@ -60,7 +60,7 @@ pub(super) fn run_messages(
     budget: Instructions,
 ) -> Done {
     let mut done = Done::default();
-    super::management::run_all(state, engine, budget, &mut done);
+    super::management::run_all(state, engine, runs, budget, &mut done);
     super::upkeep::finish_stopping(state);
     let mut tasks = tasks(state);
     // The first round has a budget of its own, lest the management canister take all of every height.
@@ -73,7 +73,7 @@ pub(super) fn run_messages(
         let (taken, time) = take_turns(state, engine, runs, due, left);
         done.time += time;
         deliver(state, taken, &mut done);
-        super::management::run_all(state, engine, budget, &mut done);
+        super::management::run_all(state, engine, runs, budget, &mut done);
         super::upkeep::finish_stopping(state);
         left = budget.saturating_sub(done.time);
     }
@@ -129,10 +129,13 @@ fn due(state: &ReplicatedState, tasks: &mut BTreeMap<Principal, Vec<Task>>) -> V
             if !going_on.contains(id) || canister.ledger.served_height == state.height {
                 continue;
             }
-            vec![match long.work {
-                LongWork::Task(task) => Work::Task(task),
-                LongWork::Message(key) => Work::Message(key, Arc::clone(&state.queue[&key])),
-            }]
+            match long.work {
+                LongWork::Task(task) => vec![Work::Task(task)],
+                LongWork::Message(key) => {
+                    vec![Work::Message(key, Arc::clone(&state.queue[&key]))]
+                }
+                LongWork::Installation { .. } => continue,
+            }
         } else {
             let tasks = tasks.remove(id).unwrap_or_default();
             let messages = messages.remove(id).unwrap_or_default();

@@ -12,10 +12,13 @@ mod settle;
 
 pub(super) use settle::{rejection, response};
 
-use super::UPDATE_INSTRUCTIONS;
-use crate::state::{
-    CallContext, CallResult, Canister, Genesis, LowMemory, Message, Origin, Reject, Response,
-    Status, Task,
+use super::{UPDATE_INSTRUCTIONS, long::LongRun};
+use crate::{
+    application::Height,
+    state::{
+        CallContext, CallResult, Canister, Genesis, LowMemory, Message, Origin, Reject, Response,
+        Status, Task,
+    },
 };
 use ic_principal::Principal;
 use lockstep_canister::{
@@ -132,6 +135,15 @@ impl Turn {
         *self = next;
     }
 
+    /// Begins a piece of work on a thread of its own.
+    pub(super) fn begin(mut self, work: Work, height: Height) -> LongRun<Self> {
+        let slice = self.round.genesis.slice_instructions;
+        LongRun::begin(slice, height, move |pace| {
+            self.run(&work, pace);
+            self
+        })
+    }
+
     /// Does a piece of work, in slices of `pace`.
     pub(super) fn run(&mut self, work: &Work, pace: Pace) {
         self.time = 0;
@@ -149,7 +161,7 @@ impl Turn {
                     id: *call.id,
                     sender: call.sender,
                 };
-                self.begin(origin, &call.method, &call.argument, 0);
+                self.enter(origin, &call.method, &call.argument, 0);
             }
             Message::Request(request) => {
                 let origin = Origin::Canister {
@@ -157,7 +169,7 @@ impl Turn {
                     callback: request.callback,
                     deadline_ns: request.deadline_ns,
                 };
-                self.begin(origin, &request.method, &request.argument, request.cycles);
+                self.enter(origin, &request.method, &request.argument, request.cycles);
             }
             Message::Response(response) => self.resume(response),
         }
@@ -184,7 +196,7 @@ impl Turn {
     }
 
     /// A call's first message.
-    fn begin(&mut self, origin: Origin, method: &str, argument: &[u8], cycles: Cycles) {
+    fn enter(&mut self, origin: Origin, method: &str, argument: &[u8], cycles: Cycles) {
         let entry = match self.entry(&origin, method, cycles) {
             Ok(entry) => entry,
             Err(reject) => return self.respond(&origin, Err(reject), cycles),

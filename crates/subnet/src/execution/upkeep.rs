@@ -5,8 +5,8 @@ use super::{
     turn::{rejection, response},
 };
 use crate::state::{
-    CallResult, Canister, ChangeDetails, LongWork, Message, Origin, Originator, Reject,
-    ReplicatedState, Response, Status,
+    CallResult, Canister, ChangeDetails, Message, Origin, Originator, Reject, ReplicatedState,
+    Response, Status,
 };
 use ic_principal::Principal;
 use lockstep_canister::{engine::Cycles, memory::PagedMemory, state::RunState};
@@ -31,10 +31,7 @@ fn expire_ingress(state: &mut ReplicatedState) {
     let long: BTreeSet<u64> = state
         .canisters()
         .values()
-        .filter_map(|canister| match canister.ledger.long.as_ref()?.work {
-            LongWork::Message(key) => Some(key),
-            LongWork::Task(_) => None,
-        })
+        .filter_map(|canister| canister.ledger.long.as_ref()?.work.key())
         .collect();
     let mut expired = Vec::new();
     state.queue.retain(|key, message| match message.ingress() {
@@ -140,7 +137,8 @@ fn charge(state: &mut ReplicatedState) {
     let now_ns = state.time_ns;
     let prices = state.genesis.prices();
     let is_due = |canister: &Canister| {
-        now_ns.saturating_sub(canister.ledger.paid_until_ns) >= PAYMENT_NS && !canister.is_busy()
+        now_ns.saturating_sub(canister.ledger.paid_until_ns) >= PAYMENT_NS
+            && !state.is_held(&canister.state.id)
     };
     let owing: Vec<Principal> = state
         .canisters()

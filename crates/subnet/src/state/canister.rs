@@ -161,6 +161,13 @@ impl Canister {
         self.ledger.long.is_some()
     }
 
+    /// Whether its messages may start sessions.
+    #[must_use]
+    pub fn uses_sessions(&self) -> bool {
+        let installed = self.state.installed.as_ref();
+        installed.is_some_and(|installed| installed.module.uses_sessions())
+    }
+
     /// Pays for a user's message, as far as there are cycles.
     pub fn pay_ingress(&mut self, price: Cycles) {
         let paid = price.min(self.state.cycles);

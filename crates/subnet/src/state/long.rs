@@ -1,5 +1,6 @@
 //! Messages that take more than a slice of the time.
 use crate::application::Height;
+use ic_principal::Principal;
 use lockstep_canister::{engine::Cycles, session::SessionIds};
 use serde::{Deserialize, Serialize};
 
@@ -21,6 +22,24 @@ pub enum LongWork {
     Task(Task),
     /// The message with this key, which stays in the queue until it has ended.
     Message(u64),
+    /// The call of the management canister with this key, which installs code.
+    Installation {
+        /// The call's key.
+        key: u64,
+        /// The canister whose chunks the code is made of, if it is another one: they stay until then.
+        lender: Option<Principal>,
+    },
+}
+
+impl LongWork {
+    /// The key of the message, which is in the queue.
+    #[must_use]
+    pub fn key(&self) -> Option<u64> {
+        match self {
+            Self::Task(_) => None,
+            Self::Message(key) | Self::Installation { key, .. } => Some(*key),
+        }
+    }
 }
 
 /// A message that has had slices of its time and needs more.
@@ -45,4 +64,21 @@ pub struct Long {
     pub session_ids: SessionIds,
     /// Cycles that the canister has owed since, for messages to it.
     pub owed: Cycles,
+}
+
+impl Long {
+    /// A message that has had its first slice, with which neither memories nor calls grow.
+    #[must_use]
+    pub fn new(work: LongWork, begun: Height, time_ns: u64) -> Self {
+        Self {
+            work,
+            begun,
+            time_ns,
+            slices: 1,
+            memory_available: 0,
+            message_bytes: 0,
+            session_ids: SessionIds { next: 0, step: 1 },
+            owed: 0,
+        }
+    }
 }

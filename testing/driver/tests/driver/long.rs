@@ -1,4 +1,8 @@
 //! Messages that take more than a slice.
+use candid::Decode;
+use ic_management_canister_types::{
+    CanisterInstallMode, ChunkHash, InstallChunkedCodeArgs, UploadChunkArgs,
+};
 use ic_principal::Principal;
 use lockstep_canister::engine::Engine;
 use lockstep_driver::{MessageId, Status, Subnet};
@@ -55,7 +59,12 @@ const MODULE: &str = r#"(module
     (func (export "canister_update later")
         (drop (call $timer (i64.add (call $time) (i64.const 1)))) (call $reply))
     (func (export "canister_global_timer") (call $spin) (call $note (i32.const 140)))
-    (func (export "canister_query read") (call $append (i32.const 100) (i32.const 44)) (call $reply)))"#;
+    (func (export "canister_init")
+        (if (call $size) (then (call $count) (call $note (i32.const 144)))))
+    (func (export "canister_pre_upgrade") (call $spin))
+    (func (export "canister_post_upgrade") (call $count) (call $note (i32.const 148))
+        (if (i32.eq (i32.load (i32.const 0)) (i32.const 66666)) (then (unreachable))))
+    (func (export "canister_query read") (call $append (i32.const 100) (i32.const 52)) (call $reply)))"#;
 
 const SLICE: u64 = 100_000;
 
@@ -286,4 +295,126 @@ fn a_timer_may_be_long() {
     assert_eq!(read(&subnet, ids[0])[40..44], 1_u32.to_le_bytes());
     subnet.settle();
     assert!(!subnet.canister(ids[0]).unwrap().is_busy());
+}
+
+/// What a call that installs code in many blocks comes to, with and without restarts.
+fn install(
+    submit: impl Fn(&mut Subnet, Principal) -> MessageId,
+) -> (Subnet, Principal, u64, Status) {
+    let run = |forgets: bool| {
+        let (mut subnet, ids) = subnet(Engine::new(), SLICE, 2);
+        let work = submit_work(&mut subnet, ids[0]);
+        let before = read(&subnet, ids[0]);
+        let id = submit(&mut subnet, ids[0]);
+        let mut roots = Vec::new();
+        let answer = loop {
+            subnet.tick();
+            roots.push(subnet.root());
+            match subnet.status(id) {
+                Some(status @ (Status::Replied(_) | Status::Rejected(_))) => break status.clone(),
+                status => assert!(matches!(status, Some(Status::Processing)), "{status:?}"),
+            }
+            assert_eq!(read(&subnet, ids[0]), before);
+            assert!(subnet.canister(ids[0]).unwrap().is_busy());
+            // Others go on.
+            let id = submit_work(&mut subnet, ids[1]);
+            assert!(matches!(subnet.status(id), Some(Status::Replied(_))));
+            roots.push(subnet.root());
+            if forgets {
+                subnet.forget();
+            }
+        };
+        assert!(!subnet.canister(ids[0]).unwrap().is_busy());
+        assert!(matches!(subnet.status(work), Some(Status::Replied(_))));
+        (subnet, ids[0], roots, answer)
+    };
+    let (subnet, id, roots, answer) = run(false);
+    let forgetful = run(true);
+    assert_eq!((&forgetful.2, &forgetful.3), (&roots, &answer));
+    (subnet, id, roots.len() as u64 / 2, answer)
+}
+
+/// A short call and the block that executes it.
+fn submit_work(subnet: &mut Subnet, id: Principal) -> MessageId {
+    let id = submit(subnet, id, "work", 1);
+    subnet.tick();
+    id
+}
+
+#[test]
+fn an_installation_may_be_long() {
+    use CanisterInstallMode::{Reinstall, Upgrade};
+    let wasm = wat::parse_str(MODULE).expect("it is a module");
+    for (mode, n, noted) in [
+        (Reinstall, 80_000_u32, [1, 0]),
+        (Upgrade(None), 80_000, [0, 1]),
+    ] {
+        let (subnet, id, blocks, status) =
+            install(|subnet, id| subnet.submit_install(id, mode, &wasm, &n.to_le_bytes()));
+        assert!(matches!(status, Status::Replied(_)), "{status:?}");
+        assert!(blocks > 3, "{blocks}");
+        let notes = read(&subnet, id);
+        assert_eq!([notes[44], notes[48]], noted);
+        // What the old code noted is gone.
+        assert_eq!(notes[..4], [0; 4]);
+    }
+}
+
+#[test]
+fn a_long_installation_that_traps_leaves_the_old_code() {
+    let wasm = wat::parse_str(MODULE).expect("it is a module");
+    let (subnet, id, blocks, status) = install(|subnet, id| {
+        let argument = 66_666_u32.to_le_bytes();
+        subnet.submit_install(id, CanisterInstallMode::Upgrade(None), &wasm, &argument)
+    });
+    let Status::Rejected(reject) = status else {
+        panic!("{status:?}")
+    };
+    assert_eq!(reject.error_code, 502);
+    assert!(blocks > 3, "{blocks}");
+    let notes = read(&subnet, id);
+    assert_eq!((notes[0], notes[48]), (1, 0));
+}
+
+#[test]
+fn chunks_stay_until_they_are_installed() {
+    let wasm = wat::parse_str(MODULE).expect("it is a module");
+    let run = |forgets: bool| {
+        let (mut subnet, ids) = subnet(Engine::new(), SLICE, 2);
+        let (target, store) = (ids[0], ids[1]);
+        let anonymous = Principal::anonymous();
+        let chunk = UploadChunkArgs {
+            canister_id: store,
+            chunk: wasm.clone(),
+        };
+        let reply = subnet.manage(anonymous, "upload_chunk", &chunk).unwrap();
+        let hash = Decode!(&reply, ChunkHash).unwrap();
+        let arguments = InstallChunkedCodeArgs {
+            mode: CanisterInstallMode::Reinstall,
+            target_canister: target,
+            store_canister: Some(store),
+            wasm_module_hash: hash.hash.clone(),
+            chunk_hashes_list: vec![hash],
+            arg: 50_000_u32.to_le_bytes().to_vec(),
+            sender_canister_version: None,
+        };
+        let install = subnet.submit_to_management("install_chunked_code", &arguments);
+        subnet.tick();
+        let clear = subnet.submit_management("clear_chunk_store", store);
+        let mut roots = Vec::new();
+        while subnet.canister(target).unwrap().is_busy() {
+            if forgets {
+                subnet.forget();
+            }
+            assert!(!matches!(subnet.status(clear), Some(Status::Replied(_))));
+            subnet.tick();
+            roots.push(subnet.root());
+        }
+        assert!(roots.len() > 2);
+        assert!(matches!(subnet.status(install), Some(Status::Replied(_))));
+        subnet.wait(clear).unwrap();
+        assert_eq!(read(&subnet, target)[44], 1);
+        roots
+    };
+    assert_eq!(run(true), run(false));
 }

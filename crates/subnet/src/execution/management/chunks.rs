@@ -4,6 +4,7 @@ use crate::state::{CHUNK_BYTES_MAX, CHUNKS_MAX, Chunks, Reject};
 use ic_management_canister_types::{
     CanisterIdRecord, ChunkHash, InstallChunkedCodeArgs, InstallCodeArgs, UploadChunkArgs,
 };
+use ic_principal::Principal;
 use lockstep_canister::engine::MODULE_BYTES_MAX;
 use sha2::{Digest, Sha256};
 
@@ -37,6 +38,17 @@ impl Manager<'_> {
         &mut self,
         call: &ManagementCall<'_>,
     ) -> Result<Done, Reject> {
+        let (arguments, store) = self.chunked_code(call)?;
+        self.totals.time += arguments.wasm_module.len() as u64;
+        let lender = (store != arguments.canister_id).then_some(store);
+        self.install_module(call, arguments, lender)
+    }
+
+    /// What `install_chunked_code` installs, and the canister whose chunks it is made of.
+    pub(super) fn chunked_code(
+        &self,
+        call: &ManagementCall<'_>,
+    ) -> Result<(InstallCodeArgs, Principal), Reject> {
         let arguments: InstallChunkedCodeArgs = decode(call.argument)?;
         let target = arguments.target_canister;
         self.draft(call, &target)?;
@@ -52,17 +64,14 @@ impl Manager<'_> {
             check_controller(&keeper.state, &call.sender)?;
         }
         let wasm_module = assemble(&keeper.stored.chunks, &arguments)?;
-        self.totals.time += wasm_module.len() as u64;
-        self.install_module(
-            call,
-            InstallCodeArgs {
-                mode: arguments.mode,
-                canister_id: target,
-                wasm_module,
-                arg: arguments.arg,
-                sender_canister_version: arguments.sender_canister_version,
-            },
-        )
+        let arguments = InstallCodeArgs {
+            mode: arguments.mode,
+            canister_id: target,
+            wasm_module,
+            arg: arguments.arg,
+            sender_canister_version: arguments.sender_canister_version,
+        };
+        Ok((arguments, store))
     }
 }
 

@@ -3,20 +3,24 @@
 //! # Design
 //! An installation works on a copy of the canister, which takes its place at the end. One that fails
 //! leaves what its entry points printed in the log, and costs what they executed.
-use super::{Done, ManagementCall, Manager, decode, nothing, resources::memory_available};
+use super::{
+    Done, Installation, ManagementCall, Manager, decode, installation::Seen, nothing,
+    resources::memory_available,
+};
 use crate::{
-    execution::{INSTALL_INSTRUCTIONS, environment, no_code, upkeep},
-    state::{Canister, ChangeDetails, Deployment, LowMemory, Reject, ReplicatedState},
+    execution::{
+        lane::sessions_end,
+        long::{LongRun, going_on},
+        turn::{MESSAGE_OVERHEAD, Round},
+        upkeep,
+    },
+    state::{Canister, ChangeDetails, Deployment, Long, LongWork, LowMemory, Reject},
 };
-use ic_management_canister_types::{
-    CanisterInstallMode, InstallCodeArgs, UninstallCodeArgs, UpgradeFlags, WasmMemoryPersistence,
-};
+use ic_management_canister_types::{InstallCodeArgs, UninstallCodeArgs};
 use ic_principal::Principal;
 use lockstep_canister::{
-    engine::{Call, Cycles, Engine, EntryPoint, Environment, Instructions, Module},
-    memory::PagedMemory,
-    session::Sessions,
-    state::Installed,
+    engine::{Instructions, Module},
+    pacer::Pace,
 };
 use sha2::{Digest, Sha256};
 use std::sync::Arc;
@@ -35,56 +39,110 @@ impl Manager<'_> {
     }
 
     pub(super) fn install_code(&mut self, call: &ManagementCall<'_>) -> Result<Done, Reject> {
-        let arguments: InstallCodeArgs = decode(call.argument)?;
-        self.install_module(call, arguments)
+        let arguments = decode(call.argument)?;
+        self.install_module(call, arguments, None)
     }
 
-    /// Runs an installation and applies it as a whole.
+    /// Runs an installation and applies it as a whole; later, if it is long. `lender` is the canister whose
+    /// chunks the module is made of, if it is another one.
     pub(super) fn install_module(
         &mut self,
         call: &ManagementCall<'_>,
         arguments: InstallCodeArgs,
+        lender: Option<Principal>,
     ) -> Result<Done, Reject> {
         let id = arguments.canister_id;
-        let canister = self.draft(call, &id)?;
+        self.draft(call, &id)?;
+        self.totals.time += self.compilation_time(&arguments.wasm_module);
+        let seen = Seen {
+            time_ns: self.state.time_ns,
+            memory_available: memory_available(self.state),
+            session_ids: self.state.sessions.ids(),
+        };
+        let mut installation = self.prepare(call, arguments, seen)?;
+        let slice = self.state.genesis.slice_instructions;
+        let pace = Pace::only_slice(slice);
+        installation.run(pace.clone());
+        if !pace.is_refused() {
+            self.totals.time += installation.time;
+            return self.apply(installation);
+        }
+        self.totals.time += slice.get();
+        let work = LongWork::Installation {
+            key: call.key,
+            lender,
+        };
+        let long = Long {
+            memory_available: seen.memory_available,
+            session_ids: seen.session_ids,
+            ..Long::new(work, self.state.height, seen.time_ns)
+        };
+        if installation.uses_sessions() {
+            let sessions = &mut self.state.sessions;
+            sessions.next_id = sessions.next_id.max(sessions_end(seen.session_ids));
+        }
+        let height = self.state.height;
+        let canister = self.state.canister_mut(&id).expect("it was just found");
+        canister.ledger.long = Some(long);
+        canister.ledger.served_height = height;
+        Ok(Done::Long)
+    }
+
+    /// An installation that has not begun.
+    fn prepare(
+        &self,
+        call: &ManagementCall<'_>,
+        arguments: InstallCodeArgs,
+        seen: Seen,
+    ) -> Result<Installation, Reject> {
+        let canister = self.draft(call, &arguments.canister_id)?;
         let originator = call.originator(self.state, arguments.sender_canister_version)?;
-        let module = self.compile(&id, &arguments.wasm_module)?;
-        let module_hash = module.hash();
-        let mode = match arguments.mode {
-            CanisterInstallMode::Install => Deployment::Install,
-            CanisterInstallMode::Reinstall => Deployment::Reinstall,
-            CanisterInstallMode::Upgrade(_) => Deployment::Upgrade,
+        let module = self.compile(&arguments.canister_id, &arguments.wasm_module)?;
+        let round = Round {
+            engine: self.engine.clone(),
+            genesis: Arc::clone(&self.state.genesis),
+            prices: self.state.genesis.prices(),
+            sessions: Arc::new(self.state.sessions.clone()),
+            time_ns: seen.time_ns,
         };
-        let mut installation = Installation {
+        Ok(Installation::new(
+            round,
+            seen,
             canister,
-            sessions: self.state.sessions.clone(),
-            engine: self.engine,
-            caller: call.sender,
-            time: 0,
-            left: INSTALL_INSTRUCTIONS,
-            paid: 0,
-            lines: Vec::new(),
-            printed: Vec::new(),
-        };
-        let result = installation.run(self.state, arguments.mode, module, arguments.arg);
-        self.totals.time += installation.time;
+            call.sender,
+            originator,
+            (arguments.mode, module, arguments.arg),
+        ))
+    }
+
+    /// Applies what an installation has come to.
+    fn apply(&mut self, installation: Installation) -> Result<Done, Reject> {
         let Installation {
             mut canister,
-            sessions,
+            originator,
+            deployment,
+            module,
+            clears_sessions,
+            session_changes,
             paid,
             lines,
             printed,
+            result,
             ..
         } = installation;
+        let id = canister.state.id;
         let printed = printed.into_iter().map(|line| (id, line));
         self.totals.printed.extend(printed);
         canister.ledger.consumed.instructions += paid;
-        if mode == Deployment::Reinstall {
+        if deployment == Deployment::Reinstall {
             canister.ledger.log.clear();
         }
         let now_ns = self.state.time_ns;
         log(&mut canister, now_ns, &lines);
-        let details = ChangeDetails::CodeDeployment { mode, module_hash };
+        let details = ChangeDetails::CodeDeployment {
+            mode: deployment,
+            module_hash: module.hash(),
+        };
         canister.record(now_ns, originator, details);
         canister.ledger.low_memory = LowMemory::Enough;
         canister.note_memory();
@@ -97,8 +155,78 @@ impl Manager<'_> {
             canister.account();
             return Err(reject);
         }
-        self.state.sessions = sessions;
+        let sessions = &mut self.state.sessions;
+        if clears_sessions {
+            sessions.sessions.retain(|_, session| session.owner != id);
+        }
+        sessions.apply(&session_changes);
         nothing()
+    }
+
+    /// Gives each long installation its slice, as far as the time goes.
+    pub(super) fn go_on(&mut self, budget: Instructions) {
+        for id in going_on(self.state) {
+            let canister = &self.state.canisters()[&id];
+            let long = canister.ledger.long.clone().expect("it goes on");
+            let LongWork::Installation { key, .. } = long.work else {
+                continue;
+            };
+            if canister.ledger.served_height == self.state.height || self.totals.time >= budget {
+                continue;
+            }
+            let message = Arc::clone(&self.state.queue[&key]);
+            let call = ManagementCall::new(key, &message).expect("it is a call");
+            let run = self.runs.installations.take(&id, &long);
+            let run = run.unwrap_or_else(|| self.begin_again(&call, &long));
+            self.totals.time += MESSAGE_OVERHEAD;
+            let result = run.go_on(long.slices + 1);
+            let slice = self.state.genesis.slice_instructions.get();
+            let height = self.state.height;
+            let canister = self.state.canister_mut(&id).expect("it was just found");
+            canister.ledger.served_height = height;
+            match result {
+                Ok(mut installation) => {
+                    let spent = long.slices * slice;
+                    self.totals.time += installation.time.saturating_sub(spent);
+                    canister.ledger.long = None;
+                    // Whether it succeeds or not.
+                    canister.pay_ingress(long.owed);
+                    installation.canister.pay_ingress(long.owed);
+                    installation.canister.ledger.served_height = height;
+                    let result = self.apply(installation);
+                    self.end(call, result);
+                }
+                Err(run) => {
+                    self.totals.time += slice;
+                    canister.ledger.long = Some(Long {
+                        slices: long.slices + 1,
+                        ..long
+                    });
+                    self.runs.installations.put(id, run);
+                }
+            }
+        }
+    }
+
+    /// Begins a long installation again from its call.
+    fn begin_again(&self, call: &ManagementCall<'_>, long: &Long) -> LongRun<Installation> {
+        let seen = Seen {
+            time_ns: long.time_ns,
+            memory_available: long.memory_available,
+            session_ids: long.session_ids,
+        };
+        let arguments = match call.method {
+            "install_code" => decode(call.argument),
+            _ => self.chunked_code(call).map(|(arguments, _)| arguments),
+        };
+        let installation = arguments.and_then(|arguments| self.prepare(call, arguments, seen));
+        let mut installation = installation.expect("what it depends on has not changed");
+        installation.canister.ledger.long = None;
+        let slice = self.state.genesis.slice_instructions;
+        LongRun::begin(slice, long.begun, move |pace| {
+            installation.run(pace);
+            installation
+        })
     }
 }
 
@@ -109,40 +237,28 @@ fn log(canister: &mut Canister, now_ns: u64, lines: &[String]) {
     }
 }
 
-/// Whether an upgrade keeps the heap, which takes both modules and the option.
-fn check_persistence(
-    old: &Module,
-    new: &Module,
-    option: Option<WasmMemoryPersistence>,
-) -> Result<bool, Reject> {
-    let keeps = option == Some(WasmMemoryPersistence::Keep);
-    if option.is_none() && old.keeps_heap() {
-        let text = "Missing upgrade option: Enhanced orthogonal persistence requires the `wasm_memory_persistence` upgrade option.";
-        return Err(Reject::new(504, text));
-    }
-    if keeps && !new.keeps_heap() {
-        let text = "Invalid upgrade option: The `wasm_memory_persistence: opt Keep` upgrade option requires that the new canister module supports enhanced orthogonal persistence.";
-        return Err(Reject::new(504, text));
-    }
-    Ok(keeps)
-}
-
 impl Manager<'_> {
-    /// Compiles a module, which takes time unless a canister has it.
-    pub(super) fn compile(&mut self, id: &Principal, wasm: &[u8]) -> Result<Arc<Module>, Reject> {
-        let hash: [u8; 32] = Sha256::digest(wasm).into();
-        let in_use = self.state.canisters().values().any(|canister| {
-            let installed = canister.state.installed.as_ref();
-            installed.is_some_and(|installed| installed.module.hash() == hash)
-        });
-        if !in_use {
-            self.totals.time += unpacked_bytes(wasm).saturating_mul(COMPILATION);
-        }
+    /// Compiles a module.
+    pub(super) fn compile(&self, id: &Principal, wasm: &[u8]) -> Result<Arc<Module>, Reject> {
         self.engine.module(wasm).map_err(|error| {
             let text =
                 format!("Error from Canister {id}: Canister's Wasm module is not valid: {error}");
             Reject::new(505, text)
         })
+    }
+
+    /// What compiling a module takes of the time: nothing, if a canister has it.
+    pub(super) fn compilation_time(&self, wasm: &[u8]) -> Instructions {
+        let hash: [u8; 32] = Sha256::digest(wasm).into();
+        let in_use = self.state.canisters().values().any(|canister| {
+            let installed = canister.state.installed.as_ref();
+            installed.is_some_and(|installed| installed.module.hash() == hash)
+        });
+        if in_use {
+            0
+        } else {
+            unpacked_bytes(wasm).saturating_mul(COMPILATION)
+        }
     }
 }
 
@@ -152,151 +268,5 @@ fn unpacked_bytes(wasm: &[u8]) -> u64 {
     match wasm.last_chunk() {
         Some(size) if wasm.starts_with(&[0x1f, 0x8b]) => u32::from_le_bytes(*size).into(),
         _ => wasm.len() as u64,
-    }
-}
-
-/// An installation under way: applied as a whole or dropped.
-struct Installation<'call> {
-    canister: Canister,
-    sessions: Sessions,
-    engine: &'call Engine,
-    caller: Principal,
-    /// Instructions of the time so far.
-    time: Instructions,
-    /// Instructions that its entry points may still use together.
-    left: Instructions,
-    /// Cycles paid for instructions.
-    paid: Cycles,
-    /// What was printed, and why it trapped.
-    lines: Vec<String>,
-    /// What was printed.
-    printed: Vec<String>,
-}
-
-impl Installation<'_> {
-    fn run(
-        &mut self,
-        state: &ReplicatedState,
-        mode: CanisterInstallMode,
-        module: Arc<Module>,
-        argument: Vec<u8>,
-    ) -> Result<(), Reject> {
-        match mode {
-            CanisterInstallMode::Install if self.canister.state.installed.is_some() => {
-                let text = format!(
-                    "Canister {} cannot be installed because the canister is not empty. Try installing with mode='reinstall' instead.",
-                    self.canister.state.id
-                );
-                return Err(Reject::new(514, text));
-            }
-            CanisterInstallMode::Install | CanisterInstallMode::Reinstall => {
-                self.begin(module);
-                self.enter(state, EntryPoint::Init, argument)?;
-            }
-            CanisterInstallMode::Upgrade(flags) => {
-                self.upgrade(state, flags.unwrap_or_default(), module, argument)?;
-            }
-        }
-        self.check_heap()
-    }
-
-    /// Puts code into the canister whose memories are empty.
-    fn begin(&mut self, module: Arc<Module>) {
-        let canister = &mut self.canister.state;
-        canister.stable = PagedMemory::default();
-        canister.certified_data = Vec::new();
-        canister.global_timer_ns = 0;
-        canister.installed = Some(Installed::new(module));
-        canister.version += 1;
-        let id = canister.id;
-        let sessions = &mut self.sessions.sessions;
-        sessions.retain(|_, session| session.owner != id);
-    }
-
-    fn upgrade(
-        &mut self,
-        state: &ReplicatedState,
-        flags: UpgradeFlags,
-        module: Arc<Module>,
-        argument: Vec<u8>,
-    ) -> Result<(), Reject> {
-        let Some(installed) = &self.canister.state.installed else {
-            return Err(no_code(&self.canister.state.id));
-        };
-        let keep_heap =
-            check_persistence(&installed.module, &module, flags.wasm_memory_persistence)?;
-        if flags.skip_pre_upgrade != Some(true) {
-            self.enter(state, EntryPoint::PreUpgrade, Vec::new())?;
-        }
-        let canister = &mut self.canister.state;
-        canister.global_timer_ns = 0;
-        canister.version += 1;
-        let old = canister.installed.take().expect("it was just seen");
-        let mut new = Installed::new(module);
-        if keep_heap {
-            new.heap = old.heap;
-        }
-        canister.installed = Some(new);
-        self.enter(state, EntryPoint::PostUpgrade { keep_heap }, argument)
-    }
-
-    fn enter(
-        &mut self,
-        state: &ReplicatedState,
-        entry: EntryPoint,
-        argument: Vec<u8>,
-    ) -> Result<(), Reject> {
-        let prices = state.genesis.prices();
-        let canister = &mut self.canister.state;
-        let installed = canister.installed.as_ref();
-        let memory64 = installed.is_some_and(|installed| installed.module.memory64());
-        let frozen_cycles = canister.frozen_cycles(prices);
-        let price = prices.execution(self.left, memory64);
-        let needed = frozen_cycles + price;
-        if canister.cycles < needed {
-            let text = format!(
-                "Canister installation failed with `Canister {} is out of cycles: please top up the canister with at least {} additional cycles`.",
-                canister.id,
-                needed - canister.cycles
-            );
-            return Err(Reject::new(207, text));
-        }
-        canister.cycles -= price;
-        let call = Call::new(entry, self.caller, argument);
-        let environment = Environment {
-            prices,
-            frozen_cycles,
-            memory_available: memory_available(state),
-            ..environment(state, &self.sessions, self.left)
-        };
-        let execution = self.engine.execute(canister, &call, &environment);
-        self.time += execution.time;
-        self.left = self.left.saturating_sub(execution.instructions);
-        self.printed.extend(execution.debug.iter().cloned());
-        self.lines.extend(execution.debug);
-        let used = prices.execution(execution.instructions, memory64);
-        canister.receive(price.saturating_sub(used));
-        self.paid += used;
-        let (_, effects) = execution.result.inspect_err(|error| {
-            self.lines.push(format!("[TRAP]: {}", error.message));
-        })?;
-        canister.apply(&effects);
-        self.canister.ledger.consumed.burned += effects.cycles_spent;
-        self.sessions.apply(&effects.sessions);
-        Ok(())
-    }
-
-    /// The heap that an installation leaves is within the limit.
-    fn check_heap(&self) -> Result<(), Reject> {
-        let canister = &self.canister.state;
-        let (bytes, limit) = (canister.heap_bytes(), canister.settings.wasm_memory_limit);
-        if limit == 0 || bytes <= limit {
-            return Ok(());
-        }
-        let text = format!(
-            "Error from Canister {}: Canister exceeded its current Wasm memory limit of {limit} bytes. The peak Wasm memory usage was {bytes} bytes. If the canister reaches 4GiB, then it may stop functioning and may become unrecoverable. Please reach out to the canister owner to investigate the reason for the increased memory usage. It might be necessary to move data from the Wasm memory to stable memory. If such high Wasm memory usage is expected and safe, then the developer can increase the Wasm memory limit in the canister settings.",
-            canister.id
-        );
-        Err(Reject::new(539, text))
     }
 }

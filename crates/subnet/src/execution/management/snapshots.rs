@@ -93,6 +93,7 @@ impl Manager<'_> {
             SnapshotCode::Upload { bytes, size } => (bytes, *size),
         };
         let wasm = read(bytes, 0, size);
+        self.totals.time += self.compilation_time(&wasm);
         let module = self.compile(id, &wasm)?;
         let inconsistent = |what: &str| {
             let text = format!("The snapshot's {what} is not that of an instance of its module");

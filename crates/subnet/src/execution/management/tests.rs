@@ -70,6 +70,7 @@ impl Subnet {
         run_all(
             &mut self.state,
             &self.engine,
+            &LongRuns::default(),
             Instructions::MAX,
             &mut Totals::default(),
         );

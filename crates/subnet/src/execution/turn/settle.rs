@@ -67,10 +67,7 @@ impl Turn {
         self.canister.note_memory();
         if !effects.sessions.is_empty() {
             Arc::make_mut(&mut self.sessions).apply(&effects.sessions);
-            let last = effects.sessions.keys().next_back();
-            while last.is_some_and(|last| self.session_ids.next <= *last) {
-                self.session_ids.take();
-            }
+            self.session_ids.skip(&effects.sessions);
             self.outputs.push(Output::Sessions(effects.sessions));
         }
         let ledger = &mut self.canister.ledger;
