@@ -45,6 +45,8 @@ const GRANT_BYTES: usize = size_of::<u64>();
 const GRANTS: usize = LEAF_BYTES / GRANT_BYTES;
 /// The cursor starts anew behind the second page.
 pub(crate) const CURSOR_MASK: i32 = 2 * LEAF_BYTES as i32 - 1;
+/// No page: both are closed.
+const NONE: usize = 2;
 /// What the cursor moves on by.
 pub(crate) const CURSOR_STEP: i32 = GRANT_BYTES as i32;
 /// Most pages of Wasm that a memory of 32 bits has: no other memory of an instrumented module says so.
@@ -137,10 +139,11 @@ pub(crate) struct Gate {
 }
 
 impl Gate {
-    /// The gate at a [`GateMemory`]'s start, which waits in the store's code from now on. The first page is
-    /// open.
+    /// The gate at a [`GateMemory`]'s start, which waits in the store's code from now on. `open` is the page
+    /// that an earlier execution has left open.
     pub(crate) fn new<T: 'static>(
         pages: *mut u8,
+        open: Option<usize>,
         limit: Instructions,
         pace: Option<Pace>,
         store: &mut Store<T>,
@@ -151,16 +154,12 @@ impl Gate {
             pace,
             slices: AtomicU64::new(0),
             granted: AtomicU64::new(0),
-            open: AtomicUsize::new(1),
+            open: AtomicUsize::new(open.unwrap_or(NONE)),
             refused: AtomicBool::new(false),
             cancelled: AtomicBool::new(false),
             failed: AtomicBool::new(false),
         });
-        // Whatever an earlier execution has left open.
-        let closed = [0, 1].map(|page| gate.protect(page, MprotectFlags::empty()));
-        if limit > 0 && closed == [true; 2] {
-            gate.fill(0);
-        }
+        gate.begin();
         let handler = Arc::clone(&gate);
         // SAFETY: what the handler does is async-signal-safe; see the module's documentation.
         unsafe {
@@ -179,17 +178,49 @@ impl Gate {
         }
     }
 
+    /// Fills the page that is open, or the first; closes it if there is nothing to fill it with.
+    fn begin(&self) {
+        let open = self.open.load(Ordering::Relaxed);
+        if open == NONE {
+            if self.limit > 0 {
+                self.fill(0);
+            }
+        } else if self.limit > 0 && self.take_slice(0) {
+            self.write(open);
+        } else if self.protect(open, MprotectFlags::empty()) {
+            self.open.store(NONE, Ordering::Relaxed);
+        }
+    }
+
     /// Fills and opens a page, waiting for a slice if need be, and closes the other. False when nothing is
     /// left.
     fn fill(&self, page: usize) -> bool {
-        let mut granted = self.granted.load(Ordering::Relaxed);
-        if granted >= self.limit || !self.reach(granted + 1) {
-            self.refused.store(true, Ordering::Relaxed);
+        let granted = self.granted.load(Ordering::Relaxed);
+        if !self.take_slice(granted) {
             return false;
         }
         if !self.protect(page, MprotectFlags::READ | MprotectFlags::WRITE) {
             return false;
         }
+        self.write(page);
+        match self.open.swap(page, Ordering::Relaxed) {
+            NONE => true,
+            other => self.protect(other, MprotectFlags::empty()),
+        }
+    }
+
+    /// Takes the slice in which more is used than so many instructions. False when nothing is left.
+    fn take_slice(&self, granted: Instructions) -> bool {
+        let taken = granted < self.limit && self.reach(granted + 1);
+        if !taken {
+            self.refused.store(true, Ordering::Relaxed);
+        }
+        taken
+    }
+
+    /// Writes grants into a page that is open.
+    fn write(&self, page: usize) {
+        let mut granted = self.granted.load(Ordering::Relaxed);
         for index in 0..GRANTS {
             let end = self.end_of_grant(granted);
             // SAFETY: within the page, which is mapped and writable; the instance does not run.
@@ -197,8 +228,6 @@ impl Gate {
             granted = end;
         }
         self.granted.store(granted, Ordering::Relaxed);
-        self.open.store(page, Ordering::Relaxed);
-        self.protect(1 - page, MprotectFlags::empty())
     }
 
     fn protect(&self, page: usize, flags: MprotectFlags) -> bool {
@@ -269,8 +298,18 @@ impl Gate {
         }
         let granted = self.end_of_grant(used.saturating_sub(1));
         self.granted.store(granted, Ordering::Relaxed);
-        let closed = 1 - self.open.load(Ordering::Relaxed);
+        let closed = self.open().map_or(0, |page| 1 - page);
         Some((granted, (closed * LEAF_BYTES) as i32))
+    }
+
+    /// Where the cursor begins.
+    pub(crate) fn cursor(&self) -> i32 {
+        self.open().map_or(0, |page| (page * LEAF_BYTES) as i32)
+    }
+
+    /// The page that is open.
+    pub(crate) fn open(&self) -> Option<usize> {
+        Some(self.open.load(Ordering::Relaxed)).filter(|page| *page != NONE)
     }
 
     /// What an execution that has used so many is charged, all slices of it being taken then, and whether it

@@ -26,6 +26,8 @@ struct Parts {
     cursor: Global,
     /// The pages of the gate.
     gate: Memory,
+    /// Which of them is open.
+    gate_open: Option<usize>,
     depth: Global,
     /// Those that live on between messages.
     globals: Vec<Global>,
@@ -83,7 +85,7 @@ impl Running {
         let meter = Meter {
             counter: parts.counter,
             cursor: parts.cursor,
-            gate: Gate::new(pages, limit, pace.cloned(), &mut store),
+            gate: Gate::new(pages, parts.gate_open, limit, pace.cloned(), &mut store),
         };
         let mut running = Self {
             store,
@@ -95,7 +97,8 @@ impl Running {
         let store = &mut running.store;
         // Traps leave them as they were.
         set(&running.parts.counter, &mut *store, Val::I64(0));
-        set(&running.parts.cursor, &mut *store, Val::I32(0));
+        let cursor = running.meter.gate.cursor();
+        set(&running.parts.cursor, &mut *store, Val::I32(cursor));
         set(&running.parts.depth, &mut *store, Val::I32(DEPTH_UNITS));
         let memory = running.parts.memory.as_ref().map(|(memory, _)| *memory);
         let message = store.data_mut();
@@ -125,7 +128,8 @@ impl Running {
         let module = Arc::clone(&message.module);
         let result = read(message);
         if let (true, Some(instances)) = (module.has_reusable_instances(), engine.instances()) {
-            let (store, parts) = (self.store, self.parts);
+            let (store, mut parts) = (self.store, self.parts);
+            parts.gate_open = self.meter.gate.open();
             instances.keep(module.id(), Instance { store, parts });
         }
         result
@@ -295,6 +299,7 @@ impl Instance {
             counter,
             cursor,
             gate,
+            gate_open: None,
             depth,
             globals,
             memory,
