@@ -146,6 +146,9 @@ pub struct Execution {
     pub time: Instructions,
     /// What `debug_print` printed, in order.
     pub debug: Vec<String>,
+    /// Which functions were running when it trapped, if the caller may not know: only who may read the
+    /// canister's log finds it in the error.
+    pub hidden_backtrace: String,
 }
 
 /// The result of [`Engine::execute_task`].

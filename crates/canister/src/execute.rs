@@ -76,6 +76,7 @@ pub(crate) fn execute(
             instructions: 0,
             time: 0,
             debug: Vec::new(),
+            hidden_backtrace: String::new(),
         };
     }
     let subject = Subject::new(state, installed);
@@ -85,6 +86,7 @@ pub(crate) fn execute(
     };
     running.store.data_mut().replay = replay;
     let ended = complete(&mut running, &entry);
+    let hidden_backtrace = std::mem::take(&mut running.hidden_backtrace);
     let result = match ended.result {
         Ok(response) => Ok((response, effects(running, state, installed, entry.context))),
         Err(refusal) => {
@@ -97,6 +99,7 @@ pub(crate) fn execute(
         instructions: ended.instructions,
         time: ended.time,
         debug: ended.debug,
+        hidden_backtrace,
     }
 }
 
@@ -106,6 +109,7 @@ fn failed(error: ExecutionError) -> Execution {
         instructions: 0,
         time: 0,
         debug: Vec::new(),
+        hidden_backtrace: String::new(),
     }
 }
 
@@ -319,6 +323,7 @@ fn host(
         argument: Arc::from(call.argument.as_slice()),
         canister_id: state.id,
         controllers: Arc::new(state.controllers.clone()),
+        shows_backtrace: state.shows(&state.settings.log_visibility, &call.caller),
         version: state.version,
         time_ns: environment.time_ns,
         subnet_id: environment.subnet_id,

@@ -383,6 +383,7 @@ fn task_host(host: &Message, tasks: &Tasks, start: &Start) -> Message {
         argument: Arc::clone(&host.argument),
         canister_id: host.canister_id,
         controllers: Arc::clone(&host.controllers),
+        shows_backtrace: host.shows_backtrace,
         version: host.version,
         time_ns: host.time_ns,
         subnet_id: host.subnet_id,

@@ -220,6 +220,8 @@ pub(crate) struct Message {
     pub(crate) argument: Arc<[u8]>,
     pub(crate) canister_id: Principal,
     pub(crate) controllers: Arc<BTreeSet<Principal>>,
+    /// Whether the caller may know which functions were running when the message traps.
+    pub(crate) shows_backtrace: bool,
     pub(crate) version: u64,
     pub(crate) time_ns: u64,
     pub(crate) subnet_id: Principal,

@@ -40,6 +40,8 @@ pub(crate) struct Running {
     parts: Parts,
     meter: Meter,
     limit: Instructions,
+    /// The backtrace that the error's text leaves out.
+    pub(crate) hidden_backtrace: String,
 }
 
 impl Running {
@@ -92,6 +94,7 @@ impl Running {
             parts,
             meter,
             limit,
+            hidden_backtrace: String::new(),
         };
         running.map(heap);
         let store = &mut running.store;
@@ -174,15 +177,20 @@ impl Running {
         gate.settle(used)
     }
 
-    /// The code and text of an execution that did not complete.
+    /// The code and text of an execution that did not complete, with the backtrace if the caller may see it.
     pub(crate) fn classify(&mut self, error: &wasmtime::Error) -> (u16, String) {
         let Failure { code, text, frames } = self.failure(error);
-        let names = self.store.data().module.function_names();
         // As on the replica, which tells where code trapped, and nothing more where it broke a rule.
-        match code {
-            code::TRAPPED | code::CALLED_TRAP => (code, text + &backtrace::text(&frames, names)),
-            _ => (code, text),
+        if !matches!(code, code::TRAPPED | code::CALLED_TRAP) {
+            return (code, text);
         }
+        let host = self.store.data();
+        let backtrace = backtrace::text(&frames, host.module.function_names());
+        if host.shows_backtrace {
+            return (code, text + &backtrace);
+        }
+        self.hidden_backtrace = backtrace;
+        (code, text)
     }
 
     /// Why an execution did not complete.

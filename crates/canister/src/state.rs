@@ -210,6 +210,17 @@ impl CanisterState {
         self.cycles = self.cycles.saturating_add(cycles);
     }
 
+    /// Whether somebody may see what the controllers see, and whom else they let.
+    #[must_use]
+    pub fn shows(&self, visibility: &Visibility, viewer: &Principal) -> bool {
+        self.controllers.contains(viewer)
+            || match visibility {
+                Visibility::Controllers => false,
+                Visibility::Public => true,
+                Visibility::Allowed(viewers) => viewers.contains(viewer),
+            }
+    }
+
     /// Bytes of the memory allocation that are not in use.
     #[must_use]
     pub fn memory_kept(&self) -> u64 {

@@ -307,6 +307,7 @@ fn run_composite(wat: &str, (replies, traps): (bool, bool)) -> Execution {
         instructions: evaluation.instructions,
         time: evaluation.instructions,
         debug: evaluation.debug,
+        hidden_backtrace: String::new(),
     }
 }
 

@@ -66,7 +66,7 @@ pub fn inspect(
         Access::Status => &settings.status_visibility,
         Access::Snapshots => &settings.snapshot_visibility,
     };
-    if may_see(canister, visibility, sender) {
+    if canister.shows(visibility, sender) {
         return Ok(());
     }
     check_controller(canister, sender)
@@ -371,16 +371,6 @@ fn check_controller(canister: &CanisterState, sender: &Principal) -> Result<(), 
         controllers.join(" ")
     );
     Err(Reject::new(512, text))
-}
-
-/// Whether somebody may see what a canister's controllers see, and whom else they let.
-fn may_see(canister: &CanisterState, visibility: &Visibility, sender: &Principal) -> bool {
-    canister.controllers.contains(sender)
-        || match visibility {
-            Visibility::Controllers => false,
-            Visibility::Public => true,
-            Visibility::Allowed(viewers) => viewers.contains(sender),
-        }
 }
 
 fn decode<T: CandidType + DeserializeOwned>(argument: &[u8]) -> Result<T, Reject> {

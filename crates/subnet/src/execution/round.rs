@@ -2,7 +2,8 @@
 //!
 //! # Design
 //! A round gives every canister that has something to do a turn. Canisters are ordered by when they last
-//! had theirs in full, then by id, and the i-th goes to lane i modulo [`Genesis::scheduler_lanes`].
+//! had theirs in full, then by id, behind those whose compute allocation is due, and the i-th goes to lane
+//! i modulo [`Genesis::scheduler_lanes`].
 //! Lanes run side by side on as many threads as there are; a lane's canisters run one after another
 //! until the lane's time is up, each at least one message. Then what the turns want done elsewhere takes
 //! effect, in the order of the canisters' ids, and the next round begins, until nothing is left to do or
@@ -19,8 +20,9 @@ use super::{
     management::memory_available,
     turn::{Output, Round, Work, rejection},
 };
-use crate::state::{
-    CallResult, Canister, LongWork, LowMemory, Message, ReplicatedState, Response, Task,
+use crate::{
+    application::Height,
+    state::{CallResult, Canister, LongWork, LowMemory, Message, ReplicatedState, Response, Task},
 };
 use ic_principal::Principal;
 use lockstep_canister::{
@@ -145,7 +147,10 @@ fn due(state: &ReplicatedState, tasks: &mut BTreeMap<Principal, Vec<Task>>) -> V
             due.push((Arc::clone(canister), work));
         }
     }
-    due.sort_by_key(|(canister, _)| (canister.ledger.served_height, canister.state.id));
+    due.sort_by_key(|(canister, _)| {
+        let waits = !has_waited(canister, state.height);
+        (waits, canister.ledger.served_height, canister.state.id)
+    });
     let count = due.len() as u64;
     let due = due
         .into_iter()
@@ -159,6 +164,13 @@ fn due(state: &ReplicatedState, tasks: &mut BTreeMap<Principal, Vec<Task>>) -> V
             canister,
         });
     due.collect()
+}
+
+/// Whether a canister has waited so long that its compute allocation entitles it to a turn in full: one of
+/// `n` percent to `n` of 100 heights.
+fn has_waited(canister: &Canister, height: Height) -> bool {
+    let heights = height.saturating_sub(canister.ledger.served_height);
+    heights.saturating_mul(canister.state.settings.compute_allocation.into()) >= 100
 }
 
 /// Runs the turns on their lanes, as far as the time allows; in the order of the canisters' ids.

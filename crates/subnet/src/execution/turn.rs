@@ -394,7 +394,8 @@ impl Turn {
             self.printed.push(line.clone());
         }
         if let Err(error) = &execution.result {
-            let line = format!("[TRAP]: {}", error.message);
+            let backtrace = &execution.hidden_backtrace;
+            let line = format!("[TRAP]: {}{backtrace}", error.message);
             log.push(self.round.time_ns, line.as_bytes(), limit);
         }
         self.canister.account();

@@ -1,10 +1,10 @@
 //! Calls between canisters.
-use crate::support::{install, run, subnet};
+use crate::support::{anonymous, install, run, subnet};
 use candid::Nat;
-use ic_management_canister_types::CanisterSettings;
+use ic_management_canister_types::{CanisterSettings, LogVisibility};
 use ic_principal::Principal;
 use lockstep_canister::{engine::Engine, state::RunState};
-use lockstep_driver::{Status, Subnet};
+use lockstep_driver::{MessageId, Status, Subnet};
 use lockstep_hostile::{Call, Step, encode};
 use std::time::Duration;
 
@@ -321,4 +321,74 @@ fn queries_see_what_the_freezing_threshold_leaves() {
     let frozen = subnet.canister(id).unwrap().state.frozen_cycles(prices);
     assert!(frozen > 0);
     assert_eq!(liquid, subnet.cycles(id) - frozen);
+}
+
+#[test]
+fn who_may_read_the_log_is_told_where_code_trapped() {
+    let Some((mut subnet, ids)) = subnet(1) else {
+        return;
+    };
+    let stranger = Principal::from_slice(&[7; 29]);
+    let program = encode(&[Step::Unreachable]);
+    let trap = |subnet: &mut Subnet, sender| {
+        let reject = subnet.update(ids[0], sender, "run", &program).unwrap_err();
+        assert_eq!(reject.error_code, 502);
+        reject.message
+    };
+    // The anonymous user is the canister's controller.
+    let told = trap(&mut subnet, Principal::anonymous());
+    let (reason, backtrace) = told.split_once("\nCanister Backtrace:").unwrap();
+    assert_eq!(trap(&mut subnet, stranger), reason);
+    let line = |subnet: &Subnet| {
+        let log = &subnet.canister(ids[0]).unwrap().ledger.log;
+        let last = log.records().next_back().unwrap().content.clone();
+        String::from_utf8(last).unwrap()
+    };
+    assert!(line(&subnet).ends_with(backtrace));
+    let settings = CanisterSettings {
+        log_visibility: Some(LogVisibility::AllowedViewers(vec![stranger])),
+        ..CanisterSettings::default()
+    };
+    subnet.update_settings(ids[0], settings).unwrap();
+    assert_eq!(trap(&mut subnet, stranger), told);
+}
+
+#[test]
+fn a_compute_allocation_is_a_share_of_the_heights() {
+    let Some((mut subnet, ids)) = slow_subnet(20) else {
+        return;
+    };
+    let settings = |percent: u8| CanisterSettings {
+        compute_allocation: Some(percent.into()),
+        ..CanisterSettings::default()
+    };
+    for (id, percent) in [(ids[3], 100), (ids[9], 50)] {
+        subnet.add_cycles(id, 10_000_000_000_000_000).unwrap();
+        subnet.update_settings(id, settings(percent)).unwrap();
+    }
+    let program = encode(&[Step::ReplySum]);
+    let sent: Vec<_> = ids
+        .iter()
+        .map(|id| {
+            (0..12)
+                .map(|_| subnet.submit(*id, anonymous(), "run", &program))
+                .collect()
+        })
+        .collect::<Vec<Vec<MessageId>>>();
+    for _ in 0..12 {
+        subnet.tick();
+    }
+    let done: Vec<usize> = sent
+        .iter()
+        .map(|sent| {
+            let statuses = sent.iter().filter_map(|id| subnet.status(*id));
+            statuses
+                .filter(|status| matches!(status, Status::Replied(_)))
+                .count()
+        })
+        .collect();
+    // Four lanes have 48 turns.
+    assert_eq!(done.iter().sum::<usize>(), 48);
+    assert_eq!((done[3], done[9]), (12, 6));
+    assert!(done.iter().all(|count| *count > 0), "{done:?}");
 }

@@ -1,5 +1,5 @@
 //! What canisters printed.
-use super::{decode, encode, find, may_see};
+use super::{decode, encode, find};
 use crate::{
     execution::CANISTER_REJECTED,
     state::{LogRecord, Reject, ReplicatedState},
@@ -22,7 +22,7 @@ pub(super) fn fetch_canister_logs(
     let arguments: FetchCanisterLogsArgs = decode(argument)?;
     let canister = find(state, &arguments.canister_id)?;
     let visibility = &canister.state.settings.log_visibility;
-    if !may_see(&canister.state, visibility, sender) {
+    if !canister.state.shows(visibility, sender) {
         let text = format!("Caller {sender} is not allowed to access canister logs");
         return Err(Reject::new(CANISTER_REJECTED, text));
     }

@@ -2,8 +2,8 @@
 //!
 //! # Design
 //! No cycles are reserved for memory: the Internet Computer does that on subnets that are short of it,
-//! and this one does not get there. A canister's compute allocation is kept and paid for, but turns are
-//! given to all canisters alike.
+//! and this one does not get there. Compute allocations are at most what lanes have, so that each canister can be
+//! given the turns that it pays for.
 use super::Manager;
 use crate::{
     execution::round::SUBNET_MEMORY_BYTES,

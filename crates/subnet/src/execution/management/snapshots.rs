@@ -4,9 +4,7 @@
 //! Generation sessions are no part of a snapshot: loading one ends those of the canister, as a
 //! reinstallation does. The global timer and the hook for low memory are part of it, but only those of
 //! an uploaded one are loaded, as the interface specification says.
-use super::{
-    Done, ManagementCall, Manager, check_controller, decode, encode, find, may_see, nothing,
-};
+use super::{Done, ManagementCall, Manager, check_controller, decode, encode, find, nothing};
 use crate::{
     execution::{CANISTER_REJECTED, upkeep},
     state::{
@@ -141,7 +139,7 @@ impl Manager<'_> {
     ) -> Result<&Canister, Reject> {
         let canister = find(self.state, id)?;
         let visibility = &canister.state.settings.snapshot_visibility;
-        if !may_see(&canister.state, visibility, &call.sender) {
+        if !canister.state.shows(visibility, &call.sender) {
             check_controller(&canister.state, &call.sender)?;
         }
         Ok(canister)

@@ -2,7 +2,7 @@
 //!
 //! Queries are executed by one replica each, so that nothing about them is replicated: statistics of
 //! queries are zero.
-use super::{check_controller, decode, encode, find, may_see, settings};
+use super::{check_controller, decode, encode, find, settings};
 use crate::state::{Canister, Reject, ReplicatedState};
 use candid::Nat;
 use ic_management_canister_types::{
@@ -23,7 +23,7 @@ pub(super) fn canister_status(
     let id = decode::<CanisterIdRecord>(argument)?.canister_id;
     let canister = find(state, &id)?;
     let visibility = &canister.state.settings.status_visibility;
-    if *sender != id && !may_see(&canister.state, visibility, sender) {
+    if *sender != id && !canister.state.shows(visibility, sender) {
         check_controller(&canister.state, sender)?;
     }
     let installed = canister.state.installed.as_ref();
