@@ -176,17 +176,21 @@ impl ReplicatedState {
         canister.is_some_and(|canister| canister.is_busy())
     }
 
-    /// Whether nothing may change a canister now: it has a long message under way, or one needs its chunks.
+    /// The canisters that nothing may change now: they have a long message under way, or one needs their
+    /// chunks.
     #[must_use]
-    pub fn is_held(&self, id: &Principal) -> bool {
-        self.canisters.values().any(|canister| {
-            let work = canister.ledger.long.as_ref().map(|long| &long.work);
-            work.is_some_and(|work| match work {
-                _ if canister.state.id == *id => true,
-                LongWork::Installation { lender, .. } => *lender == Some(*id),
-                _ => false,
-            })
-        })
+    pub fn held(&self) -> BTreeSet<Principal> {
+        let mut held = BTreeSet::new();
+        for (id, canister) in &self.canisters {
+            let Some(long) = &canister.ledger.long else {
+                continue;
+            };
+            held.insert(*id);
+            if let LongWork::Installation { lender, .. } = long.work {
+                held.extend(lender);
+            }
+        }
+        held
     }
 
     /// Whether a next block would do anything besides advancing the time.

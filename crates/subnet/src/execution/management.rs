@@ -35,7 +35,7 @@ use lockstep_canister::{
     state::{CanisterState, Visibility},
 };
 use serde::de::DeserializeOwned;
-use std::sync::Arc;
+use std::{collections::BTreeSet, sync::Arc};
 
 use methods::Access;
 
@@ -171,26 +171,26 @@ pub(super) fn run_all(
         .filter(|(_, message)| *message.receiver() == management)
         .map(|(key, _)| *key)
         .collect();
+    let mut held = manager.state.held();
     for key in keys {
         if manager.totals.time >= budget {
             break;
         }
         let message = Arc::clone(&manager.state.queue[&key]);
-        if waits(manager.state, &message) {
+        if waits(&held, &message) {
             continue;
         }
         manager.totals.time += MESSAGE_OVERHEAD;
         manager.take(key, &message);
+        if manager.state.queue.contains_key(&key) {
+            held = manager.state.held();
+        }
     }
 }
 
-/// Whether a message waits for a canister's long message to end, or is long itself.
-fn waits(state: &ReplicatedState, message: &Message) -> bool {
-    if !state
-        .canisters()
-        .values()
-        .any(|canister| canister.is_busy())
-    {
+/// Whether a message is about one of the canisters that are `held`; a long one is about one itself.
+fn waits(held: &BTreeSet<Principal>, message: &Message) -> bool {
+    if held.is_empty() {
         return false;
     }
     let target = match message {
@@ -198,7 +198,7 @@ fn waits(state: &ReplicatedState, message: &Message) -> bool {
         Message::Request(request) => methods::target(&request.method, &request.argument),
         Message::Response(_) => None,
     };
-    target.is_some_and(|target| state.is_held(&target))
+    target.is_some_and(|target| held.contains(&target))
 }
 
 impl<'a> ManagementCall<'a> {

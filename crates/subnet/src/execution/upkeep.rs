@@ -136,9 +136,10 @@ pub(super) fn finish_stopping(state: &mut ReplicatedState) {
 fn charge(state: &mut ReplicatedState) {
     let now_ns = state.time_ns;
     let prices = state.genesis.prices();
+    let held = state.held();
     let is_due = |canister: &Canister| {
         now_ns.saturating_sub(canister.ledger.paid_until_ns) >= PAYMENT_NS
-            && !state.is_held(&canister.state.id)
+            && !held.contains(&canister.state.id)
     };
     let owing: Vec<Principal> = state
         .canisters()
