@@ -4,6 +4,7 @@ mod contexts;
 mod cycles;
 mod errors;
 mod fork;
+mod fuzz;
 mod kernels;
 mod limits;
 mod metering;
