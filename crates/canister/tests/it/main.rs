@@ -3,6 +3,7 @@ mod calls;
 mod contexts;
 mod cycles;
 mod errors;
+mod exhaustion;
 mod fork;
 mod fuzz;
 mod kernels;
