@@ -1,4 +1,5 @@
 //! The engine through its public interface, on small modules in the text format.
+mod bounds;
 mod calls;
 mod contexts;
 mod cycles;
