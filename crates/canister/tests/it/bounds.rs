@@ -1,6 +1,6 @@
 //! What a message may do: limits reached, and crossed by one, that no other test is about.
-use crate::support::{Canister, compile, module, number, refusal, text};
-use lockstep_canister::engine::{EntryPoint, Execution, Response};
+use crate::support::{Canister, ENGINE, caller, compile, module, number, refusal, text};
+use lockstep_canister::engine::{Call, EntryPoint, Environment, Execution, Response};
 
 const MIB: u32 = 1 << 20;
 
@@ -171,4 +171,41 @@ fn a_fork_has_up_to_65536_tasks() {
     let error = forked(65_537).result.expect_err("too many");
     let reason = "Canister trapped: lockstep.fork: 65537 tasks, more than 65536";
     assert!(text(&error).starts_with(reason), "{error}");
+}
+
+#[test]
+fn the_calls_of_a_message_have_so_many_bytes_together() {
+    let canister = Canister::new(&module(
+        r#"(import "ic0" "call_new" (func $new (param i32 i32 i32 i32 i32 i32 i32 i32)))
+(import "ic0" "call_data_append" (func $data (param i32 i32)))
+(import "ic0" "call_perform" (func $perform (result i32)))
+           (func $call (param $bytes i32) (result i64)
+            (call $new (i32.const 0) (i32.const 10) (i32.const 0) (i32.const 4) (i32.const 0) (i32.const 0) (i32.const 0) (i32.const 0))
+            (call $data (i32.const 0) (local.get $bytes))
+            (i64.extend_i32_u (call $perform)))
+           (func (export "canister_update go")
+            (call $answer (i64.add (i64.mul (call $call (i32.const 996)) (i64.const 100))
+                (i64.add (i64.mul (call $call (i32.const 496)) (i64.const 10)) (call $call (i32.const 0))))))"#,
+    ));
+    let made = |bytes: u64| {
+        let environment = Environment {
+            message_bytes: bytes,
+            ..canister.environment()
+        };
+        let mut state = canister.state.clone();
+        state.cycles = 1 << 60;
+        let call = Call::new(EntryPoint::Update("go".into()), caller(), Vec::new());
+        let execution = ENGINE.execute(&state, &call, &environment);
+        let (response, effects) = execution.result.expect("completes");
+        let Response::Reply(reply) = response else {
+            panic!("it replies")
+        };
+        (number(&reply), effects.calls.len())
+    };
+    // 2 where a call is not made. The names of methods count.
+    assert_eq!(made(1_504), (0, 3));
+    assert_eq!(made(1_503), (2, 2));
+    assert_eq!(made(1_499), (20, 2));
+    assert_eq!(made(999), (200, 2));
+    assert_eq!(made(3), (222, 0));
 }

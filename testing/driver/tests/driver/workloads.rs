@@ -2,6 +2,7 @@
 use crate::support::wasm;
 use lockstep_canister::engine::Engine;
 use lockstep_driver::workload::{Size, run};
+use lockstep_subnet::execution::management::DEFAULT_CYCLES;
 use std::num::NonZeroUsize;
 
 #[test]
@@ -23,6 +24,12 @@ fn every_number_of_threads_gives_the_same_roots() {
         for threads in [2, 3, 8] {
             assert_eq!(on(threads), expected, "seed {seed}, {threads} threads");
         }
+        // Every canister is made with as many cycles, and none are made or lost later.
+        let cycles = &expected.cycles;
+        assert!(
+            cycles.iter().all(|each| *each == DEFAULT_CYCLES),
+            "seed {seed}: {cycles:?}"
+        );
         replied += expected.replied;
         rejected += expected.rejected;
         deployed += expected.deployed;
