@@ -4,6 +4,7 @@ mod callbacks;
 mod cycles;
 mod floods;
 mod sizes;
+mod tasks;
 
 use crate::support::{anonymous, run, slow, wasm};
 use candid::Nat;
@@ -125,7 +126,7 @@ fn out_of_cycles(id: Principal, missing: Cycles) -> (u16, String) {
 }
 
 fn told(reject: Reject) -> (u16, String) {
-    (reject.error_code as u16, reject.message)
+    (reject.error_code, reject.message)
 }
 
 /// As [`run`], with the rejection's code and text.

@@ -20,7 +20,7 @@ fn poor_caller() -> Option<(Subnet, [Principal; 3])> {
 }
 
 /// Burns what a canister has, and freezes it for longer than the rest lasts.
-fn make_poor(subnet: &mut Subnet, id: Principal) {
+pub(super) fn make_poor(subnet: &mut Subnet, id: Principal) {
     let settings = |seconds: u64| CanisterSettings {
         memory_allocation: Some(Nat::from(1_u64 << 30)),
         freezing_threshold: Some(Nat::from(seconds)),
@@ -42,7 +42,7 @@ fn ingress_fee(subnet: &Subnet, program: &[Step]) -> Cycles {
 }
 
 /// What a message must have before it runs.
-fn execution(subnet: &Subnet) -> Cycles {
+pub(super) fn execution(subnet: &Subnet) -> Cycles {
     prices(subnet).execution(UPDATE_INSTRUCTIONS, false)
 }
 
