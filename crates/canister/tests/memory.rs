@@ -120,7 +120,7 @@ fn tasks_that_flood_end_by_their_quota_in_bounded_memory() {
     });
     // Growth counts page by page, what is written of it or not.
     let refused = "Canister trapped: unreachable (task 0 of a fork)";
-    bounded(1 * HEAP_KB, || ends(&small, "grow", 1023 * 16 - 1, refused));
+    bounded(HEAP_KB, || ends(&small, "grow", 1023 * 16 - 1, refused));
     let beyond = "16384 private pages, more than the quota of 16383 (task 0 of a fork)";
     bounded(4 * HEAP_KB, || ends(&small, "grow", 16_383, beyond));
     bounded(4 * HEAP_KB, || {
