@@ -22,6 +22,10 @@ exhaustive *ARGUMENTS:
 throughput:
     cargo run --release --package lockstep-numeric --example throughput
 
+# Modules that nobody wrote, by the ten thousand (an hour).
+fuzz:
+    cargo test --release --package lockstep-canister --test it fuzz -- --ignored
+
 # Licences, advisories and sources of all dependencies.
 deny:
     cargo deny check

@@ -22,6 +22,7 @@ use redb::{Database, ReadableDatabase, ReadableTable};
 use serde::de::DeserializeOwned;
 use std::{
     collections::BTreeMap,
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -88,7 +89,7 @@ impl Store {
             path: path.into(),
             source: Box::new(error),
         };
-        let database = Database::create(path).map_err(|error| failed(error.into()))?;
+        let database = database(path).map_err(failed)?;
         let empty = ReplicatedState::new(Arc::clone(&genesis));
         let mut store = Self {
             database: Arc::new(database),
@@ -372,6 +373,27 @@ impl Store {
             .map(u64::from_be_bytes)
             .map_err(|error| self.damaged(error))
     }
+}
+
+/// Opens a database, making it when there is none. A new one has another name until it is whole: a file that a
+/// crash leaves half made would be no database.
+fn database(path: &Path) -> Result<Database, redb::Error> {
+    if !path.exists() {
+        let mut partial = path.as_os_str().to_owned();
+        partial.push(".partial");
+        if Path::new(&partial).exists() {
+            fs::remove_file(&partial).map_err(redb::Error::Io)?;
+        }
+        drop(Database::create(&partial)?);
+        fs::rename(&partial, path).map_err(redb::Error::Io)?;
+        // The name is to outlive a loss of power, as what is written under it does.
+        let folder = path.parent().filter(|folder| *folder != Path::new(""));
+        let folder = fs::File::open(folder.unwrap_or(Path::new(".")));
+        folder
+            .and_then(|folder| folder.sync_all())
+            .map_err(redb::Error::Io)?;
+    }
+    Ok(Database::create(path)?)
 }
 
 /// Roots of executed heights.

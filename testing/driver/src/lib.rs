@@ -37,7 +37,7 @@ use lockstep_subnet::{
     application::{FinalizedBlock, Payload},
     execution::{self, Unfinished, UserQuery},
     ingress::Ingress,
-    state::{Canister, Genesis, ReplicatedState},
+    state::{Canister, Genesis, Message, ReplicatedState},
     tree::state::state_tree,
 };
 use std::{
@@ -317,6 +317,28 @@ impl Subnet {
     pub fn cycles(&self, id: Principal) -> Cycles {
         self.canister(id)
             .map_or(0, |canister| canister.state.cycles)
+    }
+
+    /// Every cycle there is: in balances, on the way, kept for answers, and consumed. Blocks change it by what
+    /// the management canister makes out of nothing, and by nothing else.
+    #[must_use]
+    pub fn all_cycles(&self) -> Cycles {
+        let of_canister = |canister: &Arc<Canister>| {
+            let ledger = &canister.ledger;
+            let unaccepted: Cycles = ledger.contexts.values().map(|context| context.cycles).sum();
+            let stopping: Cycles = ledger.stop_calls.iter().map(|call| call.cycles).sum();
+            let prepaid: Cycles = ledger.callbacks.values().map(|call| call.prepaid).sum();
+            let kept = unaccepted + stopping + prepaid;
+            canister.state.cycles + kept + ledger.consumed.total()
+        };
+        let under_way = |message: &Arc<Message>| match message.as_ref() {
+            Message::Ingress(_) => 0,
+            Message::Request(request) => request.cycles,
+            Message::Response(response) => response.refund,
+        };
+        let canisters: Cycles = self.state.canisters().values().map(of_canister).sum();
+        let messages: Cycles = self.state.queue.values().map(under_way).sum();
+        canisters + messages + self.state.metrics.consumed_by_deleted
     }
 
     /// The whole state.

@@ -6,7 +6,7 @@
 use crate::{MessageId, Status, Subnet};
 use ic_management_canister_types::CanisterInstallMode;
 use ic_principal::Principal;
-use lockstep_canister::engine::Engine;
+use lockstep_canister::engine::{Cycles, Engine};
 use lockstep_hostile::{Call, Step, encode};
 use std::{num::NonZeroU64, ops::Range};
 
@@ -31,6 +31,8 @@ pub struct Size {
 pub struct Outcome {
     /// The root after each block.
     pub roots: Vec<[u8; 32]>,
+    /// Cycles per canister after each block, those on the way and consumed ones included.
+    pub cycles: Vec<Cycles>,
     /// Users' calls that were replied to.
     pub replied: usize,
     /// Users' calls that were rejected.
@@ -90,6 +92,7 @@ pub fn run(seed: u64, size: &Size, engine: Engine, forgetful: bool, wasm: &[u8])
     let first = sent.len();
     let mut deployments = Vec::new();
     let mut roots = Vec::new();
+    let mut cycles = Vec::new();
     for _ in 0..random.within(&size.blocks) {
         for _ in 0..random.within(&size.messages) {
             let (id, deploys) = submit(&mut random, &mut subnet, &mut ids, wasm);
@@ -99,6 +102,7 @@ pub fn run(seed: u64, size: &Size, engine: Engine, forgetful: bool, wasm: &[u8])
         subnet.advance_time(std::time::Duration::from_millis(random.below(3_000)));
         subnet.tick();
         roots.push(subnet.root());
+        cycles.push(subnet.all_cycles() / ids.len() as Cycles);
         if forgetful && roots.len() % 3 == 0 {
             subnet.forget();
         }
@@ -106,8 +110,8 @@ pub fn run(seed: u64, size: &Size, engine: Engine, forgetful: bool, wasm: &[u8])
     while !subnet.is_settled() && roots.len() < BLOCKS_MAX {
         subnet.tick();
         roots.push(subnet.root());
+        cycles.push(subnet.all_cycles() / ids.len() as Cycles);
     }
-    roots.push(subnet.root());
     let count = |ids: &[MessageId], wanted: fn(&Status) -> bool| {
         let statuses = ids.iter().filter_map(|id| subnet.status(*id));
         statuses.filter(|status| wanted(status)).count()
@@ -115,6 +119,7 @@ pub fn run(seed: u64, size: &Size, engine: Engine, forgetful: bool, wasm: &[u8])
     let is_reply = |status: &Status| matches!(status, Status::Replied(_));
     Outcome {
         roots,
+        cycles,
         replied: count(&sent[first..], is_reply),
         rejected: count(&sent[first..], |status| {
             matches!(status, Status::Rejected(_))

@@ -141,7 +141,7 @@ fn imports<'a>(module: &'a str, list: &'a str, pointer: &str) -> Vec<Import<'a>>
 }
 
 /// Letter, the replica's name, and the entry point of a context.
-fn contexts() -> Vec<(&'static str, &'static str, EntryPoint)> {
+pub(crate) fn contexts() -> Vec<(&'static str, &'static str, EntryPoint)> {
     let closure = Closure {
         function: 0,
         environment: 0,
@@ -178,7 +178,8 @@ fn contexts() -> Vec<(&'static str, &'static str, EntryPoint)> {
     ]
 }
 
-const EXPORTS: [&str; 10] = [
+/// What a module exports to be entered in all of [`contexts`] but the callbacks.
+pub(crate) const EXPORTS: [&str; 10] = [
     "canister_init",
     "canister_post_upgrade",
     "canister_pre_upgrade",

@@ -1,9 +1,12 @@
 //! The engine through its public interface, on small modules in the text format.
+mod bounds;
 mod calls;
 mod contexts;
 mod cycles;
 mod errors;
+mod exhaustion;
 mod fork;
+mod fuzz;
 mod kernels;
 mod limits;
 mod metering;

@@ -1,6 +1,7 @@
 //! Replicas without consensus: execution, storage, certificates.
 mod certificates;
 mod execution;
+mod kills;
 mod management;
 mod restart;
 mod support;

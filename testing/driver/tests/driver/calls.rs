@@ -1,12 +1,11 @@
 //! Calls between canisters.
-use crate::support::{anonymous, install, run, subnet};
+use crate::support::{anonymous, run, slow_subnet, subnet};
 use candid::Nat;
 use ic_management_canister_types::{CanisterSettings, LogVisibility};
 use ic_principal::Principal;
-use lockstep_canister::{engine::Engine, state::RunState};
+use lockstep_canister::state::RunState;
 use lockstep_driver::{MessageId, Status, Subnet};
 use lockstep_hostile::{Call, Step, encode};
-use std::time::Duration;
 
 fn sum(subnet: &mut Subnet, canister: Principal) -> Vec<u8> {
     let program = encode(&[Step::ReplySum]);
@@ -186,17 +185,6 @@ fn cycles_are_sent_accepted_and_refunded() {
         (300_000_000_000 - fees..300_000_000_000).contains(&earned),
         "{earned}"
     );
-}
-
-/// A subnet on which every canister has one message per block, a second each.
-fn slow_subnet(count: usize) -> Option<(Subnet, Vec<Principal>)> {
-    let (fast, _) = subnet(0)?;
-    let mut genesis = fast.state().genesis.as_ref().clone();
-    genesis.round_instructions = 1;
-    let mut subnet = Subnet::with_genesis(Engine::new(), genesis);
-    subnet.set_block_time(Duration::from_secs(1));
-    let ids = install(&mut subnet, count)?;
-    Some((subnet, ids))
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The subnet as canisters and their users see it.
 mod calls;
+mod hostile;
 mod long;
 mod motoko;
 mod snapshots;

@@ -1,8 +1,9 @@
 //! The canister that does as it is told.
 use ic_principal::Principal;
+use lockstep_canister::engine::Engine;
 use lockstep_driver::{Reject, Subnet};
 use lockstep_hostile::{Step, encode};
-use std::{path::Path, sync::LazyLock};
+use std::{path::Path, sync::LazyLock, time::Duration};
 
 static WASM: LazyLock<Option<Vec<u8>>> = LazyLock::new(|| {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("hostile");
@@ -46,4 +47,19 @@ pub(crate) fn run(
     program: &[Step],
 ) -> Result<Vec<u8>, Reject> {
     subnet.update(canister, Principal::anonymous(), "run", &encode(program))
+}
+
+/// A subnet on which every canister has one message per block, a second each.
+pub(crate) fn slow_subnet(count: usize) -> Option<(Subnet, Vec<Principal>)> {
+    let mut subnet = slow();
+    subnet.set_block_time(Duration::from_secs(1));
+    let ids = install(&mut subnet, count)?;
+    Some((subnet, ids))
+}
+
+/// A subnet without canisters, on which each will have one message per block.
+pub(crate) fn slow() -> Subnet {
+    let mut genesis = Subnet::new().state().genesis.as_ref().clone();
+    genesis.round_instructions = 1;
+    Subnet::with_genesis(Engine::new(), genesis)
 }

@@ -2,6 +2,7 @@
 use crate::support::wasm;
 use lockstep_canister::engine::Engine;
 use lockstep_driver::workload::{Outcome, Size, run};
+use lockstep_subnet::execution::management::DEFAULT_CYCLES;
 use std::num::{NonZeroU64, NonZeroUsize};
 
 /// Runs workloads on 1, 2, 3 and 8 threads, some of which forget what they need not know.
@@ -24,6 +25,12 @@ fn compare(seeds: std::ops::Range<u64>, slice_instructions: Option<u64>) -> Opti
             let outcome = on(threads, forgetful);
             assert_eq!(outcome, expected, "seed {seed}, {threads} threads");
         }
+        // Every canister is made with as many cycles, and none are made or lost later.
+        let cycles = &expected.cycles;
+        assert!(
+            cycles.iter().all(|each| *each == DEFAULT_CYCLES),
+            "seed {seed}: {cycles:?}"
+        );
         expected
     });
     Some(outcomes.collect())
