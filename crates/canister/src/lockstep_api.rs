@@ -73,6 +73,8 @@ pub(crate) struct SessionTable {
     sessions: BTreeMap<u64, Arc<SessionState>>,
     ids: Option<SessionIds>,
     changes: BTreeMap<u64, Option<SessionState>>,
+    /// Sessions that are open.
+    open: usize,
 }
 
 impl SessionTable {
@@ -81,6 +83,9 @@ impl SessionTable {
             .sessions
             .iter()
             .filter(|(_, session)| session.owner == owner);
+        let own: BTreeMap<u64, Arc<SessionState>> = own
+            .map(|(id, session)| (*id, Arc::clone(session)))
+            .collect();
         Self {
             owner: Some(owner),
             models: sessions
@@ -88,9 +93,8 @@ impl SessionTable {
                 .iter()
                 .map(|(name, digest)| (name.clone(), *digest))
                 .collect(),
-            sessions: own
-                .map(|(id, session)| (*id, Arc::clone(session)))
-                .collect(),
+            open: own.len(),
+            sessions: own,
             ids: Some(ids),
             changes: BTreeMap::new(),
         }
@@ -108,18 +112,8 @@ impl SessionTable {
         }
     }
 
-    fn count(&self) -> usize {
-        let changed = self.changes.values().flatten().count();
-        changed
-            + self
-                .sessions
-                .keys()
-                .filter(|id| !self.changes.contains_key(id))
-                .count()
-    }
-
     fn start(&mut self, model: ModelDigest, request: GenerationRequest) -> Option<u64> {
-        if self.count() >= SESSIONS_PER_CANISTER_MAX {
+        if self.open >= SESSIONS_PER_CANISTER_MAX {
             return None;
         }
         let id = self.ids.as_mut()?.take();
@@ -131,6 +125,7 @@ impl SessionTable {
             progress: Progress::default(),
         };
         self.changes.insert(id, Some(session));
+        self.open += 1;
         Some(id)
     }
 
@@ -142,7 +137,9 @@ impl SessionTable {
         let Some(session) = self.get(id).cloned() else {
             return -1;
         };
-        self.changes.insert(id.cast_unsigned(), change(session));
+        let changed = change(session);
+        self.open -= usize::from(changed.is_none());
+        self.changes.insert(id.cast_unsigned(), changed);
         0
     }
 }

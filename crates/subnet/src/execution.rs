@@ -133,12 +133,13 @@ pub fn execute(
     let budget = state.genesis.round_instructions;
     let done = round::run_messages(&mut state, engine, &unfinished.messages, budget);
     state.metrics.messages += done.executed;
-    state.metrics.instructions += done.time;
+    let instructions = done.time + done.installation_time;
+    state.metrics.instructions += instructions;
     let work = sessions::advance(&mut state, &mut unfinished.generations)?;
     Ok(Outcome {
         state,
         calls: done.executed,
-        instructions: done.time,
+        instructions,
         work,
         printed: done.printed,
     })

@@ -141,6 +141,7 @@ fn told(canister: &Canister, execution: &Execution) -> String {
         instructions,
         time,
         debug,
+        hidden_backtrace,
     } = execution;
     assert!(*time <= INSTRUCTIONS, "{time}");
     let result = match result {
@@ -152,7 +153,7 @@ fn told(canister: &Canister, execution: &Execution) -> String {
             format!("{response:?} {:?} {calls:?} {sessions:?}", after.digest())
         }
     };
-    format!("{result} {instructions} {time} {debug:?}")
+    format!("{result} {instructions} {time} {debug:?} {hidden_backtrace}")
 }
 
 /// The ways into a canister after its installation; those that a module lacks do nothing, or say so.

@@ -9,21 +9,20 @@ use super::{
 };
 use crate::{
     application::Height,
-    state::{Canister, Long, LongWork, Status},
+    state::{Canister, Long, LongWork},
 };
 use lockstep_canister::{
-    engine::{Instructions, UPDATE_INSTRUCTIONS},
+    engine::Instructions,
     pacer::Pace,
     session::{SESSION_START, SessionIds},
 };
 use std::sync::Arc;
 
-/// Most sessions that a message can start.
-const SESSIONS_MAX: u64 = UPDATE_INSTRUCTIONS / SESSION_START;
-
 /// A turn to be taken.
 #[derive(Debug)]
 pub(super) struct Due {
+    /// Its number in the round.
+    pub(super) number: usize,
     pub(super) canister: Arc<Canister>,
     /// Its long message, or tasks and then messages.
     pub(super) work: Vec<Work>,
@@ -40,6 +39,18 @@ pub(super) struct Taken {
     /// Messages and tasks executed.
     pub(super) executed: u64,
     pub(super) printed: Vec<String>,
+    /// A message that turned out to be long, if there is place for it.
+    pub(super) begins: Option<Begins>,
+}
+
+/// A long message that has had its first slice.
+#[derive(Debug)]
+pub(super) struct Begins {
+    /// The turn's number in the round.
+    pub(super) number: usize,
+    pub(super) long: Long,
+    /// Whose call it is, if a user's.
+    pub(super) call: Option<[u8; 32]>,
 }
 
 /// A lane under way.
@@ -95,14 +106,19 @@ impl Lane<'_> {
             pace: None,
             printed: Vec::new(),
         };
-        let (mut keys, mut executed) = (Vec::new(), 0);
+        turn.canister.ledger.waits_for_slices = false;
+        let (mut keys, mut executed, mut begins) = (Vec::new(), 0, None);
         let mut work = due.work.into_iter().peekable();
         // Tasks that take all the time would otherwise keep the canister from its messages for ever.
         while let Some(next) = work.next_if(|work| {
             matches!(work, Work::Task(_)) || keys.is_empty() || self.time < self.budget
         }) {
             let Some(ended) = self.execute(&turn, &next) else {
-                begin_long(&mut turn, &next, self.height);
+                begins = Some(Begins {
+                    number: due.number,
+                    long: long(&turn, &next, self.height),
+                    call: next.call(),
+                });
                 break;
             };
             turn.follow(ended);
@@ -113,9 +129,8 @@ impl Lane<'_> {
             .memory_available
             .saturating_sub(turn.canister.state.memory_kept());
         self.message_bytes = turn.message_bytes;
-        let is_long = turn.canister.is_busy();
         // The first of a lane has had all the time there is, and a long message its slice.
-        if work.peek().is_none() || self.taken.is_empty() || is_long {
+        if work.peek().is_none() || self.taken.is_empty() || begins.is_some() {
             turn.canister.ledger.served_height = self.height;
         }
         Taken {
@@ -124,6 +139,7 @@ impl Lane<'_> {
             outputs: turn.outputs,
             executed,
             printed: turn.printed,
+            begins,
         }
     }
 
@@ -185,6 +201,7 @@ impl Lane<'_> {
                     outputs: Vec::new(),
                     executed: 0,
                     printed: Vec::new(),
+                    begins: None,
                 };
             }
         };
@@ -203,35 +220,26 @@ impl Lane<'_> {
             outputs: turn.outputs,
             executed: 1,
             printed: turn.printed,
+            begins: None,
         }
     }
 }
 
-/// Notes that a message needs more than the slice that it has had.
-fn begin_long(turn: &mut Turn, work: &Work, height: Height) {
-    let work_of_state = match work {
+/// A message that needs more than the slice that it has had.
+fn long(turn: &Turn, work: &Work, height: Height) -> Long {
+    let work = match work {
         Work::Task(task) => LongWork::Task(*task),
         Work::Message(key, _) => LongWork::Message(*key),
     };
-    turn.canister.ledger.long = Some(Long {
+    Long {
         memory_available: turn.memory_available,
         message_bytes: turn.message_bytes,
         session_ids: turn.session_ids,
-        ..Long::new(work_of_state, height, turn.round.time_ns)
-    });
-    if let Work::Message(_, message) = work
-        && let Some(call) = message.ingress()
-    {
-        let output = Output::Answer(*call.id, Status::Processing);
-        turn.outputs.push(output);
-    }
-    if turn.canister.uses_sessions() {
-        let end = sessions_end(turn.session_ids);
-        turn.outputs.push(Output::SessionIds(end));
+        ..Long::new(work, height, turn.round.time_ns)
     }
 }
 
-/// The end of the ids that a message may use.
-pub(super) fn sessions_end(ids: SessionIds) -> u64 {
-    ids.next + ids.step * SESSIONS_MAX
+/// The end of the ids that a message with so many instructions may use.
+pub(super) fn sessions_end(ids: SessionIds, limit: Instructions) -> u64 {
+    ids.next + ids.step * (limit / SESSION_START + 1)
 }

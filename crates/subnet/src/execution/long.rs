@@ -13,24 +13,28 @@
 //! are begun can therefore not be seen.
 //!
 //! # Bounds
-//! [`LONG_MAX`] messages go on at a time, those that began first; the others wait where they are, without
-//! a thread.
+//! [`LONG_MAX`] messages of canisters and one installation are under way at a time. What turns out to be
+//! long beside them has not begun: it waits in the queue until there is a place, and its canister with it,
+//! which can be managed meanwhile.
 use super::{management::Installation, round::lock, turn::Turn};
 use crate::{
     application::Height,
-    state::{Long, ReplicatedState},
+    state::{Long, LongWork, ReplicatedState},
 };
 use ic_principal::Principal;
-use lockstep_canister::pacer::{Pace, Pacer, Progress};
+use lockstep_canister::{
+    engine::Module,
+    pacer::{Pace, Pacer, Progress},
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     num::NonZeroU64,
     panic,
-    sync::Mutex,
+    sync::{Arc, Mutex},
     thread,
 };
 
-/// Long messages that go on at a height, installations among them.
+/// Long messages of canisters under way at a time.
 const LONG_MAX: usize = 4;
 
 /// The threads of long messages, which lanes share.
@@ -42,12 +46,16 @@ pub(super) struct LongRuns {
     pub(super) installations: Threads<Installation>,
     /// Canisters whose last message was long.
     expected: Mutex<BTreeSet<Principal>>,
+    /// Modules that are being installed: they need not be compiled again.
+    modules: Mutex<BTreeMap<Principal, Arc<Module>>>,
+    /// Whom management calls are about that wait, by their keys.
+    targets: Mutex<BTreeMap<u64, Principal>>,
 }
 
 impl LongRuns {
-    /// Whether the canister's next message is likely to be long.
+    /// Whether the canister's next message is likely to be long, and may have a thread.
     pub(super) fn expects(&self, id: &Principal) -> bool {
-        lock(&self.expected).contains(id)
+        lock(&self.expected).contains(id) && lock(&self.turns.0).len() < LONG_MAX
     }
 
     /// Notes whether the canister's last message was long.
@@ -60,11 +68,27 @@ impl LongRuns {
         }
     }
 
-    /// Drops the threads of messages that do not go on.
+    /// Keeps the module that is being installed into a canister.
+    pub(super) fn keep_module(&self, id: Principal, module: Arc<Module>) {
+        lock(&self.modules).insert(id, module);
+    }
+
+    /// Whom a management call is about that has waited.
+    pub(super) fn target(&self, key: u64) -> Option<Principal> {
+        lock(&self.targets).get(&key).copied()
+    }
+
+    /// Notes whom a management call is about that waits.
+    pub(super) fn note_target(&self, key: u64, target: Principal) {
+        lock(&self.targets).insert(key, target);
+    }
+
+    /// Drops what belongs to nothing that is under way or waits.
     pub(super) fn trim(&self, state: &ReplicatedState) {
-        let next = going_on(state);
-        lock(&self.turns.0).retain(|id, _| next.contains(id));
-        lock(&self.installations.0).retain(|id, _| next.contains(id));
+        lock(&self.turns.0).retain(|id, _| state.is_busy(id));
+        lock(&self.installations.0).retain(|id, _| state.is_busy(id));
+        lock(&self.modules).retain(|id, _| state.is_busy(id));
+        lock(&self.targets).retain(|key, _| state.queue.contains_key(key));
         lock(&self.expected).retain(|id| state.canisters().contains_key(id));
     }
 }
@@ -92,14 +116,22 @@ impl<T> Threads<T> {
     }
 }
 
-/// The canisters whose long messages get a slice at a height.
-pub(super) fn going_on(state: &ReplicatedState) -> BTreeSet<Principal> {
-    let canisters = state.canisters().iter();
-    let mut long: Vec<(Height, Principal)> = canisters
-        .filter_map(|(id, canister)| Some((canister.ledger.long.as_ref()?.begun, *id)))
-        .collect();
-    long.sort_unstable();
-    long.into_iter().take(LONG_MAX).map(|(_, id)| id).collect()
+/// How many more canisters' messages may begin to be long.
+pub(super) fn free_places(state: &ReplicatedState) -> usize {
+    let canisters = state.canisters().values();
+    let long = canisters.filter_map(|canister| canister.ledger.long.as_ref());
+    let taken = long.filter(|long| !matches!(long.work, LongWork::Installation { .. }));
+    LONG_MAX.saturating_sub(taken.count())
+}
+
+/// The canister into which code is being installed that takes long.
+pub(super) fn installed_into(state: &ReplicatedState) -> Option<Principal> {
+    let mut canisters = state.canisters().iter();
+    let found = canisters.find(|(_, canister)| {
+        let long = canister.ledger.long.as_ref();
+        long.is_some_and(|long| matches!(long.work, LongWork::Installation { .. }))
+    });
+    found.map(|(id, _)| *id)
 }
 
 /// A message on a thread of its own, which gives `T` at its end.

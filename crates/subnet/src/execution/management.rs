@@ -22,12 +22,12 @@ mod snapshots;
 mod status;
 
 use super::{
-    long::LongRuns,
+    long::{LongRuns, installed_into},
     not_found,
     round::{Done as Totals, put},
-    turn::{MESSAGE_OVERHEAD, Output, response},
+    turn::{MESSAGE_OVERHEAD, response},
 };
-use crate::state::{Canister, Message, Origin, Originator, Reject, ReplicatedState, Status};
+use crate::state::{Canister, Message, Origin, Originator, Reject, ReplicatedState};
 use candid::{CandidType, DecoderConfig, utils::decode_one_with_config};
 use ic_principal::Principal;
 use lockstep_canister::{
@@ -138,7 +138,7 @@ enum Done {
     Reply(Vec<u8>),
     /// Not yet; somebody else will answer.
     Later,
-    /// Not yet: it goes on at the next height.
+    /// Not yet: it takes more than a slice, and stays in the queue.
     Long,
 }
 
@@ -164,7 +164,7 @@ pub(super) fn run_all(
         runs,
         totals: done,
     };
-    manager.go_on(budget);
+    manager.go_on();
     let management = Principal::management_canister();
     let queue = manager.state.queue.iter();
     let keys: Vec<u64> = queue
@@ -177,28 +177,22 @@ pub(super) fn run_all(
             break;
         }
         let message = Arc::clone(&manager.state.queue[&key]);
-        if waits(&held, &message) {
+        let Some(call) = ManagementCall::new(key, &message) else {
+            manager.state.queue.remove(&key);
             continue;
+        };
+        match manager.target(&call) {
+            Ok(Some(target)) if manager.waits(&held, &call, &target) => {
+                manager.runs.note_target(key, target);
+                continue;
+            }
+            Ok(_) => manager.take(call),
+            Err(reject) => manager.end(call, Err(reject)),
         }
-        manager.totals.time += MESSAGE_OVERHEAD;
-        manager.take(key, &message);
         if manager.state.queue.contains_key(&key) {
             held = manager.state.held();
         }
     }
-}
-
-/// Whether a message is about one of the canisters that are `held`; a long one is about one itself.
-fn waits(held: &BTreeSet<Principal>, message: &Message) -> bool {
-    if held.is_empty() {
-        return false;
-    }
-    let target = match message {
-        Message::Ingress(call) => methods::target(&call.method, &call.argument),
-        Message::Request(request) => methods::target(&request.method, &request.argument),
-        Message::Response(_) => None,
-    };
-    target.is_some_and(|target| held.contains(&target))
 }
 
 impl<'a> ManagementCall<'a> {
@@ -234,12 +228,30 @@ impl<'a> ManagementCall<'a> {
 }
 
 impl Manager<'_> {
-    /// Takes a message from the queue, unless it is long.
-    fn take(&mut self, key: u64, message: &Message) {
-        let Some(mut call) = ManagementCall::new(key, message) else {
-            self.state.queue.remove(&key);
-            return;
-        };
+    /// Whom a call is about. One that does not say so is refused before it could do anything.
+    fn target(&self, call: &ManagementCall<'_>) -> Result<Option<Principal>, Reject> {
+        match self.runs.target(call.key) {
+            Some(target) => Ok(Some(target)),
+            None => methods::target(call.method, call.argument),
+        }
+    }
+
+    /// Whether a call waits: for a long message of its canister, or for a place among the long ones.
+    fn waits(
+        &self,
+        held: &BTreeSet<Principal>,
+        call: &ManagementCall<'_>,
+        target: &Principal,
+    ) -> bool {
+        let canister = self.state.canisters().get(target);
+        let is_long =
+            canister.is_some_and(|canister| canister.ledger.installation_waits == Some(call.key));
+        held.contains(target) || is_long && installed_into(self.state).is_some()
+    }
+
+    /// Executes a call.
+    fn take(&mut self, mut call: ManagementCall<'_>) {
+        self.totals.time += MESSAGE_OVERHEAD;
         let result = self.execute(&mut call);
         self.end(call, result);
     }
@@ -247,12 +259,7 @@ impl Manager<'_> {
     /// What a call comes to.
     fn end(&mut self, call: ManagementCall<'_>, result: Result<Done, Reject>) {
         let answer = match result {
-            Ok(Done::Long) => {
-                if let Origin::User { id, .. } = call.origin {
-                    put(self.state, Output::Answer(id, Status::Processing));
-                }
-                return;
-            }
+            Ok(Done::Long) => return,
             Ok(Done::Reply(reply)) => Some(Ok(reply)),
             Ok(Done::Later) => None,
             Err(reject) => Some(Err(reject)),

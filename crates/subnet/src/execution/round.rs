@@ -15,22 +15,25 @@
 //! ids are interleaved. So neither the number of threads nor their speed can be seen. What they do share,
 //! threads of long messages, is a cache.
 use super::{
-    lane::{Due, Lane, Taken},
-    long::{LongRuns, going_on},
+    lane::{Begins, Due, Lane, Taken, sessions_end},
+    long::{LongRuns, free_places},
     management::memory_available,
     turn::{Output, Round, Work, rejection},
 };
 use crate::{
     application::Height,
-    state::{CallResult, Canister, LongWork, LowMemory, Message, ReplicatedState, Response, Task},
+    state::{
+        CallResult, Canister, LongWork, LowMemory, Message, ReplicatedState, Response, Status, Task,
+    },
 };
 use ic_principal::Principal;
 use lockstep_canister::{
-    engine::{Engine, Instructions},
+    engine::{Engine, Instructions, UPDATE_INSTRUCTIONS},
     session::SessionIds,
     state::RunState,
 };
 use std::{
+    cmp::Reverse,
     collections::BTreeMap,
     sync::{Arc, Mutex, PoisonError},
     thread,
@@ -49,6 +52,8 @@ pub(super) struct Done {
     pub(super) executed: u64,
     /// Instructions of the time.
     pub(super) time: Instructions,
+    /// Those of an installation's slice, which has a time of its own.
+    pub(super) installation_time: Instructions,
     /// What canisters printed.
     pub(super) printed: Vec<(Principal, String)>,
 }
@@ -117,18 +122,18 @@ fn tasks(state: &ReplicatedState) -> BTreeMap<Principal, Vec<Task>> {
 }
 
 /// The canisters that have something to do, in the order of their turns. A long message has a turn at each
-/// height, if it is among those that go on.
+/// height.
 fn due(state: &ReplicatedState, tasks: &mut BTreeMap<Principal, Vec<Task>>) -> Vec<Due> {
     let mut messages: BTreeMap<Principal, Vec<Work>> = BTreeMap::new();
     for (key, message) in &state.queue {
         let of_canister = messages.entry(*message.receiver()).or_default();
         of_canister.push(Work::Message(*key, Arc::clone(message)));
     }
-    let going_on = going_on(state);
+    let no_place = free_places(state) == 0;
     let mut due = Vec::new();
     for (id, canister) in state.canisters() {
         let work = if let Some(long) = &canister.ledger.long {
-            if !going_on.contains(id) || canister.ledger.served_height == state.height {
+            if canister.ledger.served_height == state.height {
                 continue;
             }
             match long.work {
@@ -138,6 +143,8 @@ fn due(state: &ReplicatedState, tasks: &mut BTreeMap<Principal, Vec<Task>>) -> V
                 }
                 LongWork::Installation { .. } => continue,
             }
+        } else if canister.ledger.waits_for_slices && no_place {
+            continue;
         } else {
             let tasks = tasks.remove(id).unwrap_or_default();
             let messages = messages.remove(id).unwrap_or_default();
@@ -148,17 +155,19 @@ fn due(state: &ReplicatedState, tasks: &mut BTreeMap<Principal, Vec<Task>>) -> V
         }
     }
     due.sort_by_key(|(canister, _)| {
-        let waits = !has_waited(canister, state.height);
-        (waits, canister.ledger.served_height, canister.state.id)
+        let entitled = entitlement(canister, state.height);
+        let ledger = &canister.ledger;
+        (Reverse(entitled), ledger.served_height, canister.state.id)
     });
     let count = due.len() as u64;
     let due = due
         .into_iter()
         .enumerate()
-        .map(|(index, (canister, work))| Due {
+        .map(|(number, (canister, work))| Due {
+            number,
             work,
             session_ids: SessionIds {
-                next: state.sessions.next_id + index as u64,
+                next: state.sessions.next_id + number as u64,
                 step: count,
             },
             canister,
@@ -166,11 +175,16 @@ fn due(state: &ReplicatedState, tasks: &mut BTreeMap<Principal, Vec<Task>>) -> V
     due.collect()
 }
 
-/// Whether a canister has waited so long that its compute allocation entitles it to a turn in full: one of
-/// `n` percent to `n` of 100 heights.
-fn has_waited(canister: &Canister, height: Height) -> bool {
-    let heights = height.saturating_sub(canister.ledger.served_height);
-    heights.saturating_mul(canister.state.settings.compute_allocation.into()) >= 100
+/// The percentage of the heights that a canister is entitled to by its compute allocation, if it is its
+/// turn: one of `n` percent has `n` of 100 heights.
+fn entitlement(canister: &Canister, height: Height) -> u64 {
+    let percent = u64::from(canister.state.settings.compute_allocation);
+    let turns = |heights: Height| heights.saturating_mul(percent) / 100;
+    if turns(height) > turns(canister.ledger.served_height) {
+        percent
+    } else {
+        0
+    }
 }
 
 /// Runs the turns on their lanes, as far as the time allows; in the order of the canisters' ids.
@@ -253,8 +267,35 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+/// Lets the first of the messages that turned out to be long go on, as many as there is place for. The
+/// others have not begun.
+fn begin_long(state: &mut ReplicatedState, taken: &mut [Taken]) {
+    let mut places = free_places(state);
+    let mut begun: Vec<(Begins, &mut Canister)> = taken
+        .iter_mut()
+        .filter_map(|taken| Some((taken.begins.take()?, &mut taken.canister)))
+        .collect();
+    begun.sort_by_key(|(begins, _)| begins.number);
+    for (Begins { long, call, .. }, canister) in begun {
+        if places == 0 {
+            canister.ledger.waits_for_slices = true;
+            continue;
+        }
+        places -= 1;
+        if let Some(id) = call {
+            state.history.set_status(&id, Status::Processing);
+        }
+        if canister.uses_sessions() {
+            let end = sessions_end(long.session_ids, UPDATE_INSTRUCTIONS);
+            state.sessions.next_id = state.sessions.next_id.max(end);
+        }
+        canister.ledger.long = Some(long);
+    }
+}
+
 /// Puts turns into the state and delivers what they sent, in order.
-fn deliver(state: &mut ReplicatedState, taken: Vec<Taken>, done: &mut Done) {
+fn deliver(state: &mut ReplicatedState, mut taken: Vec<Taken>, done: &mut Done) {
+    begin_long(state, &mut taken);
     let mut outputs = Vec::new();
     for turn in taken {
         done.executed += turn.executed;
@@ -283,7 +324,6 @@ pub(super) fn put(state: &mut ReplicatedState, output: Output) {
     match output {
         Output::Answer(id, status) => state.history.set_status(&id, status),
         Output::Sessions(changes) => state.sessions.apply(&changes),
-        Output::SessionIds(end) => state.sessions.next_id = state.sessions.next_id.max(end),
         Output::Message(message) => send(state, message),
     }
 }

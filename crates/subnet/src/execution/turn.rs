@@ -67,8 +67,6 @@ pub(super) enum Output {
     Answer([u8; 32], Status),
     /// Sessions started, changed or closed.
     Sessions(BTreeMap<u64, Option<SessionState>>),
-    /// Ids below this one are taken.
-    SessionIds(u64),
 }
 
 /// What a canister executes at a time.
@@ -85,6 +83,14 @@ impl Work {
         match self {
             Self::Task(_) => None,
             Self::Message(key, _) => Some(*key),
+        }
+    }
+
+    /// The id of a user's call.
+    pub(super) fn call(&self) -> Option<[u8; 32]> {
+        match self {
+            Self::Task(_) => None,
+            Self::Message(_, message) => message.ingress().map(|call| *call.id),
         }
     }
 }

@@ -3,7 +3,7 @@ use super::{
     Cached, CanisterLog, Change, ChangeDetails, Changes, CyclesConsumed, Long, Origin, Originator,
     Stored, snapshot::globals_bytes,
 };
-use crate::tree::Tree;
+use crate::{application::Height, tree::Tree};
 use ic_principal::Principal;
 use lockstep_canister::{
     engine::{Closure, Cycles, Instructions},
@@ -57,6 +57,10 @@ pub struct Ledger {
     pub paid_until_ns: u64,
     /// A message under way that takes more than a slice.
     pub long: Option<Long>,
+    /// Whether its next message takes more than a slice and waits until fewer such messages are under way.
+    pub waits_for_slices: bool,
+    /// The same for a call that installs code: its key.
+    pub installation_waits: Option<u64>,
 }
 
 /// Whether `canister_on_low_wasm_memory` is to run.
@@ -121,10 +125,11 @@ pub struct StopCall {
 }
 
 impl Canister {
-    /// A canister to which nothing has happened; it has paid until `now_ns`.
+    /// A canister that is created at this height and time.
     #[must_use]
-    pub fn new(state: CanisterState, now_ns: u64) -> Self {
+    pub fn new(state: CanisterState, height: Height, now_ns: u64) -> Self {
         let ledger = Ledger {
+            served_height: height,
             paid_until_ns: now_ns,
             ..Ledger::default()
         };

@@ -9,12 +9,16 @@ use super::{
 };
 use crate::{
     execution::{
+        INSTALL_INSTRUCTIONS,
         lane::sessions_end,
-        long::{LongRun, going_on},
-        turn::{MESSAGE_OVERHEAD, Round},
+        long::{LongRun, installed_into},
+        round::put,
+        turn::{Output, Round},
         upkeep,
     },
-    state::{Canister, ChangeDetails, Deployment, Long, LongWork, LowMemory, Reject},
+    state::{
+        Canister, ChangeDetails, Deployment, Long, LongWork, LowMemory, Origin, Reject, Status,
+    },
 };
 use ic_management_canister_types::{InstallCodeArgs, UninstallCodeArgs};
 use ic_principal::Principal;
@@ -68,23 +72,32 @@ impl Manager<'_> {
             return self.apply(installation);
         }
         self.totals.time += slice.get();
+        let is_alone = installed_into(self.state).is_none();
+        let uses_sessions = installation.uses_sessions();
+        let height = self.state.height;
+        let canister = self.state.canister_mut(&id).expect("it was just found");
+        canister.ledger.installation_waits = (!is_alone).then_some(call.key);
+        if !is_alone {
+            return Ok(Done::Long);
+        }
         let work = LongWork::Installation {
             key: call.key,
             lender,
         };
-        let long = Long {
+        canister.ledger.long = Some(Long {
             memory_available: seen.memory_available,
             session_ids: seen.session_ids,
-            ..Long::new(work, self.state.height, seen.time_ns)
-        };
-        if installation.uses_sessions() {
-            let sessions = &mut self.state.sessions;
-            sessions.next_id = sessions.next_id.max(sessions_end(seen.session_ids));
-        }
-        let height = self.state.height;
-        let canister = self.state.canister_mut(&id).expect("it was just found");
-        canister.ledger.long = Some(long);
+            ..Long::new(work, height, seen.time_ns)
+        });
         canister.ledger.served_height = height;
+        if uses_sessions {
+            let end = sessions_end(seen.session_ids, INSTALL_INSTRUCTIONS);
+            self.state.sessions.next_id = self.state.sessions.next_id.max(end);
+        }
+        self.runs.keep_module(id, installation.module);
+        if let Origin::User { id, .. } = call.origin {
+            put(self.state, Output::Answer(id, Status::Processing));
+        }
         Ok(Done::Long)
     }
 
@@ -163,70 +176,76 @@ impl Manager<'_> {
         nothing()
     }
 
-    /// Gives each long installation its slice, as far as the time goes.
-    pub(super) fn go_on(&mut self, budget: Instructions) {
-        for id in going_on(self.state) {
-            let canister = &self.state.canisters()[&id];
-            let long = canister.ledger.long.clone().expect("it goes on");
-            let LongWork::Installation { key, .. } = long.work else {
-                continue;
-            };
-            if canister.ledger.served_height == self.state.height || self.totals.time >= budget {
-                continue;
-            }
-            let message = Arc::clone(&self.state.queue[&key]);
-            let call = ManagementCall::new(key, &message).expect("it is a call");
-            let run = self.runs.installations.take(&id, &long);
-            let run = run.unwrap_or_else(|| self.begin_again(&call, &long));
-            self.totals.time += MESSAGE_OVERHEAD;
-            let result = run.go_on(long.slices + 1);
-            let slice = self.state.genesis.slice_instructions.get();
-            let height = self.state.height;
-            let canister = self.state.canister_mut(&id).expect("it was just found");
-            canister.ledger.served_height = height;
-            match result {
-                Ok(mut installation) => {
-                    let spent = long.slices * slice;
-                    self.totals.time += installation.time.saturating_sub(spent);
-                    canister.ledger.long = None;
-                    // Whether it succeeds or not.
-                    canister.pay_ingress(long.owed);
-                    installation.canister.pay_ingress(long.owed);
-                    installation.canister.ledger.served_height = height;
-                    let result = self.apply(installation);
-                    self.end(call, result);
-                }
-                Err(run) => {
-                    self.totals.time += slice;
-                    canister.ledger.long = Some(Long {
-                        slices: long.slices + 1,
-                        ..long
-                    });
-                    self.runs.installations.put(id, run);
-                }
-            }
+    /// Gives the long installation, if there is one, its slice of this height, which has a time of its own.
+    pub(super) fn go_on(&mut self) {
+        let Some(id) = installed_into(self.state) else {
+            return;
+        };
+        let height = self.state.height;
+        let canister = self.state.canister_mut(&id).expect("it was just found");
+        if canister.ledger.served_height == height {
+            return;
         }
+        canister.ledger.served_height = height;
+        let long = canister.ledger.long.clone().expect("it is long");
+        let key = long.work.key().expect("an installation is a call");
+        let message = Arc::clone(&self.state.queue[&key]);
+        let call = ManagementCall::new(key, &message).expect("an installation is a call");
+        let run = match self.runs.installations.take(&id, &long) {
+            Some(run) => Ok(run),
+            None => self.begin_again(&call, &long),
+        };
+        let slice = self.state.genesis.slice_instructions.get();
+        let ended = match run.map(|run| run.go_on(long.slices + 1)) {
+            Ok(Err(run)) => {
+                self.totals.installation_time += slice;
+                self.runs.installations.put(id, run);
+                let canister = self.state.canister_mut(&id).expect("it was just found");
+                canister.ledger.long = Some(Long {
+                    slices: long.slices + 1,
+                    ..long
+                });
+                return;
+            }
+            Ok(Ok(installation)) => Ok(installation),
+            Err(reject) => Err(reject),
+        };
+        let canister = self.state.canister_mut(&id).expect("it was just found");
+        canister.ledger.long = None;
+        // Whether it succeeds or not.
+        canister.pay_ingress(long.owed);
+        let result = ended.and_then(|mut installation| {
+            let time = installation.time.saturating_sub(long.slices * slice);
+            self.totals.installation_time += time;
+            installation.canister.pay_ingress(long.owed);
+            installation.canister.ledger.served_height = height;
+            self.apply(installation)
+        });
+        self.end(call, result);
     }
 
-    /// Begins a long installation again from its call.
-    fn begin_again(&self, call: &ManagementCall<'_>, long: &Long) -> LongRun<Installation> {
+    /// Begins a long installation again from its call. Nothing that it depends on has changed.
+    fn begin_again(
+        &self,
+        call: &ManagementCall<'_>,
+        long: &Long,
+    ) -> Result<LongRun<Installation>, Reject> {
         let seen = Seen {
             time_ns: long.time_ns,
             memory_available: long.memory_available,
             session_ids: long.session_ids,
         };
         let arguments = match call.method {
-            "install_code" => decode(call.argument),
-            _ => self.chunked_code(call).map(|(arguments, _)| arguments),
+            "install_code" => decode(call.argument)?,
+            _ => self.chunked_code(call)?.0,
         };
-        let installation = arguments.and_then(|arguments| self.prepare(call, arguments, seen));
-        let mut installation = installation.expect("what it depends on has not changed");
+        let mut installation = self.prepare(call, arguments, seen)?;
         installation.canister.ledger.long = None;
         let slice = self.state.genesis.slice_instructions;
-        LongRun::begin(slice, long.begun, move |pace| {
+        Ok(LongRun::begin(slice, long.begun, move |pace| {
             installation.run(pace);
             installation
-        })
+        }))
     }
 }
 

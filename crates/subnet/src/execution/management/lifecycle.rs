@@ -136,7 +136,7 @@ impl Manager<'_> {
             environment_hash,
         };
         let now_ns = self.state.time_ns;
-        let mut canister = Canister::new(state, now_ns);
+        let mut canister = Canister::new(state, self.state.height, now_ns);
         canister.ledger.consumed.creation = creation.fee;
         canister.record(now_ns, originator, details);
         self.admit(canister)?;

@@ -165,9 +165,12 @@ pub fn query_target(method: &str, argument: &[u8]) -> Result<Option<Principal>, 
     found.target(argument)
 }
 
-/// Which canister a call is about, if it says so.
-pub(super) fn target(method: &str, argument: &[u8]) -> Option<Principal> {
-    find(method).ok()?.target(argument).ok()?
+/// Which canister a call is about, if it is about one.
+///
+/// # Errors
+/// The rejection of a method that does not exist, or of an argument that names no canister.
+pub(super) fn target(method: &str, argument: &[u8]) -> Result<Option<Principal>, Reject> {
+    find(method)?.target(argument)
 }
 
 /// Which users are not bound to be refused by a method.

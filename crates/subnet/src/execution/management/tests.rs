@@ -52,7 +52,7 @@ impl Subnet {
         let mut all = BTreeSet::from([id]);
         all.extend(controllers);
         let state = CanisterState::new(id, all, CYCLES);
-        self.state.insert_canister(Canister::new(state, 1_000));
+        self.state.insert_canister(Canister::new(state, 0, 1_000));
         id
     }
 
@@ -341,7 +341,7 @@ fn a_canister_knows_and_keeps_its_own() {
     let owner = subnet.canister(1, &[]);
     let id = canister_id(2);
     let state = CanisterState::new(id, BTreeSet::from([owner]), CYCLES);
-    subnet.state.insert_canister(Canister::new(state, 1_000));
+    subnet.state.insert_canister(Canister::new(state, 0, 1_000));
     let status: CanisterStatusResult = subnet.get(id, "canister_status", &record(id));
     assert_eq!(status.settings.controllers, [owner]);
     let chunk = ic_management_canister_types::UploadChunkArgs {
