@@ -8,6 +8,7 @@ mod kernels;
 mod limits;
 mod metering;
 mod modules;
+mod outcalls;
 mod pacing;
 mod persistence;
 mod queries;
