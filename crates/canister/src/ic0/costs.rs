@@ -1,7 +1,7 @@
 //! What calls cost.
 use super::{import, letters::ANY_AND_START};
 use crate::{
-    host::{Host, Imports, Pointer, SYSTEM_CALL, enter, read, violated, write},
+    host::{Host, Imports, Pointer, enter, read, violated, write},
     prices::Outcall,
 };
 use candid::DecoderConfig;
@@ -41,13 +41,13 @@ pub(super) fn define<P: Pointer>(imports: &mut Imports) {
         let cost = caller.data().given.prices.http_outcall(&outcall);
         write(caller, NAME, dst, &cost.to_le_bytes())
     });
-    import!(imports, cost_sign_with_ecdsa in ANY_AND_START, (caller, src: P, size: P, curve: i32, dst: P) -> i32 {
+    import!(imports, cost_sign_with_ecdsa in ANY_AND_START, bytes(size), (caller, src: P, size: P, curve: i32, dst: P) -> i32 {
         no_key(caller, NAME, (src, size), dst, curve == 0)
     });
-    import!(imports, cost_sign_with_schnorr in ANY_AND_START, (caller, src: P, size: P, algorithm: i32, dst: P) -> i32 {
+    import!(imports, cost_sign_with_schnorr in ANY_AND_START, bytes(size), (caller, src: P, size: P, algorithm: i32, dst: P) -> i32 {
         no_key(caller, NAME, (src, size), dst, algorithm == 0 || algorithm == 1)
     });
-    import!(imports, cost_vetkd_derive_key in ANY_AND_START, (caller, src: P, size: P, curve: i32, dst: P) -> i32 {
+    import!(imports, cost_vetkd_derive_key in ANY_AND_START, bytes(size), (caller, src: P, size: P, curve: i32, dst: P) -> i32 {
         no_key(caller, NAME, (src, size), dst, curve == 0)
     });
 }

@@ -1,5 +1,6 @@
 //! The engine through its public interface, on small modules in the text format.
 mod calls;
+mod charges;
 mod contexts;
 mod cycles;
 mod errors;
