@@ -14,7 +14,9 @@ pub(crate) fn enter(
     contexts: Contexts,
     cost: Instructions,
 ) -> wasmtime::Result<()> {
-    charge(caller, cost)?;
+    if cost > 0 {
+        charge(caller, cost)?;
+    }
     let context = caller.data().context;
     if context & contexts == 0 {
         return violated(format!(
