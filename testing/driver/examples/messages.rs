@@ -1,4 +1,4 @@
-//! Prints how many messages a subnet executes in a second on this machine, and what a second thread adds.
+//! Prints how many messages a subnet executes in a second on this machine, on one thread and on two.
 //!
 //! `cargo run --release --package lockstep-driver --example messages [-- rates|scaling]`
 //!
@@ -96,16 +96,21 @@ fn main() {
     let part = std::env::args().nth(1);
     let wanted = |name| part.as_deref().is_none_or(|part| part == name);
     if wanted("rates") {
-        rates();
+        for threads in [1, 2] {
+            rates(threads);
+        }
     }
     if wanted("scaling") {
         scaling();
     }
 }
 
-fn rates() {
-    let threads = Engine::new().threads();
-    println!("messages executed per second, {threads} threads:");
+fn engine(threads: usize) -> Engine {
+    Engine::new().on_threads(NonZeroUsize::new(threads).expect("not zero"))
+}
+
+fn rates(threads: usize) {
+    println!("messages executed per second, threads: {threads}");
     let print = |name: &str, messages: usize, seconds: f64| {
         let each = seconds / messages as f64;
         println!(
@@ -131,12 +136,12 @@ fn rates() {
             200,
         ),
     ] {
-        let mut bench = Bench::new(Engine::new(), canisters, pages);
+        let mut bench = Bench::new(engine(threads), canisters, pages);
         let seconds = fastest(&mut bench, calls, "touch", &nothing);
         print(name, canisters * calls, seconds);
     }
     let (pairs, calls) = (50, 20_u32);
-    let mut bench = Bench::new(Engine::new(), 2 * pairs, 1);
+    let mut bench = Bench::new(engine(threads), 2 * pairs, 1);
     let peers: Vec<_> = bench.canisters.drain(pairs..).collect();
     let argument = |index: usize| {
         let mut bytes = calls.to_le_bytes().to_vec();
@@ -155,10 +160,7 @@ fn rates() {
 
 fn scaling() {
     const CANISTERS: usize = 8;
-    let [mut one, mut two] = [1, 2].map(|threads| {
-        let threads = NonZeroUsize::new(threads).expect("not zero");
-        Bench::new(Engine::new().on_threads(threads), CANISTERS, 1)
-    });
+    let [mut one, mut two] = [1, 2].map(|threads| Bench::new(engine(threads), CANISTERS, 1));
     println!("{CANISTERS} canisters that compute, one message each, on 1 and 2 threads:");
     for rounds in [100_000_u32, 1_000_000, 100_000_000] {
         let argument = |_| rounds.to_le_bytes().to_vec();
