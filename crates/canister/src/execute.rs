@@ -19,6 +19,7 @@ use crate::{
     host::{
         Contexts, Exchange, Given, MachineFailure, Message, code, context, heap_limit_exceeded,
     },
+    ic0::Log,
     instance::{Running, stop},
     instrument::{DEPTH_UNITS, reserved},
     lockstep_api::SessionTable,
@@ -344,6 +345,7 @@ fn host(
         },
         debug: Vec::new(),
         debug_bytes: 0,
+        log: Log::default(),
         forks: 0,
         replay: None,
         memory: None,

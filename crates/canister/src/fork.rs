@@ -27,8 +27,9 @@ use crate::{
     heap::{LEAF_BYTES, PAGE_BYTES, Snapshot, Window},
     host::{
         Contexts, DEBUG_BYTES_MAX, Exchange, Failure, Host, HostTrap, Imports, Message, charge,
-        code, context, enter, read, trapped, used,
+        code, context, enter, pay_to_read, trapped, used,
     },
+    ic0::Log,
     instance::{Running, value},
     instrument::reserved,
     lockstep_api::SessionTable,
@@ -128,7 +129,7 @@ fn read_windows(
     start: i32,
     count: u32,
 ) -> wasmtime::Result<Vec<Range<usize>>> {
-    let bytes = read(caller, "fork", start, (count * 8).cast_signed())?;
+    let bytes = pay_to_read(caller, "fork", start, (count * 8).cast_signed())?;
     let words = bytes
         .as_chunks()
         .0
@@ -400,6 +401,7 @@ fn task_host(host: &Message, tasks: &Tasks, start: &Start) -> Message {
         sessions: SessionTable::default(),
         debug: Vec::new(),
         debug_bytes: start.debug_bytes,
+        log: Log::default(),
         forks: 0,
         replay: None,
         memory: None,

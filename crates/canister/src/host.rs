@@ -14,8 +14,8 @@ mod exchange;
 mod imports;
 
 pub(crate) use access::{
-    allocate, called_trap, charge, copy, copy_as, enter, memory, peek, read, read_as, stable_read,
-    stable_write, used, write,
+    allocate, called_trap, charge, copy, copy_as, enter, memory, pay_to_copy, pay_to_read, peek,
+    read, read_as, stable_read, stable_write, used, write,
 };
 pub(crate) use context::Contexts;
 pub(crate) use exchange::Exchange;
@@ -26,6 +26,7 @@ use crate::{
     engine::{Call, CallerInfo, Cycles, Engine, Environment, Instructions, Rejection, Response},
     fork::{Growth, Replay},
     heap::{PAGE_BYTES, View},
+    ic0::Log,
     lockstep_api::SessionTable,
     message::EntryPoint,
     meter::Meter,
@@ -43,8 +44,8 @@ use std::{
 };
 use wasmtime::{Memory, ResourceLimiter};
 
-/// Cost of entering an import, before what its bytes cost (one each).
-pub const SYSTEM_CALL: Instructions = 20;
+/// Cost of most system calls, before what their bytes cost.
+pub const SYSTEM_CALL: Instructions = 500;
 /// Most elements of all tables of a module together, and of one table after growth.
 pub(crate) const TABLE_ELEMENTS_MAX: u64 = 1_000_000;
 /// Cost of every leaf of 4 KiB of stable memory that a write has to copy.
@@ -136,6 +137,8 @@ pub(crate) struct Given {
     pub(crate) context_instructions: Instructions,
     /// Bytes to which the heap may grow, where the canister's own limit holds.
     pub(crate) heap_limit: Option<u64>,
+    /// Bytes of the canister's log.
+    pub(crate) log_limit: u64,
 }
 
 impl Given {
@@ -160,6 +163,7 @@ impl Given {
             cycles_refunded: call.cycles_refunded,
             deadline_ns: call.deadline_ns,
             context_instructions: call.context_instructions,
+            log_limit: state.settings.log_memory_limit,
             heap_limit: (limit != 0 && context & context::HEAP_LIMITED != 0).then_some(limit),
         }
     }
@@ -239,6 +243,8 @@ pub(crate) struct Message {
     pub(crate) sessions: SessionTable,
     pub(crate) debug: Vec<String>,
     pub(crate) debug_bytes: usize,
+    /// What printing costs.
+    pub(crate) log: Log,
     /// Forks so far.
     pub(crate) forks: u32,
     /// A task that is to be run alone, if any.

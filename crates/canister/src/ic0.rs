@@ -10,13 +10,16 @@
 mod calls;
 mod canister;
 mod certification;
+mod charges;
 mod costs;
 mod cycles;
 mod message;
 mod stable;
 mod variables;
 
-use crate::host::{Host, ImportSets, Imports, Pointer, SYSTEM_CALL, called_trap, enter, peek};
+pub(crate) use charges::Log;
+
+use crate::host::{Host, ImportSets, Imports, Pointer, called_trap, charge, enter, peek};
 use wasmtime::Caller;
 
 /// The specification's letters.
@@ -36,14 +39,17 @@ mod letters {
 /// Most bytes that a line of the log or a trap's text may have.
 const TEXT_BYTES_MAX: usize = 32 * 1024;
 
-/// Defines `ic0.NAME` for the given contexts; `NAME` is in scope of its body.
+/// Defines `ic0.NAME` for the given contexts, at the price of its row in [`charges`], for the bytes that its arguments
+/// say; `NAME` is in scope of its body.
 macro_rules! import {
-    ($imports:ident, $name:ident in $contexts:expr, ($caller:ident $(, $argument:ident: $ty:ty)*) $(-> $result:ty)? $body:block) => {
+    ($imports:ident, $name:ident in $contexts:expr, $(bytes($($size:ident),+),)? ($caller:ident $(, $argument:ident: $ty:ty)*) $(-> $result:ty)? $body:block) => {
         $imports.add("ic0", stringify!($name), |mut caller: Caller<'_, Host> $(, $argument: $ty)*| -> wasmtime::Result<import!(@ $($result)?)> {
             #[allow(dead_code)]
             const NAME: &str = stringify!($name);
             let $caller = &mut caller;
-            enter($caller, ("ic0", NAME), $contexts, SYSTEM_CALL)?;
+            let bytes = 0_u64 $($(.saturating_add($size.widen()))+)?;
+            let price = crate::ic0::charges::$name.of(bytes);
+            enter($caller, ("ic0", NAME), $contexts, price)?;
             $body
         });
     };
@@ -59,7 +65,7 @@ macro_rules! import_blob {
             let $host = caller.data();
             Ok($p::narrow($bytes.len() as u64))
         });
-        import!($imports, $copy in $contexts, (caller, dst: $p, offset: $p, size: $p) {
+        import!($imports, $copy in $contexts, bytes(size), (caller, dst: $p, offset: $p, size: $p) {
             copy_as(caller, (NAME, $what), |$host| $bytes, (dst, offset, size))
         });
     };
@@ -91,14 +97,26 @@ fn for_width<P: Pointer>(imports: &mut Imports) {
 fn texts<P: Pointer>(imports: &mut Imports) {
     use letters::{ANY_AND_START, TASKS};
     import!(imports, debug_print in ANY_AND_START | TASKS, (caller, src: P, size: P) {
+        pay_to_log(caller, size.widen())?;
         let text = peek(caller, src, size, TEXT_BYTES_MAX)?;
         let text = text.unwrap_or_else(|| b"(debug_print message out of memory bounds)".to_vec());
-        caller.data_mut().print(&text);
+        let host = caller.data_mut();
+        let limit = host.given.log_limit;
+        host.log.push(text.len() as u64, limit);
+        host.print(&text);
         Ok(())
     });
-    import!(imports, trap in ANY_AND_START | TASKS, (caller, src: P, size: P) {
+    import!(imports, trap in ANY_AND_START | TASKS, bytes(size), (caller, src: P, size: P) {
+        pay_to_log(caller, size.widen())?;
         called_trap(caller, src, size, TEXT_BYTES_MAX)
     });
+}
+
+/// Charges for a line of the log, of so many bytes.
+fn pay_to_log(caller: &mut Caller<'_, Host>, size: u64) -> wasmtime::Result<()> {
+    let host = caller.data();
+    let price = host.log.charge(size, host.given.log_limit);
+    charge(caller, price)
 }
 
 #[cfg(test)]

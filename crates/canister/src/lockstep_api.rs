@@ -38,7 +38,7 @@ use crate::{
             COMPOSITE_QUERY, COMPOSITE_REJECT, COMPOSITE_REPLY, INIT as I, QUERY, REJECT as RT,
             REPLICATED_QUERY, REPLY as RY, TASK as T, UPDATE as U,
         },
-        copy, enter, read, violated,
+        enter, pay_to_copy, pay_to_read, violated,
     },
     session::{
         Ended, GenerationRequest, ModelDigest, Progress, SessionIds, SessionState, Sessions,
@@ -180,7 +180,7 @@ macro_rules! import {
 /// Defines all of `lockstep`.
 pub(crate) fn define(imports: &mut Imports) {
     import!(imports, model_open in READS, MODEL_OPEN, (caller, name: i32, name_size: i32) -> i64 {
-        let name = read(caller, NAME, name, name_size)?;
+        let name = pay_to_read(caller, NAME, name, name_size)?;
         let models = &caller.data().sessions.models;
         Ok(models.iter().position(|(known, _)| known.as_bytes() == name).map_or(-1, |index| index as i64))
     });
@@ -191,7 +191,7 @@ pub(crate) fn define(imports: &mut Imports) {
         if size > PROMPT_BYTES_MAX {
             return violated(format!("lockstep.{NAME}: the prompt is {size} bytes, more than {PROMPT_BYTES_MAX}"));
         }
-        let Ok(prompt) = String::from_utf8(read(caller, NAME, prompt, prompt_size)?) else {
+        let Ok(prompt) = String::from_utf8(pay_to_read(caller, NAME, prompt, prompt_size)?) else {
             return violated(format!("lockstep.{NAME}: the prompt is not UTF-8"));
         };
         let Ok(temperature_milli) = u32::try_from(temperature_milli) else {
@@ -229,18 +229,18 @@ pub(crate) fn define(imports: &mut Imports) {
     });
     import!(imports, session_text_copy in READS, SESSION_READ, (caller, session: i64, dst: i32, offset: i32, size: i32) -> () {
         check_known(caller, NAME, session)?;
-        copy(caller, NAME, |host| host.sessions.get(session).map_or(&[], |session| &session.progress.text), (dst, offset, size))
+        pay_to_copy(caller, NAME, |host| host.sessions.get(session).map_or(&[], |session| &session.progress.text), (dst, offset, size))
     });
     import!(imports, session_digest_copy in READS, SESSION_READ, (caller, session: i64, dst: i32) -> () {
         check_known(caller, NAME, session)?;
-        copy(caller, NAME, |host| host.sessions.get(session).map_or(&[], |session| &session.progress.chain), (dst, 0, 32))
+        pay_to_copy(caller, NAME, |host| host.sessions.get(session).map_or(&[], |session| &session.progress.chain), (dst, 0, 32))
     });
     import!(imports, session_error_size in READS, SESSION_READ, (caller, session: i64) -> i32 {
         Ok(caller.data().sessions.get(session).and_then(error).map_or(-1, |reason| small(reason.len())))
     });
     import!(imports, session_error_copy in READS, SESSION_READ, (caller, session: i64, dst: i32, offset: i32, size: i32) -> () {
         check_known(caller, NAME, session)?;
-        copy(caller, NAME, |host| host.sessions.get(session).and_then(error).unwrap_or_default().as_bytes(), (dst, offset, size))
+        pay_to_copy(caller, NAME, |host| host.sessions.get(session).and_then(error).unwrap_or_default().as_bytes(), (dst, offset, size))
     });
 }
 

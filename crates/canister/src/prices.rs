@@ -2,6 +2,10 @@
 //!
 //! The published table of the Internet Computer for a subnet of 13 nodes; other sizes pay in proportion,
 //! rounded down.
+mod outcalls;
+
+pub use outcalls::{Committee, Outcall, OutcallType};
+
 use crate::{engine::Instructions, message::Cycles};
 
 /// Nodes for which the table is written.
@@ -86,7 +90,7 @@ impl Prices {
         per_second.saturating_mul(u128::from(nanoseconds)) / 1_000_000_000
     }
 
-    /// An HTTP outcall with so many bytes of request and at most so many of response.
+    /// An HTTP outcall under pricing version 1, with so many bytes of request and at most so many of response.
     #[must_use]
     pub fn http_request(&self, request_bytes: u64, response_bytes: u64) -> Cycles {
         let nodes = u128::from(self.nodes);

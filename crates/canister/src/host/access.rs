@@ -14,7 +14,9 @@ pub(crate) fn enter(
     contexts: Contexts,
     cost: Instructions,
 ) -> wasmtime::Result<()> {
-    charge(caller, cost)?;
+    if cost > 0 {
+        charge(caller, cost)?;
+    }
     let context = caller.data().context;
     if context & contexts == 0 {
         return violated(format!(
@@ -86,6 +88,28 @@ fn inside(start: u64, size: u64, length: usize) -> Option<Range<usize>> {
     (end <= length as u64).then_some(start as usize..end as usize)
 }
 
+/// As [`read`], at one instruction per byte.
+pub(crate) fn pay_to_read<P: Pointer>(
+    caller: &mut Caller<'_, Host>,
+    name: &str,
+    src: P,
+    size: P,
+) -> wasmtime::Result<Vec<u8>> {
+    charge(caller, size.widen())?;
+    read(caller, name, src, size)
+}
+
+/// As [`copy`], at one instruction per byte.
+pub(crate) fn pay_to_copy<P: Pointer>(
+    caller: &mut Caller<'_, Host>,
+    name: &str,
+    source: impl FnOnce(&Host) -> &[u8],
+    window: (P, P, P),
+) -> wasmtime::Result<()> {
+    charge(caller, window.2.widen())?;
+    copy(caller, name, source, window)
+}
+
 /// Bytes of the canister's memory.
 pub(crate) fn read<P: Pointer>(
     caller: &mut Caller<'_, Host>,
@@ -103,21 +127,18 @@ pub(crate) fn read_as<P: Pointer>(
     src: P,
     size: P,
 ) -> wasmtime::Result<Vec<u8>> {
-    charge(caller, size.widen())?;
     let (memory, _) = memory(caller);
     let range = range(what, src.widen(), size.widen(), memory.len())?;
     Ok(memory[range].to_vec())
 }
 
-/// The first bytes of a text in the canister's memory, so many at most; `None` when it lies outside. All
-/// of it is charged.
+/// The first bytes of a text in the canister's memory, so many at most; `None` when it lies outside.
 pub(crate) fn peek<P: Pointer>(
     caller: &mut Caller<'_, Host>,
     src: P,
     size: P,
     most: usize,
 ) -> wasmtime::Result<Option<Vec<u8>>> {
-    charge(caller, size.widen())?;
     let (memory, _) = memory(caller);
     let size = size.widen().min(most as u64);
     let range = inside(src.widen(), size, memory.len());
@@ -142,7 +163,6 @@ pub(crate) fn copy_as<P: Pointer>(
     (dst, offset, size): (P, P, P),
 ) -> wasmtime::Result<()> {
     let size = size.widen();
-    charge(caller, size)?;
     let (memory, host) = memory(caller);
     let heap = format_args!("ic0.{name} heap");
     let target = range(heap, dst.widen(), size, memory.len())?;
@@ -161,7 +181,6 @@ pub(crate) fn write<P: Pointer>(
     bytes: &[u8],
 ) -> wasmtime::Result<()> {
     let size = bytes.len() as u64;
-    charge(caller, size)?;
     let (memory, _) = memory(caller);
     let what = format_args!("ic0.{name} heap");
     let target = range(what, dst.widen(), size, memory.len())?;
@@ -175,7 +194,6 @@ pub(crate) fn stable_read(
     offset: u64,
     size: u64,
 ) -> wasmtime::Result<()> {
-    charge(caller, size)?;
     let (memory, host) = memory(caller);
     let Some(target) = inside(dst, size, memory.len()) else {
         return trapped("heap out of bounds");
@@ -190,7 +208,6 @@ pub(crate) fn stable_write(
     src: u64,
     size: u64,
 ) -> wasmtime::Result<()> {
-    charge(caller, size)?;
     let (memory, host) = memory(caller);
     let Some(source) = inside(src, size, memory.len()) else {
         return trapped("heap out of bounds");

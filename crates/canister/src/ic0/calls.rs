@@ -5,10 +5,7 @@ use super::{
 };
 use crate::{
     engine::{Closure, Cycles, OutgoingCall},
-    host::{
-        Contexts, Host, Imports, Pointer, SYSTEM_CALL, code, context, enter, read, refused,
-        violated,
-    },
+    host::{Contexts, Host, Imports, Pointer, code, context, enter, read, refused, violated},
 };
 use ic_principal::Principal;
 use wasmtime::Caller;
@@ -25,7 +22,7 @@ const NOT_MADE: i32 = 2;
 const CALLS: Contexts = U | CQ | RY | RT | CRY | CRT | T;
 
 pub(super) fn define<P: Pointer>(imports: &mut Imports) {
-    import!(imports, call_new in CALLS, (
+    import!(imports, call_new in CALLS, bytes(callee_size, name_size), (
         caller,
         callee_src: P, callee_size: P, name_src: P, name_size: P,
         reply_fun: P, reply_env: P, reject_fun: P, reject_env: P
@@ -63,7 +60,7 @@ pub(super) fn define<P: Pointer>(imports: &mut Imports) {
         draft.on_cleanup = Some(closure(fun, env));
         Ok(())
     });
-    import!(imports, call_data_append in CALLS, (caller, src: P, size: P) {
+    import!(imports, call_data_append in CALLS, bytes(size), (caller, src: P, size: P) {
         let draft = draft(caller, NAME)?;
         let bytes = bytes(draft).saturating_add(size.widen());
         if bytes > CALL_BYTES_MAX {

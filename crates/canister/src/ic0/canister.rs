@@ -4,9 +4,7 @@ use super::{
     letters::{ANY, ANY_AND_START, C, G, I, RT, RY, T, TASKS, U},
 };
 use crate::{
-    host::{
-        Host, Imports, Pointer, SYSTEM_CALL, code, copy_as, enter, read, refused, used, violated,
-    },
+    host::{Host, Imports, Pointer, code, copy_as, enter, read, refused, used, violated},
     state::RunState,
 };
 use ic_principal::Principal;
@@ -26,7 +24,7 @@ pub(super) fn define<P: Pointer>(imports: &mut Imports) {
         })
     });
     import!(imports, canister_version in ANY | TASKS, (caller) -> i64 { Ok(caller.data().version.cast_signed()) });
-    import!(imports, is_controller in ANY_AND_START | TASKS, (caller, src: P, size: P) -> i32 {
+    import!(imports, is_controller in ANY_AND_START | TASKS, bytes(size), (caller, src: P, size: P) -> i32 {
         let Ok(principal) = Principal::try_from_slice(&read(caller, NAME, src, size)?) else {
             return refused(code::CONTRACT_VIOLATION, "Canister provided invalid principal id");
         };

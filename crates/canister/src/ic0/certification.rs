@@ -4,7 +4,7 @@ use super::{
     letters::{ANY, C, CQ, G, I, NRQ, RQ, RT, RY, T, U},
 };
 use crate::host::{
-    Contexts, Host, Imports, Pointer, SYSTEM_CALL, context, copy, copy_as, enter, read, violated,
+    Contexts, Host, Imports, Pointer, context, copy, copy_as, enter, read, violated,
 };
 use wasmtime::Caller;
 
@@ -13,7 +13,7 @@ const CERTIFIED: Contexts = NRQ | CQ;
 
 pub(super) fn define<P: Pointer>(imports: &mut Imports) {
     import_blob!(imports, P, root_key_size, root_key_copy in I | G | U | RQ | RY | RT | C | T, "bytes", |host| &*host.root_key);
-    import!(imports, certified_data_set in I | G | U | RY | RT | T, (caller, src: P, size: P) {
+    import!(imports, certified_data_set in I | G | U | RY | RT | T, bytes(size), (caller, src: P, size: P) {
         let bytes = size.widen();
         if bytes > CERTIFIED_DATA_BYTES_MAX {
             return violated(format!(
@@ -29,7 +29,7 @@ pub(super) fn define<P: Pointer>(imports: &mut Imports) {
         check_present(caller.data(), NAME)?;
         Ok(P::narrow(certificate(caller.data()).len() as u64))
     });
-    import!(imports, data_certificate_copy in CERTIFIED, (caller, dst: P, offset: P, size: P) {
+    import!(imports, data_certificate_copy in CERTIFIED, bytes(size), (caller, dst: P, offset: P, size: P) {
         check_present(caller.data(), NAME)?;
         copy(caller, NAME, certificate, (dst, offset, size))
     });

@@ -1,7 +1,19 @@
 //! What calls cost.
 use super::{import, letters::ANY_AND_START};
-use crate::host::{Host, Imports, Pointer, SYSTEM_CALL, enter, read, violated, write};
+use crate::{
+    host::{Host, Imports, Pointer, enter, read, violated, write},
+    prices::Outcall,
+};
+use candid::DecoderConfig;
 use wasmtime::Caller;
+
+/// Most bytes of the description of an outcall.
+const OUTCALL_BYTES_MAX: u64 = 1_024;
+/// What of it may be passed over; see [`DecoderConfig`].
+const OUTCALL_SKIPPED_MAX: usize = 1_000;
+/// The decoder looks at the addresses of its stack, which is not that of the thread in a message: it has one of its
+/// own, on which types that nest as deep as the description is long leave most of it free.
+const DECODER_STACK_BYTES: usize = 4 << 20;
 
 /// The answers of the costs of keys.
 const UNKNOWN_CURVE_OR_ALGORITHM: i32 = 1;
@@ -24,15 +36,45 @@ pub(super) fn define<P: Pointer>(imports: &mut Imports) {
         let cost = prices.http_request(request_size.widen(), max_res_bytes.widen());
         write(caller, NAME, dst, &cost.to_le_bytes())
     });
-    import!(imports, cost_sign_with_ecdsa in ANY_AND_START, (caller, src: P, size: P, curve: i32, dst: P) -> i32 {
+    import!(imports, cost_http_request_v2 in ANY_AND_START, (caller, params_src: P, params_size: P, dst: P) {
+        let outcall = outcall(caller, NAME, (params_src, params_size))?;
+        let cost = caller.data().given.prices.http_outcall(&outcall);
+        write(caller, NAME, dst, &cost.to_le_bytes())
+    });
+    import!(imports, cost_sign_with_ecdsa in ANY_AND_START, bytes(size), (caller, src: P, size: P, curve: i32, dst: P) -> i32 {
         no_key(caller, NAME, (src, size), dst, curve == 0)
     });
-    import!(imports, cost_sign_with_schnorr in ANY_AND_START, (caller, src: P, size: P, algorithm: i32, dst: P) -> i32 {
+    import!(imports, cost_sign_with_schnorr in ANY_AND_START, bytes(size), (caller, src: P, size: P, algorithm: i32, dst: P) -> i32 {
         no_key(caller, NAME, (src, size), dst, algorithm == 0 || algorithm == 1)
     });
-    import!(imports, cost_vetkd_derive_key in ANY_AND_START, (caller, src: P, size: P, curve: i32, dst: P) -> i32 {
+    import!(imports, cost_vetkd_derive_key in ANY_AND_START, bytes(size), (caller, src: P, size: P, curve: i32, dst: P) -> i32 {
         no_key(caller, NAME, (src, size), dst, curve == 0)
     });
+}
+
+/// A description of an outcall, in Candid.
+fn outcall<P: Pointer>(
+    caller: &mut Caller<'_, Host>,
+    name: &str,
+    (src, size): (P, P),
+) -> wasmtime::Result<Outcall> {
+    let bytes = size.widen();
+    if bytes > OUTCALL_BYTES_MAX {
+        return violated(format!(
+            "ic0.{name}: the description of an outcall has more than {OUTCALL_BYTES_MAX} bytes: {bytes}"
+        ));
+    }
+    let encoded = read(caller, name, src, size)?;
+    let mut config = DecoderConfig::new();
+    config.set_skipping_quota(OUTCALL_SKIPPED_MAX);
+    config.set_full_error_message(false);
+    let decode = || candid::decode_one_with_config(&encoded, &config);
+    // The decoder's own text is no contract.
+    stacker::grow(DECODER_STACK_BYTES, decode).or_else(|_| {
+        violated(format!(
+            "ic0.{name}: the description of an outcall is not what the interface says, in Candid"
+        ))
+    })
 }
 
 /// What using a key costs: there are none.

@@ -5,7 +5,7 @@ use super::{
 };
 use crate::{
     engine::Cycles,
-    host::{Contexts, Host, Imports, Message, Pointer, SYSTEM_CALL, enter, trapped, write},
+    host::{Contexts, Host, Imports, Message, Pointer, enter, trapped, write},
 };
 use wasmtime::Caller;
 

@@ -5,9 +5,7 @@ use super::{
 };
 use crate::{
     engine::{Rejection, Response},
-    host::{
-        Contexts, Host, Imports, Pointer, SYSTEM_CALL, copy_as, enter, read, read_as, violated,
-    },
+    host::{Contexts, Host, Imports, Pointer, copy_as, enter, read, read_as, violated},
 };
 use wasmtime::Caller;
 
@@ -59,7 +57,7 @@ fn rejection(host: &Host) -> Option<&Rejection> {
 }
 
 fn answers<P: Pointer>(imports: &mut Imports) {
-    import!(imports, msg_reply_data_append in ANSWERS, (caller, src: P, size: P) {
+    import!(imports, msg_reply_data_append in ANSWERS, bytes(size), (caller, src: P, size: P) {
         if is_answered(caller.data()) {
             return violated("ic0.msg_reply_data_append: the call is already replied.");
         }
@@ -76,7 +74,7 @@ fn answers<P: Pointer>(imports: &mut Imports) {
         host.response = Some(Response::Reply(std::mem::take(&mut host.reply)));
         Ok(())
     });
-    import!(imports, msg_reject in ANSWERS, (caller, src: P, size: P) {
+    import!(imports, msg_reject in ANSWERS, bytes(size), (caller, src: P, size: P) {
         if is_answered(caller.data()) {
             return violated("ic0.msg_reject: the call is already replied");
         }

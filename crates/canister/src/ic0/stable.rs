@@ -5,10 +5,7 @@ use super::{
 };
 use crate::{
     heap::PAGE_BYTES,
-    host::{
-        Contexts, Host, Imports, Pointer, SYSTEM_CALL, allocate, enter, stable_read, stable_write,
-        trapped,
-    },
+    host::{Contexts, Host, Imports, Pointer, allocate, enter, stable_read, stable_write, trapped},
     stable::NARROW_PAGES_MAX,
 };
 use wasmtime::Caller;
@@ -21,10 +18,10 @@ pub(super) fn define(imports: &mut Imports) {
     import!(imports, stable64_grow in ANY_AND_START, (caller, pages: i64) -> i64 {
         Ok(grow(caller.data_mut(), pages.cast_unsigned()).map_or(-1, u64::cast_signed))
     });
-    import!(imports, stable64_write in ANY_AND_START, (caller, offset: i64, src: i64, size: i64) {
+    import!(imports, stable64_write in ANY_AND_START, bytes(size), (caller, offset: i64, src: i64, size: i64) {
         stable_write(caller, offset.widen(), src.widen(), size.widen())
     });
-    import!(imports, stable64_read in READS, (caller, dst: i64, offset: i64, size: i64) {
+    import!(imports, stable64_read in READS, bytes(size), (caller, dst: i64, offset: i64, size: i64) {
         stable_read(caller, dst.widen(), offset.widen(), size.widen())
     });
 }
@@ -38,11 +35,11 @@ pub(super) fn define_narrow(imports: &mut Imports) {
         }
         Ok(grow(caller.data_mut(), pages.widen()).map_or(-1, i32::narrow))
     });
-    import!(imports, stable_write in ANY_AND_START, (caller, offset: i32, src: i32, size: i32) {
+    import!(imports, stable_write in ANY_AND_START, bytes(size), (caller, offset: i32, src: i32, size: i32) {
         narrow_pages(caller.data())?;
         stable_write(caller, offset.widen(), src.widen(), size.widen())
     });
-    import!(imports, stable_read in READS, (caller, dst: i32, offset: i32, size: i32) {
+    import!(imports, stable_read in READS, bytes(size), (caller, dst: i32, offset: i32, size: i32) {
         narrow_pages(caller.data())?;
         stable_read(caller, dst.widen(), offset.widen(), size.widen())
     });

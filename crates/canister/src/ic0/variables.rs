@@ -1,8 +1,6 @@
 //! Environment variables, in the order of their names.
 use super::{import, letters::ANY};
-use crate::host::{
-    Host, Imports, Pointer, SYSTEM_CALL, code, copy_as, enter, read, refused, violated,
-};
+use crate::host::{Host, Imports, Pointer, code, copy_as, enter, read, refused, violated};
 use wasmtime::Caller;
 
 /// Most bytes of a variable's name.
@@ -15,7 +13,7 @@ pub(super) fn define<P: Pointer>(imports: &mut Imports) {
     import!(imports, env_var_name_size in ANY, (caller, index: P) -> P {
         Ok(P::narrow(name_at(caller.data(), index)?.len() as u64))
     });
-    import!(imports, env_var_name_copy in ANY, (caller, index: P, dst: P, offset: P, size: P) {
+    import!(imports, env_var_name_copy in ANY, bytes(size), (caller, index: P, dst: P, offset: P, size: P) {
         name_at(caller.data(), index)?;
         copy_as(caller, (NAME, "name"), |host| name_at(host, index).unwrap_or_default().as_bytes(), (dst, offset, size))
     });
@@ -27,7 +25,7 @@ pub(super) fn define<P: Pointer>(imports: &mut Imports) {
         let variable = name(caller, NAME, name_src, name_size)?;
         Ok(P::narrow(value(caller.data(), &variable)?.len() as u64))
     });
-    import!(imports, env_var_value_copy in ANY, (caller, name_src: P, name_size: P, dst: P, offset: P, size: P) {
+    import!(imports, env_var_value_copy in ANY, bytes(size), (caller, name_src: P, name_size: P, dst: P, offset: P, size: P) {
         let variable = name(caller, NAME, name_src, name_size)?;
         value(caller.data(), &variable)?;
         copy_as(caller, (NAME, "value"), |host| value(host, &variable).unwrap_or_default().as_bytes(), (dst, offset, size))

@@ -66,6 +66,7 @@ in_replicated_execution | | i32 | * s
 cost_call | i64 i64 p | | * s
 cost_create_canister | p | | * s
 cost_http_request | i64 i64 p | | * s
+cost_http_request_v2 | p p p | | * s
 cost_sign_with_ecdsa | p p i32 p | i32 | * s
 cost_sign_with_schnorr | p p i32 p | i32 | * s
 cost_vetkd_derive_key | p p i32 p | i32 | * s

@@ -9,6 +9,10 @@ use std::collections::BTreeSet;
 
 /// Runs `body` as an update; its code and text.
 fn failure(body: &str) -> (u16, String) {
+    failure_within(LIMIT, body)
+}
+
+fn failure_within(limit: u64, body: &str) -> (u16, String) {
     let mut canister = Canister::new(&module(&format!(
         r#"(import "ic0" "trap" (func $trap (param i32 i32)))
            (import "ic0" "msg_reject" (func $reject (param i32 i32)))
@@ -22,6 +26,7 @@ fn failure(body: &str) -> (u16, String) {
            (func $deep (param i32) (call $deep (local.get 0)))
            (func (export "canister_update go") {body})"#
     )));
+    canister.limit = limit;
     let error = canister.failure("go");
     (error.code, text(&error).to_owned())
 }
@@ -111,7 +116,8 @@ fn contract_violations() {
         )
     );
     assert_eq!(
-        failure(
+        failure_within(
+            200_000_000,
             "(drop (memory.grow (i32.const 64))) (call $append (i32.const 0) (i32.const 2097153))"
         ),
         violated(

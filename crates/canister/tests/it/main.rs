@@ -1,6 +1,7 @@
 //! The engine through its public interface, on small modules in the text format.
 mod bounds;
 mod calls;
+mod charges;
 mod contexts;
 mod cycles;
 mod errors;
@@ -11,6 +12,7 @@ mod kernels;
 mod limits;
 mod metering;
 mod modules;
+mod outcalls;
 mod pacing;
 mod persistence;
 mod queries;

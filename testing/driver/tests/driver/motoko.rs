@@ -1,5 +1,7 @@
 //! Motoko canisters as their compilers make them: for 32-bit memories, and for 64-bit memories that
 //! upgrades keep.
+mod matmul;
+
 use crate::support::{anonymous, wasm};
 use candid::{
     CandidType, Nat, Principal, decode_one, encode_args, encode_one, utils::ArgumentEncoder,
@@ -7,20 +9,51 @@ use candid::{
 use ic_management_canister_types::{UpgradeFlags, WasmMemoryPersistence};
 use lockstep_driver::Subnet;
 use std::{
+    collections::BTreeMap,
     fs,
     path::{Path, PathBuf},
     process::Command,
+    sync::{Mutex, PoisonError},
     time::Duration,
 };
 
-const SOURCES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/motoko");
+const COMPILERS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/motoko");
+const COUNTER: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/motoko/counter.mo");
 
-/// The compilers, installed; nothing, after saying why, where there is no npm.
-fn compilers() -> Option<PathBuf> {
+/// Modules by compiler and source.
+static COMPILED: Mutex<BTreeMap<(&str, &str), &[u8]>> = Mutex::new(BTreeMap::new());
+
+/// A source compiled by one of the compilers; nothing, after saying why, where there is no npm.
+fn compile(version: &'static str, source: &'static str) -> Option<&'static [u8]> {
+    // One at a time: they share a folder.
+    let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(module) = compiled.get(&(version, source)) {
+        return Some(module);
+    }
+    let folder = install_compilers()?;
+    let output = folder.join("output.wasm");
+    let run = Command::new("node")
+        .args(["compile.mjs", version, source])
+        .arg(&output)
+        .current_dir(&folder)
+        .output()
+        .expect("node comes with npm");
+    let messages = String::from_utf8_lossy(&run.stderr);
+    assert!(
+        run.status.success(),
+        "{source} does not compile:\n{messages}"
+    );
+    let module: &[u8] = fs::read(output).expect("it was just written").leak();
+    compiled.insert((version, source), module);
+    Some(module)
+}
+
+/// The folder of the compilers.
+fn install_compilers() -> Option<PathBuf> {
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("motoko");
     fs::create_dir_all(&folder).expect("the folder of temporary files can be written");
     for file in ["package.json", "package-lock.json", "compile.mjs"] {
-        fs::copy(Path::new(SOURCES).join(file), folder.join(file)).expect("files can be copied");
+        fs::copy(Path::new(COMPILERS).join(file), folder.join(file)).expect("files can be copied");
     }
     if folder.join("node_modules/enhanced").exists() {
         return Some(folder);
@@ -37,26 +70,6 @@ fn compilers() -> Option<PathBuf> {
             Some(folder)
         }
     }
-}
-
-/// A source compiled by one of the compilers.
-fn compile(version: &str, source: &str) -> Option<Vec<u8>> {
-    let folder = compilers()?;
-    let output = folder.join(format!("{source}.{version}.wasm"));
-    let compiled = Command::new("node")
-        .arg("compile.mjs")
-        .arg(version)
-        .arg(Path::new(SOURCES).join(source))
-        .arg(&output)
-        .current_dir(&folder)
-        .output()
-        .expect("node comes with npm");
-    let messages = String::from_utf8_lossy(&compiled.stderr);
-    assert!(
-        compiled.status.success(),
-        "{source} does not compile:\n{messages}"
-    );
-    Some(fs::read(output).expect("it was just written"))
 }
 
 struct Counter {
@@ -82,16 +95,16 @@ impl Counter {
     }
 }
 
-fn canister_works_and_survives_upgrades(version: &str, flags: Option<UpgradeFlags>) {
-    let Some(module) = compile(version, "counter.mo") else {
+fn canister_works_and_survives_upgrades(version: &'static str, flags: Option<UpgradeFlags>) {
+    let Some(module) = compile(version, COUNTER) else {
         return;
     };
     let start = encode_one(Nat::from(40_u8)).unwrap();
     let mut subnet = Subnet::new();
     let id = subnet.create_canister();
-    subnet.install(id, &module, &start).unwrap();
+    subnet.install(id, module, &start).unwrap();
     let peer = subnet.create_canister();
-    subnet.install(peer, &module, &start).unwrap();
+    subnet.install(peer, module, &start).unwrap();
     let mut counter = Counter { subnet, id };
     assert_eq!(counter.call::<Nat>("increase", (Nat::from(1_u8),)), 41_u8);
     let printed = counter.subnet.take_printed();
@@ -111,7 +124,7 @@ fn canister_works_and_survives_upgrades(version: &str, flags: Option<UpgradeFlag
 
     // An upgrade keeps what is stable.
     let same = encode_one(Nat::from(0_u8)).unwrap();
-    counter.subnet.upgrade(id, &module, &same, flags).unwrap();
+    counter.subnet.upgrade(id, module, &same, flags).unwrap();
     let printed = counter.subnet.take_printed();
     assert_eq!(printed.last().unwrap().text, "saved [\"41\"]");
     assert_eq!(counter.get(), 41_u8);
@@ -148,14 +161,14 @@ fn a_canister_with_a_64_bit_memory_works_and_survives_upgrades() {
 
 #[test]
 fn upgrades_of_kept_heaps_name_what_is_missing() {
-    let Some(module) = compile("enhanced", "counter.mo") else {
+    let Some(module) = compile("enhanced", COUNTER) else {
         return;
     };
     let start = encode_one(Nat::from(1_u8)).unwrap();
     let mut subnet = Subnet::new();
     let id = subnet.create_canister();
-    subnet.install(id, &module, &start).unwrap();
-    let error = subnet.upgrade(id, &module, &start, None).unwrap_err();
+    subnet.install(id, module, &start).unwrap();
+    let error = subnet.upgrade(id, module, &start, None).unwrap_err();
     assert!(error.message.contains("Missing upgrade option"), "{error}");
     let Some(other) = wasm() else { return };
     let keep = UpgradeFlags {
