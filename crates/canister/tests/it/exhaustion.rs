@@ -33,7 +33,6 @@ fn module(way: &str, start: bool) -> String {
         r#"(module
         (import "ic0" "msg_reply" (func $reply))
         (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
-        (import "ic0" "debug_print" (func $print (param i32 i32)))
         (import "ic0" "stable64_size" (func $stable_size (result i64)))
         (import "ic0" "stable64_grow" (func $stable_grow (param i64) (result i64)))
         (import "ic0" "stable64_write" (func $stable_write (param i64 i64 i64)))
@@ -184,7 +183,6 @@ fn ways(limit: u64) -> Vec<(&'static str, u16, String)> {
     for way in [
         "(loop $forever (br $forever))",
         "(memory.fill (i32.const 0) (i32.const 1) (i32.const 0x7fffffff))",
-        "(call $print (i32.const 0) (i32.const -1))",
         "(call $stable_read (i64.const 0) (i64.const 0) (i64.const 0x100000000))",
     ] {
         ways.push((way, 522, exceeded.clone()));
