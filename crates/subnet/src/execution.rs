@@ -16,7 +16,7 @@ mod lane;
 mod long;
 pub mod management;
 mod round;
-pub mod sessions;
+mod sessions;
 mod turn;
 mod upkeep;
 
