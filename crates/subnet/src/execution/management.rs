@@ -187,7 +187,10 @@ pub(super) fn run_all(
                 continue;
             }
             Ok(_) => manager.take(call),
-            Err(reject) => manager.end(call, Err(reject)),
+            Err(reject) => {
+                manager.totals.time += MESSAGE_OVERHEAD;
+                manager.end(call, Err(reject));
+            }
         }
         if manager.state.queue.contains_key(&key) {
             held = manager.state.held();

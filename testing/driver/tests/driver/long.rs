@@ -1,11 +1,13 @@
 //! Messages that take more than a slice.
-use candid::Decode;
+use crate::support::wasm;
+use candid::{CandidType, Decode};
 use ic_management_canister_types::{
-    CanisterInstallMode, ChunkHash, InstallChunkedCodeArgs, UploadChunkArgs,
+    CanisterInstallMode, CanisterSettings, ChunkHash, InstallChunkedCodeArgs, UploadChunkArgs,
 };
 use ic_principal::Principal;
 use lockstep_canister::engine::Engine;
 use lockstep_driver::{MessageId, Status, Subnet};
+use lockstep_hostile::{Call, Step, encode};
 use std::{
     num::{NonZeroU64, NonZeroUsize},
     time::Duration,
@@ -457,4 +459,45 @@ fn chunks_stay_until_they_are_installed() {
         roots
     };
     assert_eq!(run(true), run(false));
+}
+
+#[test]
+fn no_call_gets_past_a_long_message() {
+    #[derive(CandidType)]
+    struct Padded {
+        canister_id: Principal,
+        padding: serde_bytes::ByteBuf,
+    }
+    let Some(wasm) = wasm() else { return };
+    // What the management canister skips without reading it is bounded, too.
+    for padding in [0, 100_000, 399_000, 900_000, 1_500_000] {
+        let (mut subnet, ids) = subnet(Engine::new(), 500_000, 1);
+        let controller = subnet.create_canister();
+        subnet.install(controller, wasm, b"").unwrap();
+        let settings = CanisterSettings {
+            controllers: Some(vec![controller, Principal::anonymous()]),
+            ..CanisterSettings::default()
+        };
+        subnet.update_settings(ids[0], settings).unwrap();
+        let long = submit(&mut subnet, ids[0], "work", 3_000_000);
+        let argument = Padded {
+            canister_id: ids[0],
+            padding: vec![0; padding].into(),
+        };
+        let call = Call {
+            method: "uninstall_code".into(),
+            argument: candid::encode_one(&argument).unwrap(),
+            ..Call::run(Principal::management_canister().as_slice(), &[])
+        };
+        let program = encode(&[Step::Call(call)]);
+        let uninstall = subnet.submit(controller, Principal::anonymous(), "run", &program);
+        let reply = subnet.wait(long).expect("nothing gets in between");
+        assert!(word(&reply, 20).div_ceil(500_000) > 10);
+        let _ = subnet.wait(uninstall);
+        let is_empty = |subnet: &Subnet| subnet.canister(ids[0]).unwrap().state.installed.is_none();
+        // It was executed behind the message, or refused.
+        if padding == 0 || padding == 1_500_000 {
+            assert_eq!(is_empty(&subnet), padding == 0, "{padding}");
+        }
+    }
 }
