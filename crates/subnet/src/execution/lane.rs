@@ -146,6 +146,8 @@ impl Lane<'_> {
     /// Executes a message with one slice: the turn after it, if that is enough.
     fn execute(&mut self, turn: &Turn, work: &Work) -> Option<Turn> {
         let id = turn.canister.state.id;
+        // Of a message that there was no place for: it has not begun.
+        self.runs.turns.forget(&id);
         let mut next = turn.next();
         let ended = if self.runs.expects(&id) {
             let run = next.begin(work.clone(), self.height).go_on(1);

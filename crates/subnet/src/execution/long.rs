@@ -110,6 +110,11 @@ impl<T> Threads<T> {
         ((run.begun, run.slices) == (long.begun, long.slices)).then_some(run)
     }
 
+    /// Drops a canister's thread, if there is one.
+    pub(super) fn forget(&self, id: &Principal) {
+        lock(&self.0).remove(id);
+    }
+
     /// Keeps a thread.
     pub(super) fn put(&self, id: Principal, run: LongRun<T>) {
         lock(&self.0).insert(id, run);

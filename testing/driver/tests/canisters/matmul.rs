@@ -2,7 +2,10 @@
 mod failures;
 mod products;
 
-use crate::support::{install, install_poor, query, sequential_wasm, starve, update, wasm};
+use crate::{
+    common::noise,
+    support::{install, install_poor, query, sequential_wasm, starve, update, wasm},
+};
 use candid::{CandidType, Principal};
 use lockstep_driver::Subnet;
 use lockstep_numeric::{Fixed, Isa, Kernels, Pool, Rounding};
@@ -142,16 +145,6 @@ impl Family {
     fn multiply(&mut self, tile: Shape, order: Order) -> Outcome {
         self.call("multiply", &("a", "b", "c", tile, order))
     }
-}
-
-/// Numbers that look random: SplitMix64.
-fn noise(seed: u64, count: usize) -> impl Iterator<Item = u64> {
-    (1..=count as u64).map(move |index| {
-        let mut z = (seed << 32).wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    })
 }
 
 /// Floats of all sizes; every sixteenth special if asked for.

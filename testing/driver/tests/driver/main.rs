@@ -1,5 +1,7 @@
 //! The subnet as canisters and their users see it.
 mod calls;
+#[path = "../common/mod.rs"]
+mod common;
 mod hostile;
 mod long;
 mod motoko;

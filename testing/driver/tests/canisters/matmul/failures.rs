@@ -1,5 +1,6 @@
 //! What is refused, and what becomes of a product when children fail.
 use super::*;
+use crate::common::parrot;
 
 #[test]
 fn what_cannot_be_multiplied_is_refused() {
@@ -141,27 +142,6 @@ fn children_that_fail_are_replaced_by_the_next() {
     assert_eq!(family.read("c", 2000), expected);
 }
 
-/// A canister whose `compute` answers the same to everybody.
-fn parrot(subnet: &mut Subnet, reply: Result<Done, String>) -> Principal {
-    let reply = candid::encode_one(reply).unwrap();
-    let data: String = reply.iter().map(|byte| format!("\\{byte:02x}")).collect();
-    let text = format!(
-        r#"(module
-            (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
-            (import "ic0" "msg_reply" (func $reply))
-            (memory 1)
-            (data (i32.const 0) "{data}")
-            (func (export "canister_update compute")
-                (call $append (i32.const 0) (i32.const {}))
-                (call $reply)))"#,
-        reply.len()
-    );
-    let canister = subnet.create_canister();
-    let module = wat::parse_str(text).unwrap();
-    subnet.install(canister, &module, b"").unwrap();
-    canister
-}
-
 #[test]
 fn answers_to_other_questions_are_no_answers() {
     let Some(wasm) = wasm("matmul") else { return };
@@ -179,13 +159,13 @@ fn answers_to_other_questions_are_no_answers() {
         Ok(Done { at, sums })
     };
     let there = Coordinates { column: 9, ..here };
-    let cases = [
+    let cases: [(Result<Done, String>, &str); 3] = [
         (done(there, 4), "it answered with 4 bytes of tile (0, 0, 9)"),
         (done(here, 8), "it answered with 8 bytes of tile (0, 0, 0)"),
         (Err("no".into()), "no"),
     ];
     for (reply, reason) in cases {
-        family.children[0] = parrot(&mut family.subnet, reply);
+        family.children[0] = parrot(&mut family.subnet, &reply);
         family.adopt(2);
         family.multiply(shape_max(), Order::Sequential).unwrap();
         assert_eq!(family.read("c", 4), 4.0_f32.to_le_bytes(), "{reason}");

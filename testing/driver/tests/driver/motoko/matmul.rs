@@ -2,7 +2,7 @@
 mod failures;
 
 use super::compile;
-use crate::support::anonymous;
+use crate::{common::noise, support::anonymous};
 use candid::{CandidType, Deserialize, Int, Nat, Principal, decode_one, utils::ArgumentEncoder};
 use lockstep_driver::Subnet;
 
@@ -149,16 +149,6 @@ fn matrix(rows: usize, columns: usize, elements: Elements) -> Matrix {
         columns: columns.into(),
         elements,
     }
-}
-
-/// Numbers that look random: SplitMix64.
-fn noise(seed: u64, count: usize) -> impl Iterator<Item = u64> {
-    (1..=count as u64).map(move |index| {
-        let mut z = (seed << 32).wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15));
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    })
 }
 
 /// Floats of all sizes; every sixteenth special if asked for.

@@ -1,5 +1,6 @@
 //! What is refused, and what becomes of a product when children fail.
 use super::*;
+use crate::common::parrot;
 use ic_management_canister_types::ProvisionalCreateCanisterWithCyclesArgs;
 use std::time::Duration;
 
@@ -136,27 +137,6 @@ fn children_that_fail_are_replaced_by_the_next() {
     family.adopt(1);
     let error = family.multiply(&a, &b, tile()).unwrap_err();
     assert!(error.contains(&format!("{poor}: IC0207")), "{error}");
-}
-
-/// A canister whose `compute` answers the same to everybody.
-fn parrot(subnet: &mut Subnet, reply: &Reply<Done>) -> Principal {
-    let reply = candid::encode_one(reply).unwrap();
-    let data: String = reply.iter().map(|byte| format!("\\{byte:02x}")).collect();
-    let text = format!(
-        r#"(module
-            (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
-            (import "ic0" "msg_reply" (func $reply))
-            (memory 1)
-            (data (i32.const 0) "{data}")
-            (func (export "canister_update compute")
-                (call $append (i32.const 0) (i32.const {}))
-                (call $reply)))"#,
-        reply.len()
-    );
-    let canister = subnet.create_canister();
-    let module = wat::parse_str(text).unwrap();
-    subnet.install(canister, &module, b"").unwrap();
-    canister
 }
 
 fn coordinates(row: u8, inner: u8, column: u8) -> Coordinates {
