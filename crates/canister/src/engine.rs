@@ -28,7 +28,7 @@ use crate::{
     state::CanisterState,
 };
 pub use crate::{
-    host::{STABLE_LEAF_WRITTEN, SYSTEM_CALL},
+    host::{HEAP_LEAF_CHANGED, STABLE_LEAF_WRITTEN, SYSTEM_CALL},
     message::{
         Call, CallerInfo, Closure, Cycles, Effects, EntryPoint, OutgoingCall, Rejection, Response,
     },

@@ -210,6 +210,9 @@ pub(crate) struct Ended {
 /// Runs a message to its end.
 pub(crate) fn complete(running: &mut Running, entry: &Entry) -> Ended {
     let result = call_exports(running, entry);
+    if result.is_ok() && changes_state(entry.context) {
+        running.charge_changes();
+    }
     let (time, exceeded) = running.used(&result);
     let result = match result {
         _ if exceeded => Err(running.exceeded()),
@@ -223,6 +226,11 @@ pub(crate) fn complete(running: &mut Running, entry: &Entry) -> Ended {
         time,
         debug: std::mem::take(&mut host.debug),
     }
+}
+
+/// Whether what a message does there to its canister's memory stays.
+fn changes_state(context: Contexts) -> bool {
+    context & (context::NOT_REPLICATED | context::REPLICATED_QUERY) == 0
 }
 
 fn call_exports(running: &mut Running, entry: &Entry) -> wasmtime::Result<()> {
@@ -277,7 +285,7 @@ fn effects(
             effects.cycles_spent = host.exchange.spent;
         }
         effects.calls = host.exchange.calls;
-        if context & (context::NOT_REPLICATED | context::REPLICATED_QUERY) == 0 {
+        if changes_state(context) {
             let mut stable = host.stable;
             effects.globals = globals;
             effects.stable = stable.snapshot();

@@ -50,6 +50,8 @@ pub const SYSTEM_CALL: Instructions = 500;
 pub(crate) const TABLE_ELEMENTS_MAX: u64 = 1_000_000;
 /// Cost of every leaf of 4 KiB of stable memory that a write has to copy.
 pub const STABLE_LEAF_WRITTEN: Instructions = 1_000;
+/// Cost of every leaf of 4 KiB of its heap that a message changes, taken when it has run.
+pub const HEAP_LEAF_CHANGED: Instructions = 1_000;
 /// Bytes of the lines that a message or a task may print.
 pub(crate) const DEBUG_BYTES_MAX: usize = 32 * 1024;
 /// What a line takes beside its text.

@@ -4,7 +4,7 @@ use crate::{
     engine::{Engine, Instructions},
     gate::Gate,
     heap::{Slot, Snapshot, View},
-    host::{Failure, Host, HostTrap, MachineFailure, Message, code},
+    host::{Failure, HEAP_LEAF_CHANGED, Host, HostTrap, MachineFailure, Message, code},
     instrument::{DEPTH_UNITS, reserved},
     meter::Meter,
     pacer::Pace,
@@ -156,6 +156,15 @@ impl Running {
         self.parts
             .instance
             .get_table(&mut self.store, reserved::TABLE)
+    }
+
+    /// Charges for what the message has changed in its heap. [`Self::used`] tells if that was more than there
+    /// was.
+    pub(crate) fn charge_changes(&mut self) {
+        if let Some(view) = &mut self.store.data_mut().view {
+            let cost = view.changed_leaves() * HEAP_LEAF_CHANGED;
+            self.meter.charge(&mut self.store, cost);
+        }
     }
 
     /// Instructions used by a call that ended so, and whether they were more than there were: the last run

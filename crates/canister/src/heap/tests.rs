@@ -173,6 +173,16 @@ enum Step {
     Digest(usize),
 }
 
+/// Leaves in which a heap differs from what it was, with zeros behind its end.
+fn differing(before: &[u8], after: &[u8]) -> impl Iterator<Item = Leaf> {
+    let leaves = after.chunks(LEAF_BYTES).enumerate();
+    let differs = |(index, leaf): &(usize, &[u8])| match before.get(index * LEAF_BYTES..) {
+        Some(before) if !before.is_empty() => !before.starts_with(leaf),
+        _ => leaf.iter().any(|byte| *byte != 0),
+    };
+    leaves.filter(differs).map(|(index, _)| index as Leaf)
+}
+
 fn steps() -> impl Strategy<Value = Vec<Step>> {
     let writes = prop::collection::vec((any::<usize>(), any::<u8>()), 0..20);
     let step = prop_oneof![
@@ -201,6 +211,8 @@ proptest! {
                     let (heap, mut content) = heaps[heap % heaps.len()].clone();
                     let mut message = view(&heap);
                     prop_assert!(message.bytes_mut() == content);
+                    let mut last = content.clone();
+                    let mut changed = BTreeSet::new();
                     if content.len() < 4 * PAGE_BYTES {
                         content.resize(content.len() + grows * PAGE_BYTES, 0);
                         message.grow(content.len());
@@ -210,11 +222,15 @@ proptest! {
                         content[offset] = byte;
                         message.bytes_mut()[offset] = byte;
                         if index % forks == forks - 1 {
+                            changed.extend(differing(&last, &content));
+                            last.clone_from(&content);
                             let mut task = View::new(slot(), message.version());
                             prop_assert!(task.bytes_mut() == content);
                             prop_assert!(message.bytes_mut() == content);
                         }
                     }
+                    changed.extend(differing(&last, &content));
+                    prop_assert_eq!(message.changed_leaves(), changed.len() as u64);
                     heaps.push((message.commit(), content));
                 }
                 Step::Query(index) => {

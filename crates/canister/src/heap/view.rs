@@ -13,7 +13,7 @@ use super::{
     provided,
     slot::{Content, Slot},
 };
-use std::{io, marker::PhantomData, ops::Range, sync::Arc};
+use std::{collections::BTreeSet, io, marker::PhantomData, ops::Range, sync::Arc};
 
 /// Written pages that are compared again at every fork rather than mapped anew.
 const WRITTEN_MAX: usize = if cfg!(test) { 4 } else { 4096 };
@@ -50,6 +50,10 @@ pub(crate) struct View {
     slot: Arc<Slot>,
     snapshot: Snapshot,
     entered: Option<Entered>,
+    /// In which a version that the instance went on from differs from the one before it.
+    changed: BTreeSet<Leaf>,
+    /// What differs from the snapshot, if the instance has ended.
+    last: Option<Delta>,
 }
 
 #[derive(Debug)]
@@ -84,6 +88,8 @@ impl View {
             slot,
             snapshot,
             entered: None,
+            changed: BTreeSet::new(),
+            last: None,
         };
         view.map()?;
         Ok(view)
@@ -132,9 +138,22 @@ impl View {
         memory.grow_to(size).unwrap();
     }
 
+    /// How many leaves the instance has changed: since it began or, if it made versions, from each to the
+    /// next, each leaf counted once. It does not run any more.
+    pub(crate) fn changed_leaves(&mut self) -> u64 {
+        let last = provided(self.delta());
+        let further = last.leaves().filter(|leaf| !self.changed.contains(leaf));
+        let count = self.changed.len() + further.count();
+        self.last = Some(last);
+        count as u64
+    }
+
     /// The heap as the instance has left it. It does not run any more.
     pub(crate) fn commit(mut self) -> Heap {
-        let delta = provided(self.delta());
+        let delta = match self.last.take() {
+            Some(last) => last,
+            None => provided(self.delta()),
+        };
         let size = self.slot.size() as u64;
         self.entered = None;
         provided(self.snapshot.heap.changed_by(delta, size))
@@ -150,6 +169,7 @@ impl View {
         if changed == 0 && size == self.snapshot.heap.size_bytes() {
             return self.snapshot.clone();
         }
+        self.changed.extend(delta.leaves());
         let heap = provided(self.snapshot.heap.changed_by(delta, size));
         let goes_on = match (&mut self.entered, heap.version()) {
             // What differs from the file are pages that the instance has to itself, and so the file can

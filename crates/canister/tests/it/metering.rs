@@ -3,7 +3,7 @@ use crate::{
     charges::PERFORMANCE_COUNTER,
     support::{Canister, LIMIT, module, number, text},
 };
-use lockstep_canister::engine::EntryPoint;
+use lockstep_canister::engine::{EntryPoint, HEAP_LEAF_CHANGED};
 
 /// Instructions of a heartbeat with this body. A call of a function costs 1 besides its body.
 fn cost(body: &str) -> u64 {
@@ -76,7 +76,7 @@ fn only_what_runs_is_charged() {
 fn bulk_operations_cost_their_size() {
     assert_eq!(
         cost("(memory.fill (i32.const 0) (i32.const 1) (i32.const 5000))"),
-        1 + 3 + 100 + 5_000
+        1 + 3 + 100 + 5_000 + 2 * HEAP_LEAF_CHANGED
     );
     assert_eq!(
         cost("(memory.copy (i32.const 0) (i32.const 100) (i32.const 77))"),
@@ -84,7 +84,7 @@ fn bulk_operations_cost_their_size() {
     );
     assert_eq!(
         cost("(memory.init $passive (i32.const 0) (i32.const 0) (i32.const 8))"),
-        1 + 3 + 100 + 8
+        1 + 3 + 100 + 8 + HEAP_LEAF_CHANGED
     );
     assert_eq!(
         cost("(drop (table.grow $table (ref.null func) (i32.const 9)))"),
@@ -192,10 +192,64 @@ fn instructions_do_not_depend_on_what_ran_before() {
         r#"(func (export "canister_update go") (drop (memory.grow (i32.const 1))) (call $answer (i64.const 1)))"#,
     );
     let mut canister = Canister::new(&wat);
-    let first = canister.replicated(EntryPoint::Update("go".into()), b"");
-    let second = canister.replicated(EntryPoint::Update("go".into()), b"");
-    assert_eq!(first.instructions, second.instructions);
+    let mut go = || canister.replicated(EntryPoint::Update("go".into()), b"");
+    let first = go();
     assert!(first.instructions < LIMIT);
+    // The answer lies in memory already.
+    let second = go();
+    assert_eq!(second.instructions, first.instructions - HEAP_LEAF_CHANGED);
+    assert_eq!(go().instructions, second.instructions);
+}
+
+/// A leaf is charged if it differs at the end, once, by messages whose changes stay.
+#[test]
+fn changed_leaves_of_the_heap_are_charged() {
+    let wat = r#"(module
+        (import "ic0" "msg_reply" (func $reply))
+        (memory 1 3) (data (i32.const 0) "a")
+        (func $store (param i32 i32) (i32.store8 (local.get 0) (local.get 1)))
+        (func (export "canister_update same") (call $store (i32.const 0) (i32.const 97)))
+        (func (export "canister_update back")
+            (call $store (i32.const 0) (i32.const 98)) (call $store (i32.const 0) (i32.const 97)))
+        (func (export "canister_update edge") (i64.store (i32.const 4092) (i64.const -1)))
+        (func (export "canister_update grown")
+            (drop (memory.grow (i32.const 2)))
+            (call $store (i32.const 65536) (i32.const 0)) (call $store (i32.const 131072) (i32.const 1)))
+        (func (export "canister_update traps") (call $store (i32.const 0) (i32.const 98)) unreachable)
+        (func (export "canister_query ask") (call $store (i32.const 0) (i32.const 98)) (call $reply)))"#;
+    let canister = Canister::new(wat);
+    let instructions = |entry: EntryPoint| canister.execute(entry, b"").instructions;
+    let update = |name: &str| instructions(EntryPoint::Update(name.into()));
+    // A call of a function costs 7, and 1 + 3 its body; 1 is the entry's.
+    assert_eq!(update("same"), 1 + 7 + 4);
+    assert_eq!(update("back"), 1 + 2 * (7 + 4));
+    assert_eq!(update("edge"), 1 + 3 + 2 * HEAP_LEAF_CHANGED);
+    assert_eq!(update("grown"), 1 + 302 + 2 * (7 + 4) + HEAP_LEAF_CHANGED);
+    assert_eq!(update("traps"), 1 + 7 + 4 + 1);
+    let ask = EntryPoint::Query("ask".into());
+    assert!(instructions(ask.clone()) < HEAP_LEAF_CHANGED);
+    assert!(instructions(EntryPoint::ReplicatedQuery("ask".into())) < HEAP_LEAF_CHANGED);
+}
+
+#[test]
+fn a_message_that_cannot_pay_for_its_changes_fails() {
+    let mut canister = Canister::new(
+        r#"(module (memory 1)
+            (func (export "canister_heartbeat") (i64.store (i32.const 4092) (i64.const -1))))"#,
+    );
+    let cost = 1 + 3 + 2 * HEAP_LEAF_CHANGED;
+    canister.limit = cost;
+    let execution = canister.execute(EntryPoint::Heartbeat, b"");
+    assert_eq!(execution.instructions, cost);
+    execution.result.expect("paid");
+    canister.limit = cost - 1;
+    let execution = canister.execute(EntryPoint::Heartbeat, b"");
+    assert_eq!(execution.instructions, cost - 1);
+    let error = execution.result.expect_err("not paid");
+    assert_eq!(error.code, 522);
+    assert!(error.message.ends_with(
+        "Canister exceeded the limit of 2003 instructions for single message execution."
+    ));
 }
 
 /// What registers held when code traps in the middle is lost, and is charged by the chunk.
