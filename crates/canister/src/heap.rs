@@ -45,6 +45,16 @@ pub(crate) const HEAP64_BYTES_MAX: u64 = 98_304 * PAGE_BYTES as u64;
 /// Number of a page of [`LEAF_BYTES`].
 pub(crate) type Leaf = u32;
 
+/// Tells the images apart that there are at a time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct ImageId(usize);
+
+impl ImageId {
+    fn of(image: *const Image) -> Self {
+        Self(image.addr())
+    }
+}
+
 /// A heap's content. Immutable; clones are the same version and cost nothing.
 #[derive(Clone, Default)]
 pub struct Heap {

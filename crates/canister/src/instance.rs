@@ -56,7 +56,9 @@ impl Running {
         heap: Snapshot,
     ) -> Self {
         let id = message.module.id();
-        let kept = engine.instances().and_then(|kept| kept.take(id));
+        let kept = engine
+            .instances()
+            .and_then(|kept| kept.take(id, heap.image()));
         let instance = match kept {
             Some(mut instance) => {
                 *instance.store.data_mut() = Host::of(message);
@@ -133,7 +135,8 @@ impl Running {
         if let (true, Some(instances)) = (module.has_reusable_instances(), engine.instances()) {
             let (store, mut parts) = (self.store, self.parts);
             parts.gate_open = self.meter.gate.open();
-            instances.keep(module.id(), Instance { store, parts });
+            let image = parts.memory.as_ref().and_then(|(_, slot)| slot.image());
+            instances.keep(module.id(), image, Instance { store, parts });
         }
         result
     }

@@ -2,11 +2,13 @@
 //!
 //! # Design
 //! Making an instance costs a reservation of addresses and the engine's own set-up; taking one from here
-//! costs setting its globals and mapping a heap. Those not used for longest are dropped first.
+//! costs setting its globals and mapping a heap. Not even that, if its last heap was of the same image: so
+//! canisters of a module have instances of their own, as far as they go. Those not used for longest are
+//! dropped first.
 //!
 //! # Determinism
 //! A cache: whether an instance was found or made has no influence on what it computes.
-use crate::instance::Instance;
+use crate::{heap::ImageId, instance::Instance};
 use std::{
     collections::VecDeque,
     sync::{
@@ -16,8 +18,8 @@ use std::{
 };
 
 /// Most instances kept, and most of one module.
-const KEPT_MAX: usize = 128;
-const KEPT_OF_MODULE_MAX: usize = 16;
+const KEPT_MAX: usize = 256;
+const KEPT_OF_MODULE_MAX: usize = 128;
 
 /// A compiled module's number in its engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,8 +28,15 @@ pub(crate) struct ModuleId(u64);
 /// What is kept, least recently used first.
 #[derive(Default)]
 pub(crate) struct Instances {
-    kept: Mutex<VecDeque<(ModuleId, Instance)>>,
+    kept: Mutex<VecDeque<Kept>>,
     next_id: AtomicU64,
+}
+
+struct Kept {
+    module: ModuleId,
+    /// What is mapped in its memory.
+    image: Option<ImageId>,
+    instance: Instance,
 }
 
 impl Instances {
@@ -35,27 +44,35 @@ impl Instances {
         ModuleId(self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// The most recently used instance of a module, if there is one.
-    pub(crate) fn take(&self, module: ModuleId) -> Option<Instance> {
+    /// An instance of a module for a heap of an image: the most recently used of both or, when there are as many
+    /// of the module as may be, the least recently used.
+    pub(crate) fn take(&self, module: ModuleId, image: Option<ImageId>) -> Option<Instance> {
         let mut kept = self.lock();
-        let index = kept.iter().rposition(|(id, _)| *id == module)?;
-        kept.remove(index).map(|(_, instance)| instance)
+        let of_both = |kept: &Kept| kept.module == module && kept.image == image;
+        let index = kept.iter().rposition(of_both).or_else(|| {
+            let mut of_module = of_module(&kept, module);
+            let first = of_module.next()?;
+            (1 + of_module.count() >= KEPT_OF_MODULE_MAX).then_some(first)
+        })?;
+        kept.remove(index).map(|kept| kept.instance)
     }
 
     /// Keeps an instance that does not run, in the place of others if need be.
-    pub(crate) fn keep(&self, module: ModuleId, instance: Instance) {
+    pub(crate) fn keep(&self, module: ModuleId, image: Option<ImageId>, instance: Instance) {
         let mut kept = self.lock();
-        let of_module = |(id, _): &(ModuleId, Instance)| *id == module;
-        let surplus = if kept.iter().filter(|entry| of_module(entry)).count() >= KEPT_OF_MODULE_MAX
-        {
-            kept.iter().position(of_module)
+        let surplus = if of_module(&kept, module).count() >= KEPT_OF_MODULE_MAX {
+            of_module(&kept, module).next()
         } else if kept.len() >= KEPT_MAX {
             Some(0)
         } else {
             None
         };
         let dropped = surplus.and_then(|index| kept.remove(index));
-        kept.push_back((module, instance));
+        kept.push_back(Kept {
+            module,
+            image,
+            instance,
+        });
         drop(kept);
         // Without the lock: it takes a while.
         drop(dropped);
@@ -64,13 +81,20 @@ impl Instances {
     /// Drops the instances of a module that is gone.
     pub(crate) fn forget(&self, module: ModuleId) {
         let mut kept = self.lock();
-        let (forgotten, rest): (VecDeque<_>, _) = kept.drain(..).partition(|(id, _)| *id == module);
+        let (forgotten, rest): (VecDeque<_>, _) =
+            kept.drain(..).partition(|kept| kept.module == module);
         *kept = rest;
         drop(kept);
         drop(forgotten);
     }
 
-    fn lock(&self) -> MutexGuard<'_, VecDeque<(ModuleId, Instance)>> {
+    fn lock(&self) -> MutexGuard<'_, VecDeque<Kept>> {
         self.kept.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Where the instances of a module are.
+fn of_module(kept: &VecDeque<Kept>, module: ModuleId) -> impl Iterator<Item = usize> {
+    let kept = kept.iter().enumerate();
+    kept.filter_map(move |(index, kept)| (kept.module == module).then_some(index))
 }

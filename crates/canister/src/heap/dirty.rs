@@ -1,8 +1,8 @@
-//! Which pages of a private mapping have been written.
+//! Which pages of a private mapping have been touched, and which of those written.
 //!
 //! # Design
 //! A page of a private file mapping that was written is no longer the file's: present or swapped out,
-//! and not of a file. Linux tells it by the ioctl `PAGEMAP_SCAN` on `/proc/self/pagemap` (since 6.7,
+//! and not of a file; one that was only read is present and the file's. Linux tells it by the ioctl `PAGEMAP_SCAN` on `/proc/self/pagemap` (since 6.7,
 //! skips what is not mapped) or, on older kernels, by reading the table itself, 8 bytes per page.
 use super::LEAF_BYTES;
 use rustix::{
@@ -82,11 +82,18 @@ unsafe impl Ioctl for &mut Scan {
     }
 }
 
-/// The written pages of a private file mapping as ranges of addresses, in order.
+/// Addresses of touched pages, one after another.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Touched {
+    pub(super) addresses: Range<usize>,
+    pub(super) written: bool,
+}
+
+/// The touched pages of a private file mapping, in order.
 ///
 /// # Errors
 /// The system does not tell.
-pub(super) fn written(mapping: Range<usize>) -> io::Result<Vec<Range<usize>>> {
+pub(super) fn touched(mapping: Range<usize>) -> io::Result<Vec<Touched>> {
     static CANNOT_SCAN: AtomicBool = AtomicBool::new(false);
     if !CANNOT_SCAN.load(Ordering::Relaxed) {
         match scan(mapping.clone()) {
@@ -110,9 +117,9 @@ fn table() -> io::Result<&'static File> {
     }
 }
 
-pub(super) fn scan(mapping: Range<usize>) -> Result<Vec<Range<usize>>, Errno> {
+pub(super) fn scan(mapping: Range<usize>) -> Result<Vec<Touched>, Errno> {
     let table = table().map_err(|error| Errno::from_io_error(&error).unwrap_or(Errno::IO))?;
-    let mut found: Vec<Range<usize>> = Vec::new();
+    let mut found = Vec::new();
     let mut regions = [Region::default(); REGIONS];
     let mut start = mapping.start as u64;
     while start < mapping.end as u64 {
@@ -122,17 +129,16 @@ pub(super) fn scan(mapping: Range<usize>) -> Result<Vec<Range<usize>>, Errno> {
             end: mapping.end as u64,
             vec: regions.as_mut_ptr() as u64,
             vec_len: REGIONS as u64,
-            category_inverted: IS_FILE,
-            category_mask: IS_FILE,
             category_anyof_mask: IS_PRESENT | IS_SWAPPED,
-            return_mask: IS_PRESENT,
+            return_mask: IS_FILE,
             ..Scan::default()
         };
         // SAFETY: the kernel reads the table of this process's mappings, and writes the request and as
         // many regions as it says there are.
         let count = unsafe { ioctl::ioctl(table, &mut request) }?;
         for region in &regions[..count] {
-            push(&mut found, region.start as usize..region.end as usize);
+            let addresses = region.start as usize..region.end as usize;
+            push(&mut found, addresses, region.categories & IS_FILE == 0);
         }
         let last = regions[..count].last().map_or(start, |region| region.end);
         let next = request.walk_end.max(last);
@@ -144,7 +150,7 @@ pub(super) fn scan(mapping: Range<usize>) -> Result<Vec<Range<usize>>, Errno> {
     Ok(found)
 }
 
-pub(super) fn read(mapping: Range<usize>) -> io::Result<Vec<Range<usize>>> {
+pub(super) fn read(mapping: Range<usize>) -> io::Result<Vec<Touched>> {
     let table = table()?;
     let mut found = Vec::new();
     let mut entries = vec![0; ENTRIES * 8];
@@ -156,9 +162,13 @@ pub(super) fn read(mapping: Range<usize>) -> io::Result<Vec<Range<usize>>> {
         table.read_exact_at(entries, page as u64 * 8)?;
         for (index, entry) in entries.as_chunks().0.iter().enumerate() {
             let entry = u64::from_ne_bytes(*entry);
-            if entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0 && entry & ENTRY_FILE == 0 {
+            if entry & (ENTRY_PRESENT | ENTRY_SWAPPED) != 0 {
                 let start = (page + index) * LEAF_BYTES;
-                push(&mut found, start..start + LEAF_BYTES);
+                push(
+                    &mut found,
+                    start..start + LEAF_BYTES,
+                    entry & ENTRY_FILE == 0,
+                );
             }
         }
         page += count;
@@ -166,10 +176,12 @@ pub(super) fn read(mapping: Range<usize>) -> io::Result<Vec<Range<usize>>> {
     Ok(found)
 }
 
-/// Adds a range, joined to the one before where they touch.
-fn push(ranges: &mut Vec<Range<usize>>, range: Range<usize>) {
-    match ranges.last_mut() {
-        Some(last) if last.end == range.start => last.end = range.end,
-        _ => ranges.push(range),
+/// Adds addresses, joined to those before where they touch and are alike.
+fn push(found: &mut Vec<Touched>, addresses: Range<usize>, written: bool) {
+    match found.last_mut() {
+        Some(last) if last.addresses.end == addresses.start && last.written == written => {
+            last.addresses.end = addresses.end;
+        }
+        _ => found.push(Touched { addresses, written }),
     }
 }

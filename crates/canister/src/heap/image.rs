@@ -38,7 +38,7 @@ pub(super) struct Versions {
     /// steps become one when nobody has the version between them.
     deltas: BTreeMap<Number, Delta>,
     live: BTreeSet<Number>,
-    /// Mappings of the file by instances.
+    /// Views of the file.
     readers: usize,
     mapping: Mapping,
     /// Of the newest version, but for the stale leaves.
@@ -107,6 +107,14 @@ impl fmt::Debug for Image {
             .field("live", &versions.live)
             .field("readers", &versions.readers)
             .finish_non_exhaustive()
+    }
+}
+
+impl Drop for Image {
+    fn drop(&mut self) {
+        // Idle mappings of the file may be left, which would keep its memory.
+        let emptied = ftruncate(&self.file, 0);
+        debug_assert!(emptied.is_ok(), "{emptied:?}");
     }
 }
 

@@ -2,16 +2,19 @@
 //!
 //! # Design
 //! A *slot* is a reservation of all addresses that Wasm can reach in one memory, and a guard behind them.
-//! What is mapped there is said by a [`View`](super::View) while an instance runs. Reservations of slots
-//! that are gone are kept for later ones.
+//! What is mapped there is said by a [`View`](super::View) while an instance runs. Behind it an image's file
+//! stays mapped, without private pages, for a next view of the same: a mapping costs more than most messages
+//! do. It does not keep the image, which frees its file's memory when it goes.
+//!
+//! Reservations of slots that are gone are kept for later ones.
 //!
 //! # Errors
 //! Failures are this machine's.
-use super::{LEAF_BYTES, image::Image};
+use super::{ImageId, LEAF_BYTES, dirty::Touched, image::Image};
 use crate::gate::{self, GateMemory};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     io,
     ops::Range,
     ptr::NonNull,
@@ -24,6 +27,11 @@ use wasmtime::{LinearMemory, MemoryCreator, MemoryType};
 
 /// Most reservations kept for later slots.
 const KEPT_MAX: usize = 64;
+/// What one table of the system's page tables is for. To look for touched pages is to go through all tables
+/// there are.
+const TABLE_BYTES: usize = if cfg!(test) { 1 << 16 } else { 2 << 20 };
+/// Most tables of a mapping that stays.
+const TABLES_MAX: usize = if cfg!(test) { 2 } else { 16 };
 
 /// Addresses that nothing else in this process gets.
 #[derive(Debug)]
@@ -74,7 +82,17 @@ pub(crate) struct Slot {
     size: AtomicUsize,
     /// Whether a view has it.
     viewed: AtomicBool,
+    mapped: Mutex<Mapped>,
     home: Arc<Home>,
+}
+
+/// An image that is mapped from the slot's start.
+#[derive(Debug, Default)]
+struct Mapped {
+    image: Weak<Image>,
+    bytes: usize,
+    /// Where pages have been touched since it was mapped.
+    tables: BTreeSet<usize>,
 }
 
 impl Slot {
@@ -154,10 +172,67 @@ impl Slot {
         assert!(!taken, "a slot has one view at a time");
     }
 
-    /// Ends what [`Self::enter`] began: nothing is mapped any more.
-    pub(super) fn leave(&self) -> io::Result<()> {
-        self.clear()?;
+    /// Maps the first `bytes` of an image, if they are not what the last view has left there.
+    pub(super) fn show(&self, image: &Arc<Image>, bytes: usize) -> io::Result<()> {
+        let mut mapped = lock(&self.mapped);
+        if mapped.bytes == bytes && std::ptr::eq(mapped.image.as_ptr(), Arc::as_ptr(image)) {
+            return Ok(());
+        }
+        self.map(0..bytes, Content::Image(image))?;
+        *mapped = Mapped {
+            image: Arc::downgrade(image),
+            bytes,
+            tables: BTreeSet::new(),
+        };
+        Ok(())
+    }
+
+    /// The image that is mapped, or was when it was there.
+    pub(crate) fn image(&self) -> Option<ImageId> {
+        let mapped = lock(&self.mapped);
+        (mapped.bytes > 0).then(|| ImageId::of(mapped.image.as_ptr()))
+    }
+
+    /// Makes the next [`Self::show`] map what it shows.
+    pub(super) fn forget(&self) {
+        *lock(&self.mapped) = Mapped::default();
+    }
+
+    /// Ends what [`Self::enter`] began: nothing is mapped any more but an image as it is, if the view has touched
+    /// little of it.
+    pub(super) fn leave(&self, touched: &[Touched]) -> io::Result<()> {
+        let mut mapped = lock(&self.mapped);
+        let start = self.start().addr().get();
+        let image = start..start + mapped.bytes;
+        mapped.tables.extend(tables(touched, &image));
+        if mapped.bytes == 0 || mapped.tables.len() > TABLES_MAX {
+            *mapped = Mapped::default();
+            self.clear()?;
+        } else {
+            self.drop_written(touched, &image)?;
+            self.map(mapped.bytes..self.size(), Content::Nothing)?;
+            self.set_size(mapped.bytes);
+        }
+        drop(mapped);
         self.viewed.store(false, Ordering::Release);
+        Ok(())
+    }
+
+    /// Puts the file's pages back in the place of private ones.
+    fn drop_written(&self, touched: &[Touched], image: &Range<usize>) -> io::Result<()> {
+        let written = |touched: &&Touched| touched.written && touched.addresses.start < image.end;
+        let first = touched.iter().find(written);
+        let last = touched.iter().rfind(written);
+        let (Some(first), Some(last)) = (first, last) else {
+            return Ok(());
+        };
+        let first = first.addresses.start;
+        let length = last.addresses.end.min(image.end) - first;
+        // SAFETY: within the mapping of the image, to which no reference exists.
+        unsafe {
+            let at = self.start().add(first - image.start).as_ptr().cast();
+            madvise(at, length, Advice::LinuxDontNeed)?;
+        }
         Ok(())
     }
 
@@ -166,6 +241,18 @@ impl Slot {
         self.set_size(0);
         Ok(())
     }
+}
+
+/// The tables of the touched pages in a range, some of them twice.
+fn tables(touched: &[Touched], range: &Range<usize>) -> impl Iterator<Item = usize> {
+    let ends = touched.iter().map(|touched| {
+        (
+            touched.addresses.start,
+            touched.addresses.end.min(range.end),
+        )
+    });
+    let within = ends.filter(|(start, end)| start < end);
+    within.flat_map(|(start, end)| start / TABLE_BYTES..end.div_ceil(TABLE_BYTES))
 }
 
 impl Drop for Slot {
@@ -210,6 +297,7 @@ impl Home {
             }),
             size: AtomicUsize::new(0),
             viewed: AtomicBool::new(false),
+            mapped: Mutex::default(),
             home: Arc::clone(self),
         })
     }

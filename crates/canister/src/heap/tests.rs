@@ -109,23 +109,24 @@ fn both_ways_to_find_written_pages_agree() {
     assert_eq!(bytes[45 * PAGE_BYTES + LEAF_BYTES], 0);
     let start = bytes.as_ptr().addr();
     let mapping = start..start + bytes.len();
-    let leaves = |ranges: Vec<std::ops::Range<usize>>| -> BTreeSet<usize> {
-        let addresses = ranges
-            .into_iter()
-            .flat_map(|range| range.step_by(LEAF_BYTES));
+    let leaves = |touched: Vec<dirty::Touched>| -> BTreeSet<usize> {
+        let written = touched.into_iter().filter(|touched| touched.written);
+        let addresses = written.flat_map(|touched| touched.addresses.step_by(LEAF_BYTES));
         addresses
             .map(|address| (address - start) / LEAF_BYTES)
             .collect()
     };
-    let read = leaves(dirty::read(mapping.clone()).unwrap());
+    let touched = dirty::read(mapping.clone()).unwrap();
+    assert!(touched.iter().any(|touched| !touched.written));
+    let read = leaves(touched.clone());
     // Zeros that were only read may count as written: their content tells.
     assert!(read.is_superset(&expected), "{read:?}");
     assert!(read.len() <= expected.len() + 1, "{read:?}");
     match dirty::scan(mapping.clone()) {
-        Ok(scanned) => assert_eq!(leaves(scanned), read),
+        Ok(scanned) => assert_eq!(scanned, touched),
         Err(error) => eprintln!("SKIPPED: this kernel does not scan: {error}"),
     }
-    assert_eq!(leaves(dirty::written(mapping).unwrap()), read);
+    assert_eq!(dirty::touched(mapping).unwrap(), touched);
 }
 
 #[test]
@@ -204,12 +205,15 @@ proptest! {
     fn versions_behave_like_copies(steps in steps()) {
         let start = vec![3; PAGE_BYTES];
         let mut heaps = vec![(heap(&start), start)];
+        // Those of messages and tasks find there what others have left.
+        let (messages, tasks) = (slot(), slot());
+        let in_slot = |slot: &Arc<Slot>, snapshot| View::new(Arc::clone(slot), snapshot);
         let mut queries: Vec<(View, Vec<u8>)> = Vec::new();
         for step in steps {
             match step {
                 Step::Message { heap, writes, grows, forks } => {
                     let (heap, mut content) = heaps[heap % heaps.len()].clone();
-                    let mut message = view(&heap);
+                    let mut message = in_slot(&messages, Snapshot::from(&heap));
                     prop_assert!(message.bytes_mut() == content);
                     let mut last = content.clone();
                     let mut changed = BTreeSet::new();
@@ -224,8 +228,9 @@ proptest! {
                         if index % forks == forks - 1 {
                             changed.extend(differing(&last, &content));
                             last.clone_from(&content);
-                            let mut task = View::new(slot(), message.version());
+                            let mut task = in_slot(&tasks, message.version());
                             prop_assert!(task.bytes_mut() == content);
+                            task.bytes_mut()[offset] ^= 1;
                             prop_assert!(message.bytes_mut() == content);
                         }
                     }
@@ -300,4 +305,23 @@ fn bytes_are_written_from_outside() {
 #[should_panic(expected = "bytes outside of the heap")]
 fn bytes_are_not_written_beyond_the_end() {
     let _ = heap(&[0; PAGE_BYTES]).written(PAGE_BYTES as u64 - 1, &[1, 2]);
+}
+
+#[test]
+fn what_stays_mapped_keeps_no_memory() {
+    let (slot, start) = (slot(), heap(&[7; PAGE_BYTES]));
+    let (image, _) = start.version().unwrap();
+    let (id, file) = (
+        ImageId::of(Arc::as_ptr(image)),
+        image.file().try_clone().unwrap(),
+    );
+    let mut message = View::new(Arc::clone(&slot), Snapshot::from(&start));
+    message.bytes_mut()[0] = 1;
+    drop(message);
+    assert_eq!(slot.image(), Some(id));
+    drop(start);
+    assert_eq!(file.metadata().unwrap().len(), 0);
+    // And another heap is not taken for it.
+    let mut other = View::new(slot, Snapshot::from(&heap(&[8; PAGE_BYTES])));
+    assert!(other.bytes_mut() == [8; PAGE_BYTES]);
 }

@@ -3,12 +3,13 @@
 //! # Design
 //! A *view* maps a version's file into an instance's slot, privately: what the instance writes stays its
 //! own, and the operating system knows which pages those are. Growth maps zeros. When the view ends,
-//! nothing is mapped there any more.
+//! nothing of that is left.
 //!
 //! # Errors
 //! Failures are this machine's; a caller in replicated code ends the replica.
 use super::{
-    Heap, LEAF_BYTES, Leaf, PAGE_BYTES, dirty,
+    Heap, ImageId, LEAF_BYTES, Leaf, PAGE_BYTES,
+    dirty::{self, Touched},
     image::{Delta, Image, Number},
     provided,
     slot::{Content, Slot},
@@ -32,6 +33,12 @@ impl Snapshot {
     pub(crate) fn size_pages(&self) -> u64 {
         (self.size / PAGE_BYTES) as u64
     }
+
+    /// The image to be mapped for it.
+    pub(crate) fn image(&self) -> Option<ImageId> {
+        let (image, _) = self.heap.version()?;
+        Some(ImageId::of(Arc::as_ptr(image)))
+    }
 }
 
 impl From<&Heap> for Snapshot {
@@ -52,8 +59,8 @@ pub(crate) struct View {
     entered: Option<Entered>,
     /// In which a version that the instance went on from differs from the one before it.
     changed: BTreeSet<Leaf>,
-    /// What differs from the snapshot, if the instance has ended.
-    last: Option<Delta>,
+    /// What the instance has touched, and what differs from the snapshot, if it has ended.
+    ended: Option<(Vec<Touched>, Delta)>,
 }
 
 #[derive(Debug)]
@@ -70,8 +77,12 @@ impl Drop for Entered {
 
 impl Drop for View {
     fn drop(&mut self) {
+        let leave = || match &self.ended {
+            Some((touched, _)) => self.slot.leave(touched),
+            None => self.slot.leave(&self.touched()?),
+        };
         // Should the system refuse, the slot stays taken, and whoever wants it next ends the replica.
-        let left = self.slot.leave();
+        let left = leave();
         debug_assert!(left.is_ok(), "{left:?}");
     }
 }
@@ -89,7 +100,7 @@ impl View {
             snapshot,
             entered: None,
             changed: BTreeSet::new(),
-            last: None,
+            ended: None,
         };
         view.map()?;
         Ok(view)
@@ -107,7 +118,7 @@ impl View {
         if let Some((image, version)) = self.snapshot.heap.version() {
             let patches = image.enter(version)?;
             let image = Arc::clone(image);
-            self.slot.map(0..in_heap, Content::Image(&image))?;
+            self.slot.show(&image, in_heap)?;
             self.entered = Some(Entered { image, version });
             for (leaf, bytes) in patches {
                 // A later version may have been larger.
@@ -141,19 +152,25 @@ impl View {
     /// How many leaves the instance has changed: since it began or, if it made versions, from each to the
     /// next, each leaf counted once. It does not run any more.
     pub(crate) fn changed_leaves(&mut self) -> u64 {
-        let last = provided(self.delta());
+        let (touched, last) = self.take_ended();
         let further = last.leaves().filter(|leaf| !self.changed.contains(leaf));
         let count = self.changed.len() + further.count();
-        self.last = Some(last);
+        self.ended = Some((touched, last));
         count as u64
+    }
+
+    fn take_ended(&mut self) -> (Vec<Touched>, Delta) {
+        self.ended.take().unwrap_or_else(|| {
+            let touched = provided(self.touched());
+            let delta = provided(self.delta_of(&self.written(&touched)));
+            (touched, delta)
+        })
     }
 
     /// The heap as the instance has left it. It does not run any more.
     pub(crate) fn commit(mut self) -> Heap {
-        let delta = match self.last.take() {
-            Some(last) => last,
-            None => provided(self.delta()),
-        };
+        let (touched, delta) = self.take_ended();
+        self.ended = Some((touched, Delta::default()));
         let size = self.slot.size() as u64;
         self.entered = None;
         provided(self.snapshot.heap.changed_by(delta, size))
@@ -162,7 +179,7 @@ impl View {
     /// What the instance has done so far as a version, on which it goes on: nobody copies it. The instance
     /// waits in an import.
     pub(crate) fn version(&mut self) -> Snapshot {
-        let written = provided(self.written());
+        let written = self.written(&provided(self.touched()));
         let delta = provided(self.delta_of(&written));
         let size = self.slot.size() as u64;
         let changed = delta.leaves().count();
@@ -186,6 +203,7 @@ impl View {
         };
         self.snapshot = Snapshot::from(&heap);
         if !goes_on {
+            self.slot.forget();
             provided(self.map());
         }
         self.snapshot.clone()
@@ -203,7 +221,7 @@ impl View {
 
     /// What differs from the version that is mapped.
     fn delta(&self) -> io::Result<Delta> {
-        self.delta_of(&self.written()?)
+        self.delta_of(&self.written(&self.touched()?))
     }
 
     fn delta_of(&self, written: &[Leaf]) -> io::Result<Delta> {
@@ -229,7 +247,7 @@ impl View {
         if old_leaves + grown <= limit {
             return grown;
         }
-        let mut written = provided(self.written());
+        let mut written = self.written(&provided(self.touched()));
         written.retain(|leaf| u64::from(*leaf) < old_leaves);
         let at_most = grown + written.len() as u64;
         if at_most <= limit {
@@ -249,15 +267,19 @@ impl View {
         grown + again + first
     }
 
-    /// The leaves that may have been written.
-    fn written(&self) -> io::Result<Vec<Leaf>> {
+    fn touched(&self) -> io::Result<Vec<Touched>> {
         let start = self.slot.start().addr().get();
-        let ranges = dirty::written(start..start + self.slot.size())?;
-        let addresses = ranges
-            .into_iter()
-            .flat_map(|range| range.step_by(LEAF_BYTES));
-        let leaves = addresses.map(|address| ((address - start) / LEAF_BYTES) as Leaf);
-        Ok(leaves.collect())
+        dirty::touched(start..start + self.slot.size())
+    }
+
+    /// The leaves that may have been written.
+    fn written(&self, touched: &[Touched]) -> Vec<Leaf> {
+        let start = self.slot.start().addr().get();
+        let written = touched.iter().filter(|touched| touched.written);
+        let addresses = written.flat_map(|touched| touched.addresses.clone().step_by(LEAF_BYTES));
+        addresses
+            .map(|address| ((address - start) / LEAF_BYTES) as Leaf)
+            .collect()
     }
 
     /// A leaf of what the instance sees.
