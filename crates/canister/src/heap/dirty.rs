@@ -89,6 +89,14 @@ pub(super) struct Touched {
     pub(super) written: bool,
 }
 
+impl Touched {
+    /// Those of the addresses that lie in a range, which starts before all of them.
+    pub(super) fn within(&self, range: &Range<usize>) -> Option<Range<usize>> {
+        let end = self.addresses.end.min(range.end);
+        (self.addresses.start < end).then_some(self.addresses.start..end)
+    }
+}
+
 /// The touched pages of a private file mapping, in order.
 ///
 /// # Errors

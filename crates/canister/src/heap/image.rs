@@ -150,18 +150,26 @@ impl Image {
         self.versions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Registers a mapping that will show `version` and returns what differs there from the file. The
-    /// base moves to the version if nobody maps the file and no later version lives.
-    pub(super) fn enter(&self, version: Number) -> io::Result<Vec<(Leaf, LeafBytes)>> {
+    /// Registers a view of `version`, and writes what differs there from the file, or is stale in the view. The
+    /// base moves to the version if there is no other view and no later version lives.
+    pub(super) fn enter(
+        &self,
+        version: Number,
+        stale: &[Leaf],
+        mut write: impl FnMut(Leaf, &[u8; LEAF_BYTES]),
+    ) -> io::Result<()> {
         let mut versions = self.lock();
         if versions.readers == 0 && versions.rewind(&self.file, version)? {
             versions.move_base(&self.file, version)?;
         }
+        for &leaf in stale {
+            write(leaf, versions.content(&self.file, version, leaf)?);
+        }
+        for (leaf, bytes) in versions.patches(version) {
+            write(leaf, bytes);
+        }
         versions.readers += 1;
-        let patches = versions.patches(version).into_iter();
-        Ok(patches
-            .map(|(leaf, bytes)| (leaf, LeafBytes::from(bytes)))
-            .collect())
+        Ok(())
     }
 
     /// Moves the base to the newest version, if nobody maps the file but the instance that has made it from

@@ -3,14 +3,16 @@
 //! # Design
 //! A *slot* is a reservation of all addresses that Wasm can reach in one memory, and a guard behind them.
 //! What is mapped there is said by a [`View`](super::View) while an instance runs. Behind it an image's file
-//! stays mapped, without private pages, for a next view of the same: a mapping costs more than most messages
-//! do. It does not keep the image, which frees its file's memory when it goes.
+//! stays mapped for a next view of the same: a mapping costs more than most messages do. So do private pages,
+//! if they are few: they are likely to be written again, and to bring their content up to date is cheaper
+//! than that the system copies the file's. A mapping does not keep the image, which frees its file's memory
+//! when it goes.
 //!
 //! Reservations of slots that are gone are kept for later ones.
 //!
 //! # Errors
 //! Failures are this machine's.
-use super::{ImageId, LEAF_BYTES, dirty::Touched, image::Image};
+use super::{ImageId, LEAF_BYTES, Leaf, dirty::Touched, image::Image};
 use crate::gate::{self, GateMemory};
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap, mmap_anonymous, munmap};
 use std::{
@@ -30,6 +32,8 @@ const KEPT_MAX: usize = 64;
 /// What one table of the system's page tables is for. To look for touched pages is to go through all tables
 /// there are.
 const TABLE_BYTES: usize = if cfg!(test) { 1 << 16 } else { 2 << 20 };
+/// Most private pages of a mapping that stays.
+const PRIVATE_MAX: usize = if cfg!(test) { 4 } else { 32 };
 /// Most tables of a mapping that stays.
 const TABLES_MAX: usize = if cfg!(test) { 2 } else { 16 };
 
@@ -91,6 +95,8 @@ pub(crate) struct Slot {
 struct Mapped {
     image: Weak<Image>,
     bytes: usize,
+    /// Which leaves are not the file's, between views.
+    private: Vec<Leaf>,
     /// Where pages have been touched since it was mapped.
     tables: BTreeSet<usize>,
 }
@@ -172,19 +178,21 @@ impl Slot {
         assert!(!taken, "a slot has one view at a time");
     }
 
-    /// Maps the first `bytes` of an image, if they are not what the last view has left there.
-    pub(super) fn show(&self, image: &Arc<Image>, bytes: usize) -> io::Result<()> {
+    /// Maps the first `bytes` of an image, if they are not what the last view has left there. Returns the
+    /// leaves in which anything may be instead.
+    pub(super) fn show(&self, image: &Arc<Image>, bytes: usize) -> io::Result<Vec<Leaf>> {
         let mut mapped = lock(&self.mapped);
         if mapped.bytes == bytes && std::ptr::eq(mapped.image.as_ptr(), Arc::as_ptr(image)) {
-            return Ok(());
+            return Ok(std::mem::take(&mut mapped.private));
         }
         self.map(0..bytes, Content::Image(image))?;
         *mapped = Mapped {
             image: Arc::downgrade(image),
             bytes,
+            private: Vec::new(),
             tables: BTreeSet::new(),
         };
-        Ok(())
+        Ok(Vec::new())
     }
 
     /// The image that is mapped, or was when it was there.
@@ -198,8 +206,8 @@ impl Slot {
         *lock(&self.mapped) = Mapped::default();
     }
 
-    /// Ends what [`Self::enter`] began: nothing is mapped any more but an image as it is, if the view has touched
-    /// little of it.
+    /// Ends what [`Self::enter`] began: nothing is mapped any more but an image, if the view has touched little
+    /// of it.
     pub(super) fn leave(&self, touched: &[Touched]) -> io::Result<()> {
         let mut mapped = lock(&self.mapped);
         let start = self.start().addr().get();
@@ -209,7 +217,17 @@ impl Slot {
             *mapped = Mapped::default();
             self.clear()?;
         } else {
-            self.drop_written(touched, &image)?;
+            let written = written(touched, &image);
+            let pages = written
+                .clone()
+                .map(|addresses| addresses.len() / LEAF_BYTES);
+            if pages.sum::<usize>() <= PRIVATE_MAX {
+                let pages = written.flat_map(|addresses| addresses.step_by(LEAF_BYTES));
+                let leaves = pages.map(|address| ((address - start) / LEAF_BYTES) as Leaf);
+                mapped.private = leaves.collect();
+            } else {
+                self.drop_pages(written)?;
+            }
             self.map(mapped.bytes..self.size(), Content::Nothing)?;
             self.set_size(mapped.bytes);
         }
@@ -218,20 +236,21 @@ impl Slot {
         Ok(())
     }
 
-    /// Puts the file's pages back in the place of private ones.
-    fn drop_written(&self, touched: &[Touched], image: &Range<usize>) -> io::Result<()> {
-        let written = |touched: &&Touched| touched.written && touched.addresses.start < image.end;
-        let first = touched.iter().find(written);
-        let last = touched.iter().rfind(written);
-        let (Some(first), Some(last)) = (first, last) else {
+    /// Puts the file's pages back in the place of private ones, which lie in its mapping.
+    fn drop_pages(
+        &self,
+        mut private: impl DoubleEndedIterator<Item = Range<usize>>,
+    ) -> io::Result<()> {
+        let Some(first) = private.next() else {
             return Ok(());
         };
-        let first = first.addresses.start;
-        let length = last.addresses.end.min(image.end) - first;
+        // All in one go, with what is the file's between them: to tell other processors costs more.
+        let last = private.next_back().unwrap_or(first.clone());
+        let offset = first.start - self.start().addr().get();
         // SAFETY: within the mapping of the image, to which no reference exists.
         unsafe {
-            let at = self.start().add(first - image.start).as_ptr().cast();
-            madvise(at, length, Advice::LinuxDontNeed)?;
+            let at = self.start().add(offset).as_ptr().cast();
+            madvise(at, last.end - first.start, Advice::LinuxDontNeed)?;
         }
         Ok(())
     }
@@ -245,14 +264,17 @@ impl Slot {
 
 /// The tables of the touched pages in a range, some of them twice.
 fn tables(touched: &[Touched], range: &Range<usize>) -> impl Iterator<Item = usize> {
-    let ends = touched.iter().map(|touched| {
-        (
-            touched.addresses.start,
-            touched.addresses.end.min(range.end),
-        )
-    });
-    let within = ends.filter(|(start, end)| start < end);
-    within.flat_map(|(start, end)| start / TABLE_BYTES..end.div_ceil(TABLE_BYTES))
+    let within = touched.iter().filter_map(|touched| touched.within(range));
+    within.flat_map(|addresses| addresses.start / TABLE_BYTES..addresses.end.div_ceil(TABLE_BYTES))
+}
+
+/// The written pages in a range.
+fn written(
+    touched: &[Touched],
+    range: &Range<usize>,
+) -> impl DoubleEndedIterator<Item = Range<usize>> + Clone {
+    let written = touched.iter().filter(|touched| touched.written);
+    written.filter_map(|touched| touched.within(range))
 }
 
 impl Drop for Slot {

@@ -116,16 +116,15 @@ impl View {
         self.slot.set_size(size);
         self.entered = None;
         if let Some((image, version)) = self.snapshot.heap.version() {
-            let patches = image.enter(version)?;
             let image = Arc::clone(image);
-            self.slot.show(&image, in_heap)?;
-            self.entered = Some(Entered { image, version });
-            for (leaf, bytes) in patches {
+            let stale = self.slot.show(&image, in_heap)?;
+            image.enter(version, &stale, |leaf, bytes| {
                 // A later version may have been larger.
                 if (leaf as usize) < in_heap / LEAF_BYTES {
                     *self.leaf_mut(leaf) = *bytes;
                 }
-            }
+            })?;
+            self.entered = Some(Entered { image, version });
         }
         let changes = Arc::clone(&self.snapshot.changes);
         for (leaf, bytes) in changes.iter() {
