@@ -2,8 +2,9 @@
 //!
 //! # Design
 //! A page of a private file mapping that was written is no longer the file's: present or swapped out,
-//! and not of a file; one that was only read is present and the file's. Linux tells it by the ioctl `PAGEMAP_SCAN` on `/proc/self/pagemap` (since 6.7,
-//! skips what is not mapped) or, on older kernels, by reading the table itself, 8 bytes per page.
+//! and not of a file; one that was only read is present and the file's. Linux tells it by the ioctl
+//! `PAGEMAP_SCAN` on `/proc/self/pagemap` (since 6.7, skips what is not mapped) or, on older kernels, by
+//! reading the table itself, 8 bytes per page.
 use super::LEAF_BYTES;
 use rustix::{
     io::Errno,

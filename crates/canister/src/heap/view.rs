@@ -2,8 +2,8 @@
 //!
 //! # Design
 //! A *view* maps a version's file into an instance's slot, privately: what the instance writes stays its
-//! own, and the operating system knows which pages those are. Growth maps zeros. When the view ends,
-//! nothing of that is left.
+//! own, and the operating system knows which pages those are. Growth maps zeros. When the view ends, its
+//! slot decides what of that stays mapped.
 //!
 //! # Errors
 //! Failures are this machine's; a caller in replicated code ends the replica.
@@ -57,9 +57,9 @@ pub(crate) struct View {
     slot: Arc<Slot>,
     snapshot: Snapshot,
     entered: Option<Entered>,
-    /// In which a version that the instance went on from differs from the one before it.
+    /// Leaves in which versions that the instance made differ from those before them.
     changed: BTreeSet<Leaf>,
-    /// What the instance has touched, and what differs from the snapshot, if it has ended.
+    /// What the instance has touched and what differs from the snapshot, once it has ended.
     ended: Option<(Vec<Touched>, Delta)>,
 }
 
