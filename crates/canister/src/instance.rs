@@ -3,7 +3,7 @@ use crate::{
     backtrace,
     engine::{Engine, Instructions},
     gate::Gate,
-    heap::{Slot, Snapshot, View},
+    heap::{ImageId, Slot, Snapshot, View},
     host::{Failure, HEAP_LEAF_CHANGED, Host, HostTrap, MachineFailure, Message, code},
     instrument::{DEPTH_UNITS, reserved},
     meter::Meter,
@@ -135,8 +135,7 @@ impl Running {
         if let (true, Some(instances)) = (module.has_reusable_instances(), engine.instances()) {
             let (store, mut parts) = (self.store, self.parts);
             parts.gate_open = self.meter.gate.open();
-            let image = parts.memory.as_ref().and_then(|(_, slot)| slot.image());
-            instances.keep(module.id(), image, Instance { store, parts });
+            instances.keep(module.id(), Instance { store, parts });
         }
         result
     }
@@ -289,6 +288,12 @@ impl Running {
 }
 
 impl Instance {
+    /// The image that is mapped in its memory.
+    pub(crate) fn image(&self) -> Option<ImageId> {
+        let (_, slot) = self.parts.memory.as_ref()?;
+        slot.image()
+    }
+
     /// Made for a message; memory and globals are those the module begins with.
     fn new(engine: &Engine, message: Message) -> Self {
         let mut store = Store::new(engine.wasm(), Host::of(message));

@@ -3,8 +3,8 @@
 //! # Design
 //! Making an instance costs a reservation of addresses and the engine's own set-up; taking one from here
 //! costs setting its globals and mapping a heap. Not even that, if its last heap was of the same image: so
-//! canisters of a module have instances of their own, as far as they go. Those not used for longest are
-//! dropped first.
+//! canisters of a module have instances of their own, as far as room goes. Those not used for longest are
+//! taken by others, and dropped, first.
 //!
 //! # Determinism
 //! A cache: whether an instance was found or made has no influence on what it computes.
@@ -20,6 +20,8 @@ use std::{
 /// Most instances kept, and most of one module.
 const KEPT_MAX: usize = 256;
 const KEPT_OF_MODULE_MAX: usize = 128;
+/// Room left for those that run.
+const RUNNING: usize = 16;
 
 /// A compiled module's number in its engine.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,7 +36,7 @@ pub(crate) struct Instances {
 
 struct Kept {
     module: ModuleId,
-    /// What is mapped in its memory.
+    /// What was mapped in its memory when it came.
     image: Option<ImageId>,
     instance: Instance,
 }
@@ -44,21 +46,25 @@ impl Instances {
         ModuleId(self.next_id.fetch_add(1, Ordering::Relaxed))
     }
 
-    /// An instance of a module for a heap of an image: the most recently used of both or, when there are as many
-    /// of the module as may be, the least recently used.
+    /// An instance of a module for a heap of an image: one that has it mapped, or one with nothing mapped or, when
+    /// room is short, with another.
     pub(crate) fn take(&self, module: ModuleId, image: Option<ImageId>) -> Option<Instance> {
         let mut kept = self.lock();
-        let of_both = |kept: &Kept| kept.module == module && kept.image == image;
-        let index = kept.iter().rposition(of_both).or_else(|| {
-            let mut of_module = of_module(&kept, module);
-            let first = of_module.next()?;
-            (1 + of_module.count() >= KEPT_OF_MODULE_MAX).then_some(first)
-        })?;
-        kept.remove(index).map(|kept| kept.instance)
+        let of_image = |kept: &Kept| kept.module == module && kept.image == image;
+        let free = |kept: &Kept| kept.module == module && kept.instance.image().is_none();
+        let index = kept.iter().rposition(of_image);
+        let index = index.or_else(|| kept.iter().rposition(free));
+        let index = index.or_else(|| {
+            let short = kept.len() + RUNNING >= KEPT_MAX
+                || of_module(&kept, module).count() + RUNNING >= KEPT_OF_MODULE_MAX;
+            of_module(&kept, module).next().filter(|_| short)
+        });
+        kept.remove(index?).map(|kept| kept.instance)
     }
 
     /// Keeps an instance that does not run, in the place of others if need be.
-    pub(crate) fn keep(&self, module: ModuleId, image: Option<ImageId>, instance: Instance) {
+    pub(crate) fn keep(&self, module: ModuleId, instance: Instance) {
+        let image = instance.image();
         let mut kept = self.lock();
         let surplus = if of_module(&kept, module).count() >= KEPT_OF_MODULE_MAX {
             of_module(&kept, module).next()

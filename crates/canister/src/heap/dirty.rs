@@ -98,13 +98,20 @@ impl Touched {
     }
 }
 
+/// Whether the kernel was found to know no `PAGEMAP_SCAN`.
+static CANNOT_SCAN: AtomicBool = AtomicBool::new(false);
+
+/// Whether [`touched`] costs what was touched rather than what is mapped.
+pub(super) fn can_scan() -> bool {
+    !CANNOT_SCAN.load(Ordering::Relaxed)
+}
+
 /// The touched pages of a private file mapping, in order.
 ///
 /// # Errors
 /// The system does not tell.
 pub(super) fn touched(mapping: Range<usize>) -> io::Result<Vec<Touched>> {
-    static CANNOT_SCAN: AtomicBool = AtomicBool::new(false);
-    if !CANNOT_SCAN.load(Ordering::Relaxed) {
+    if can_scan() {
         match scan(mapping.clone()) {
             Err(Errno::NOTTY | Errno::INVAL | Errno::NOSYS) => {
                 CANNOT_SCAN.store(true, Ordering::Relaxed);

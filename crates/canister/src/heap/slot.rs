@@ -195,13 +195,13 @@ impl Slot {
         Ok(Vec::new())
     }
 
-    /// The image that is mapped, or was when it was there.
+    /// The image that is mapped, if it is still there.
     pub(crate) fn image(&self) -> Option<ImageId> {
-        let mapped = lock(&self.mapped);
-        (mapped.bytes > 0).then(|| ImageId::of(mapped.image.as_ptr()))
+        let image = lock(&self.mapped).image.upgrade()?;
+        Some(ImageId::of(Arc::as_ptr(&image)))
     }
 
-    /// Makes the next [`Self::show`] map what it shows.
+    /// Whatever is mapped, it is not an image that may stay.
     pub(super) fn forget(&self) {
         *lock(&self.mapped) = Mapped::default();
     }
@@ -210,6 +210,7 @@ impl Slot {
     /// of it.
     pub(super) fn leave(&self, touched: &[Touched]) -> io::Result<()> {
         let mut mapped = lock(&self.mapped);
+        assert!(self.size() >= mapped.bytes, "a view shows a whole image");
         let start = self.start().addr().get();
         let image = start..start + mapped.bytes;
         mapped.tables.extend(tables(touched, &image));

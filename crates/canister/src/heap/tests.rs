@@ -204,7 +204,7 @@ proptest! {
     #[test]
     fn versions_behave_like_copies(steps in steps()) {
         let start = vec![3; PAGE_BYTES];
-        let mut heaps = vec![(heap(&start), start)];
+        let mut heaps = vec![(heap(&start), start), (Heap::default(), Vec::new())];
         // Those of messages and tasks find there what others have left.
         let (messages, tasks) = (slot(), slot());
         let in_slot = |slot: &Arc<Slot>, snapshot| View::new(Arc::clone(slot), snapshot);
@@ -222,6 +222,9 @@ proptest! {
                         message.grow(content.len());
                     }
                     for (index, (offset, byte)) in writes.into_iter().enumerate() {
+                        if content.is_empty() {
+                            break;
+                        }
                         let offset = offset % content.len();
                         content[offset] = byte;
                         message.bytes_mut()[offset] = byte;

@@ -79,7 +79,11 @@ impl Drop for View {
     fn drop(&mut self) {
         let leave = || match &self.ended {
             Some((touched, _)) => self.slot.leave(touched),
-            None => self.slot.leave(&self.touched()?),
+            None if dirty::can_scan() => self.slot.leave(&self.touched()?),
+            None => {
+                self.slot.forget();
+                self.slot.leave(&[])
+            }
         };
         // Should the system refuse, the slot stays taken, and whoever wants it next ends the replica.
         let left = leave();
@@ -115,8 +119,9 @@ impl View {
         self.slot.map(in_heap..size, Content::Zeros)?;
         self.slot.set_size(size);
         self.entered = None;
-        if let Some((image, version)) = self.snapshot.heap.version() {
-            let image = Arc::clone(image);
+        let version = self.snapshot.heap.version();
+        let version = version.map(|(image, version)| (Arc::clone(image), version));
+        if let Some((image, version)) = version {
             let stale = self.slot.show(&image, in_heap)?;
             image.enter(version, &stale, |leaf, bytes| {
                 // A later version may have been larger.
@@ -125,6 +130,8 @@ impl View {
                 }
             })?;
             self.entered = Some(Entered { image, version });
+        } else {
+            self.slot.forget();
         }
         let changes = Arc::clone(&self.snapshot.changes);
         for (leaf, bytes) in changes.iter() {
