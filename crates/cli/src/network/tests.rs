@@ -77,8 +77,8 @@ fn a_replica_killed_during_a_generation_catches_up_to_the_same_root() {
     let (answer, _) = network.runtime().block_on(llm.result(job)).unwrap();
     assert_eq!(answer.text, reading.text);
     let height = network.replica(0).unwrap().executed().state.height;
-    wait("the restarted replica catches up", || {
-        network.replica(3).unwrap().executed().state.height >= height
+    wait("all replicas get there, the restarted one too", || {
+        (0..4).all(|index| network.replica(index).unwrap().executed().state.height >= height)
     });
     network.check().unwrap();
     let root = |index: usize| {
