@@ -161,7 +161,7 @@ fn take_in(state: &mut ReplicatedState, call: Ingress) {
     let keep_until_ns = call
         .expiry_ns
         .max(state.time_ns.saturating_add(INGRESS_TTL_NS));
-    let answer = Answer::new(call.sender, keep_until_ns, status);
+    let answer = Answer::new(call.sender, call.canister, keep_until_ns, status);
     state.history.insert(*call.id, answer);
     if accepted {
         state.enqueue(Message::Ingress(call));

@@ -207,19 +207,19 @@ impl ReplicatedState {
 
     /// BLAKE3 over the whole state.
     ///
-    /// The encoding: the tag `lockstep state 3`, height, time, digest of the genesis, next canister
+    /// The encoding: the tag `lockstep state 4`, height, time, digest of the genesis, next canister
     /// index, debt, last session, seed and count of values drawn, cycles consumed by deleted canisters
     /// (16 bytes), messages, instructions, digest of the sessions; then deleted ids, canisters (their
-    /// digests), queue (key, CBOR of the message preceded by its length; before its count the next key)
-    /// and history (request id, sender, end of keeping, digest of the answer's subtree), each preceded
-    /// by its count. Integers are little-endian u64; principals are preceded by their length.
+    /// digests) and queue (key, CBOR of the message preceded by its length; before its count the next
+    /// key), each preceded by its count; then the digest of the history. Integers are little-endian u64;
+    /// principals are preceded by their length.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         let number = |hasher: &mut blake3::Hasher, value: u64| {
             hasher.update(&value.to_le_bytes());
         };
-        hasher.update(b"lockstep state 3");
+        hasher.update(b"lockstep state 4");
         number(&mut hasher, self.height);
         number(&mut hasher, self.time_ns);
         hasher.update(&self.genesis.digest());
@@ -250,7 +250,7 @@ impl ReplicatedState {
             number(&mut hasher, bytes.len() as u64);
             hasher.update(&bytes);
         }
-        self.history.encode(&mut hasher);
+        hasher.update(&self.history.digest());
         *hasher.finalize().as_bytes()
     }
 }

@@ -28,11 +28,11 @@ use std::{
 };
 use tables::{
     CANISTERS, CHUNKS, HISTORY, META, MODULES, PAGES, QUEUE, ROOTS, SESSIONS, SNAPSHOTS, Table,
-    block_key, cbor, write_blocks, write_changes,
+    block_key, cbor, write_blocks, write_changes, write_history,
 };
 
 /// What a file of this layout says it is.
-const FORMAT: &[u8] = b"lockstep state store 5";
+const FORMAT: &[u8] = b"lockstep state store 6";
 /// How many roots of past heights are kept.
 const ROOTS_MAX: u64 = 65_536;
 
@@ -151,15 +151,7 @@ impl Store {
     fn write(&self, state: &ReplicatedState, root: Option<[u8; 32]>) -> Result<(), redb::Error> {
         let old = &self.written;
         let transaction = self.database.begin_write()?;
-        let encode = |answer: &_| cbor(answer);
-        write_changes(
-            &transaction,
-            HISTORY,
-            old.history.entries(),
-            state.history.entries(),
-            |id| id.to_vec(),
-            encode,
-        )?;
+        write_history(&transaction, &old.history, &state.history)?;
         let key = |key: &u64| key.to_be_bytes().to_vec();
         write_changes(
             &transaction,

@@ -7,9 +7,11 @@
 //! were asked for and prunes the rest, leaving the neighbours of what is absent.
 //!
 //! # Invariants
-//! Labels below one node increase strictly; siblings form a balanced binary tree.
+//! Labels below one node increase strictly; siblings form a binary tree: balanced, or the radix tree of a
+//! `trie::Trie`.
 pub mod paths;
 pub mod state;
+pub(crate) mod trie;
 
 use ic_certification::hash_tree::{HashTree, empty, fork, label, leaf, pruned};
 use sha2::{Digest, Sha256};
@@ -33,7 +35,7 @@ enum Kind {
     Empty,
     Leaf(Vec<u8>),
     Labeled(Vec<u8>, Tree),
-    /// Two halves and the first label of the right one.
+    /// Two halves, and a label behind those of the left one and not behind those of the right one.
     Fork(Tree, Tree, Vec<u8>),
 }
 
@@ -108,14 +110,18 @@ impl Tree {
             _ => {
                 let (left, right) = entries.split_at(entries.len() / 2);
                 let split = right[0].own_label().to_vec();
-                let (left, right) = (Self::join(left), Self::join(right));
-                let digest = hash("ic-hashtree-fork", &[left.digest(), right.digest()]);
-                Self(Arc::new(Node {
-                    digest,
-                    kind: Kind::Fork(left, right, split),
-                }))
+                Self::fork(Self::join(left), Self::join(right), split)
             }
         }
+    }
+
+    /// Two halves of a directory and a label that is not behind those of the right one and behind those of the left
+    /// one.
+    fn fork(left: Self, right: Self, split: Vec<u8>) -> Self {
+        Self(Arc::new(Node {
+            digest: hash("ic-hashtree-fork", &[left.digest(), right.digest()]),
+            kind: Kind::Fork(left, right, split),
+        }))
     }
 
     /// The root hash.
@@ -173,21 +179,30 @@ impl Tree {
                 label(name.clone(), child.cut(&below))
             }
             Kind::Fork(left, right, _) if whole => fork(left.cut(wanted), right.cut(wanted)),
-            Kind::Fork(left, right, split) => {
+            Kind::Fork(left, right, _) => {
+                let (last, next) = (left.last_label(), right.first_label());
                 let (mut to_left, mut to_right) = (Vec::new(), Vec::new());
                 for path in wanted {
                     let first = path[0].as_slice();
                     // A label that falls between the halves is absent from both: each shows its
                     // outermost label as evidence.
-                    if first < split.as_slice() {
+                    if first < next {
                         to_left.push(*path);
                     }
-                    if first >= split.as_slice() || first > left.last_label() {
+                    if first > last {
                         to_right.push(*path);
                     }
                 }
                 fork(left.cut(&to_left), right.cut(&to_right))
             }
+        }
+    }
+
+    fn first_label(&self) -> &[u8] {
+        match &self.0.kind {
+            Kind::Labeled(label, _) => label,
+            Kind::Fork(left, _, _) => left.first_label(),
+            Kind::Empty | Kind::Leaf(_) => &[],
         }
     }
 

@@ -36,7 +36,7 @@ pub use lockstep_subnet::state::{Reject, Status};
 use lockstep_subnet::{
     application::{FinalizedBlock, Payload},
     execution::{self, Unfinished, UserQuery},
-    ingress::Ingress,
+    ingress::{Ingress, RequestId},
     state::{Canister, Genesis, Message, ReplicatedState},
     tree::state::state_tree,
 };
@@ -236,8 +236,8 @@ impl Subnet {
     /// How far a call has come; `None` before the block that takes it in, and after it is forgotten.
     #[must_use]
     pub fn status(&self, id: MessageId) -> Option<&Status> {
-        let entries = self.state.history.entries();
-        entries.get(&id.0).map(|answer| &answer.status)
+        let answer = self.state.history.get(&RequestId::new(&id.0))?;
+        Some(&answer.status)
     }
 
     /// Executes blocks until a call is answered; `None` when it is not within 1,000 of them.

@@ -1,4 +1,5 @@
 //! Tables of the store: their rows, and how they are brought from one state to the next.
+use crate::state::History;
 use lockstep_canister::memory::Paged;
 use redb::{TableDefinition, WriteTransaction};
 use serde::Serialize;
@@ -48,6 +49,26 @@ pub(super) fn write_changes<K: Ord, V>(
         }
     }
     Ok(())
+}
+
+/// Brings the table of answers from one history to another.
+pub(super) fn write_history(
+    transaction: &WriteTransaction,
+    old: &History,
+    new: &History,
+) -> Result<(), redb::Error> {
+    let mut table = transaction.open_table(HISTORY)?;
+    let mut result = Ok(());
+    new.changes(old, |id, answer| {
+        if result.is_ok() {
+            let changed = match answer {
+                Some(answer) => table.insert(id, cbor(answer).as_slice()).map(drop),
+                None => table.remove(id).map(drop),
+            };
+            result = changed;
+        }
+    });
+    Ok(result?)
 }
 
 /// The memories of one kind, by the canister or the snapshot they belong to.

@@ -12,7 +12,7 @@ use serde::Serialize;
 /// Version of the canonical arithmetic that sessions run on.
 pub const ARITHMETIC_VERSION: u64 = 1;
 /// Version of the rules by which a block changes the state.
-pub const PROTOCOL_VERSION: u64 = 1;
+pub const PROTOCOL_VERSION: u64 = 2;
 /// What agents take this subnet for.
 const SUBNET_TYPE: &str = "application";
 
@@ -31,8 +31,6 @@ pub fn state_tree(state: &ReplicatedState) -> Tree {
         .canisters()
         .iter()
         .map(|(id, canister)| Tree::labeled(id.as_slice(), canister.tree(canister_tree).clone()));
-    let answers = state.history.entries().iter();
-    let answers = answers.map(|(id, answer)| Tree::labeled(&id[..], answer.tree().clone()));
     let below_subnet = |child| Tree::labeled(genesis.subnet_id.as_slice(), child);
     let range_start = canister_range().0;
     Tree::named([
@@ -52,7 +50,7 @@ pub fn state_tree(state: &ReplicatedState) -> Tree {
                 ("state", Tree::leaf(state.digest())),
             ]),
         ),
-        ("request_status", directory(answers)),
+        ("request_status", state.history.tree()),
         ("subnet", below_subnet(subnet_tree(genesis, ranges))),
         ("time", Tree::leaf(number(state.time_ns))),
     ])
