@@ -48,7 +48,9 @@ impl From<ReadError> for Refusal {
     fn from(error: ReadError) -> Self {
         let status = match &error {
             ReadError::Invalid(error) => ingress_status(error),
-            ReadError::Path(PathError::Forbidden { .. }) => StatusCode::FORBIDDEN,
+            ReadError::Path(PathError::Forbidden { .. } | PathError::Delegation(_)) => {
+                StatusCode::FORBIDDEN
+            }
             ReadError::Path(_) | ReadError::OtherAddress { .. } => StatusCode::BAD_REQUEST,
             ReadError::NotReady => StatusCode::SERVICE_UNAVAILABLE,
         };
@@ -60,7 +62,7 @@ impl From<ReadError> for Refusal {
 pub(crate) fn ingress_status(error: &IngressError) -> StatusCode {
     match error {
         IngressError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-        IngressError::Signature(_) => StatusCode::FORBIDDEN,
+        IngressError::Signature(_) | IngressError::Delegation(_) => StatusCode::FORBIDDEN,
         _ => StatusCode::BAD_REQUEST,
     }
 }

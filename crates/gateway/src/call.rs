@@ -12,7 +12,7 @@ use axum::{
 use ic_transport_types::RejectResponse;
 use lockstep_subnet::{
     ingress::RequestId,
-    replica::{Replica, SubmitError, reject_response},
+    replica::{NoRoom, Replica, SubmitError, reject_response},
     tree::paths::Scope,
 };
 use serde::Serialize;
@@ -92,7 +92,10 @@ async fn submit(replica: &Arc<Replica>, address: Scope, body: Bytes) -> Result<T
         Err(error) => {
             let status = match &error {
                 SubmitError::Invalid(error) => ingress_status(error),
-                SubmitError::Busy | SubmitError::Halted => StatusCode::SERVICE_UNAVAILABLE,
+                SubmitError::NoRoom(NoRoom::OfSender) => StatusCode::TOO_MANY_REQUESTS,
+                SubmitError::NoRoom(_) | SubmitError::HistoryFull | SubmitError::Halted => {
+                    StatusCode::SERVICE_UNAVAILABLE
+                }
                 SubmitError::OtherAddress { .. } | SubmitError::Rejected(_) => {
                     StatusCode::BAD_REQUEST
                 }

@@ -35,7 +35,8 @@ pub trait Application: Send + Sync + 'static {
     fn propose(&self, parent_time_ns: u64) -> impl Future<Output = Payload> + Send;
 
     /// Whether the payload may stand after a block with `parent_time_ns`. Looks at the payload
-    /// only (sizes, signatures, time, expiry), so that honest replicas agree.
+    /// (sizes, signatures, time, expiry) and, for a time that is ahead of it, at the clock, so that
+    /// honest replicas agree but about that. Not asked about blocks that are final.
     fn verify(&self, parent_time_ns: u64, payload: &Payload) -> bool;
 
     /// Executes the next block and returns the state root after it, durable on return. Blocks

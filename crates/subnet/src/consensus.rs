@@ -3,8 +3,8 @@
 //! # Design
 //!
 //! commonware's `simplex` (order), `marshal` (dissemination and the archive of final blocks) and
-//! `aggregation` (certificates) do the work; this module is the only one that names them. It drives
-//! an [`Application`](crate::application::Application) and knows nothing of canisters.
+//! `aggregation` (certificates) do the work; this module is the only one that names them (decision record
+//! 0008). It drives an [`Application`](crate::application::Application) and knows nothing of canisters.
 //!
 //! - [`genesis`] deals and stores the keys.
 //! - [`loopback`] runs the nodes of a subnet in one process, each on its own runtime, over

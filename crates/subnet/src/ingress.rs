@@ -11,10 +11,12 @@
 //!
 //! # Errors
 //! [`IngressError`] names the rule that a request breaks. No input panics.
+mod delegation;
 mod envelope;
 mod signature;
 
 use bytes::Bytes;
+pub use delegation::{Authority, DELEGATIONS_MAX, DelegationError, TARGETS_MAX};
 use ic_principal::Principal;
 pub use ic_transport_types::RequestId;
 use ic_transport_types::{Envelope, EnvelopeContent};
@@ -90,6 +92,9 @@ pub enum IngressError {
     /// The sender is not who signed.
     #[error("the sender is not authenticated")]
     Signature(#[from] SignatureError),
+    /// Who signed may not do that in the sender's name.
+    #[error("the delegations do not hold")]
+    Delegation(#[from] DelegationError),
 }
 
 /// A decoded request.
@@ -141,12 +146,12 @@ impl Request {
         self.id
     }
 
-    /// Checks, at `now_ns`, the window of validity and the signature. Anonymous queries and reads
-    /// may carry any expiry.
+    /// Checks, at `now_ns`, the window of validity, the signature and that delegations allow the request. Anonymous
+    /// queries and reads may carry any expiry. Which canister a read is about is for whoever looks at its paths.
     ///
     /// # Errors
     /// The rule that is broken.
-    pub fn authenticate(&self, now_ns: u64) -> Result<(), IngressError> {
+    pub fn authenticate(&self, now_ns: u64) -> Result<Authority, IngressError> {
         let content = self.content();
         let is_call = matches!(content, EnvelopeContent::Call { .. });
         if is_call || *content.sender() != Principal::anonymous() {
@@ -165,23 +170,34 @@ impl Request {
                 feature: "sender_info attributes",
             });
         }
-        if self
-            .envelope
-            .sender_delegation
-            .as_ref()
-            .is_some_and(|chain| !chain.is_empty())
-        {
-            return Err(IngressError::Unsupported {
-                feature: "delegations",
-            });
-        }
-        signature::verify(
+        let authority = signature::verify(
             content.sender(),
             self.envelope.sender_pubkey.as_deref(),
+            self.envelope.sender_delegation.as_deref().unwrap_or(&[]),
             self.envelope.sender_sig.as_deref(),
             &self.id.signable(),
+            now_ns,
         )?;
-        Ok(())
+        if is_call {
+            authority.check_call()?;
+        }
+        if let EnvelopeContent::Call { canister_id, .. }
+        | EnvelopeContent::Query { canister_id, .. } = content
+        {
+            authority.check_target(canister_id)?;
+        }
+        Ok(authority)
+    }
+
+    /// [`Self::authenticate`], for a call.
+    ///
+    /// # Errors
+    /// The rule that is broken, or [`IngressError::WrongType`].
+    pub fn authenticate_call(&self, now_ns: u64) -> Result<Authority, IngressError> {
+        match self.content() {
+            EnvelopeContent::Call { .. } => self.authenticate(now_ns),
+            _ => Err(self.wrong_type("call")),
+        }
     }
 
     /// The error for a request of another type than `expected`.
@@ -213,6 +229,8 @@ pub struct Ingress {
     pub argument: Vec<u8>,
     /// When it stops being valid, nanoseconds since 1970.
     pub expiry_ns: u64,
+    /// When who signed it may no longer do so in the sender's name, if that was checked.
+    pub authority_until_ns: u64,
 }
 
 impl Ingress {
@@ -231,8 +249,25 @@ impl Ingress {
     /// [`IngressError`] says what is wrong with it.
     pub fn check(bytes: &Bytes, now_ns: u64) -> Result<Self, IngressError> {
         let request = Request::decode(bytes)?;
-        request.authenticate(now_ns)?;
-        Self::from_request(bytes, request)
+        let authority = request.authenticate_call(now_ns)?;
+        Ok(Self {
+            authority_until_ns: authority.until_ns,
+            ..Self::from_request(bytes, request)?
+        })
+    }
+
+    /// Whether a call that was authenticated before is still valid at `now_ns`.
+    ///
+    /// # Errors
+    /// [`IngressError::Expired`] or [`IngressError::ExpiryTooFar`]. A delegation that has ended counts as the call's
+    /// own end.
+    pub fn check_again(&self, now_ns: u64) -> Result<(), IngressError> {
+        check_expiry(self.expiry_ns, now_ns)?;
+        if self.authority_until_ns < now_ns {
+            let expiry_ns = self.authority_until_ns;
+            return Err(IngressError::Expired { expiry_ns, now_ns });
+        }
+        Ok(())
     }
 
     fn from_request(bytes: &Bytes, request: Request) -> Result<Self, IngressError> {
@@ -253,6 +288,7 @@ impl Ingress {
                 method: method_name,
                 argument: arg,
                 expiry_ns: ingress_expiry,
+                authority_until_ns: u64::MAX,
             }),
             EnvelopeContent::Query { .. } => Err(IngressError::WrongType {
                 expected: "call",

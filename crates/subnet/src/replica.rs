@@ -21,7 +21,7 @@ mod read;
 mod status;
 mod submit;
 
-pub use crate::store::StoreError;
+pub use crate::{mempool::NoRoom, store::StoreError};
 pub use clock::{Clock, SystemClock};
 pub use read::{ReadError, reject_response};
 pub use status::Status;

@@ -1,5 +1,10 @@
 //! Signatures of senders: which key types there are and how a key names a principal.
+use super::{
+    IngressError,
+    delegation::{self, Authority},
+};
 use ic_principal::Principal;
+use ic_transport_types::SignedDelegation;
 
 /// Object identifiers as they stand in a DER public key, with the name of the key type.
 const UNSUPPORTED: [(&[u8], &str); 2] = [
@@ -21,7 +26,7 @@ const KEY_BYTES_MAX: usize = 1024;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// The anonymous sender signs nothing.
-    #[error("an anonymous request must carry neither public key nor signature")]
+    #[error("an anonymous request must carry neither public key, delegation nor signature")]
     AnonymousSigned,
     /// Key or signature is missing.
     #[error("a request of {sender} must carry sender_pubkey and sender_sig")]
@@ -51,33 +56,44 @@ pub enum SignatureError {
     },
 }
 
-/// Checks that `sender` signed `message`.
+/// Checks that `sender` signed `message`, or let another key sign it: what that may do in its name.
 pub(super) fn verify(
     sender: &Principal,
     public_key: Option<&[u8]>,
+    chain: &[SignedDelegation],
     signature: Option<&[u8]>,
     message: &[u8],
-) -> Result<(), SignatureError> {
+    now_ns: u64,
+) -> Result<Authority, IngressError> {
     if *sender == Principal::anonymous() {
-        return match (public_key, signature) {
-            (None, None) => Ok(()),
-            _ => Err(SignatureError::AnonymousSigned),
+        return match (public_key, chain, signature) {
+            (None, [], None) => Ok(Authority::default()),
+            _ => Err(SignatureError::AnonymousSigned.into()),
         };
     }
     let (Some(public_key), Some(signature)) = (public_key, signature) else {
-        return Err(SignatureError::Missing { sender: *sender });
+        return Err(SignatureError::Missing { sender: *sender }.into());
     };
     let key_principal = Principal::self_authenticating(public_key);
     if key_principal != *sender {
+        let sender = *sender;
         return Err(SignatureError::OtherSender {
-            sender: *sender,
+            sender,
             key_principal,
-        });
+        }
+        .into());
     }
-    verify_key(public_key, signature, message)
+    let (key, authority) = delegation::follow(public_key, chain, now_ns)?;
+    verify_key(key, signature, message)?;
+    Ok(authority)
 }
 
-fn verify_key(public_key: &[u8], signature: &[u8], message: &[u8]) -> Result<(), SignatureError> {
+/// Checks that a key has signed `message`.
+pub(super) fn verify_key(
+    public_key: &[u8],
+    signature: &[u8],
+    message: &[u8],
+) -> Result<(), SignatureError> {
     if public_key.len() > KEY_BYTES_MAX {
         return Err(SignatureError::KeyType {
             key_type: "unknown (too long)",

@@ -1,4 +1,5 @@
 use super::*;
+use ic_transport_types::{Delegation, DelegationPermissions, SignedDelegation};
 use proptest::prelude::*;
 use std::borrow::Cow;
 
@@ -55,7 +56,15 @@ fn ecdsa_keys_are_known_and_others_are_named() {
     let message = signed(NOW_NS + 1).content.to_request_id().signable();
     let sign = |public_key: Vec<u8>, signature: Vec<u8>| {
         let sender = Principal::self_authenticating(&public_key);
-        signature::verify(&sender, Some(&public_key), Some(&signature), &message)
+        signature::verify(
+            &sender,
+            Some(&public_key),
+            &[],
+            Some(&signature),
+            &message,
+            NOW_NS,
+        )
+        .map(drop)
     };
     let k1 = ic_secp256k1::PrivateKey::generate_from_seed(b"seed");
     let k1_public = k1.public_key().serialize_der();
@@ -70,7 +79,8 @@ fn ecdsa_keys_are_known_and_others_are_named() {
         sign(k1_public, vec![0; 64]),
         Err(SignatureError::Invalid {
             key_type: "ECDSA secp256k1"
-        })
+        }
+        .into())
     );
     let r1 = ic_secp256r1::PrivateKey::generate_insecure_key_for_testing(1);
     assert_eq!(
@@ -89,7 +99,8 @@ fn ecdsa_keys_are_known_and_others_are_named() {
         sign(canister_key, vec![]),
         Err(SignatureError::KeyType {
             key_type: "canister signature"
-        })
+        }
+        .into())
     );
 }
 
@@ -159,14 +170,82 @@ fn long_nonces_and_long_envelopes_are_refused() {
     );
 }
 
+/// A call that another key signed, by a delegation with something changed before it is signed.
+fn delegated(change: impl FnOnce(&mut Delegation)) -> Envelope<'static> {
+    let other = ic_ed25519::PrivateKey::deserialize_raw_32(&[8; 32]);
+    let mut delegation = Delegation {
+        pubkey: other.public_key().serialize_rfc8410_der(),
+        expiration: NOW_NS + 3,
+        targets: None,
+        permissions: None,
+    };
+    change(&mut delegation);
+    let signature = key().sign_message(&delegation.signable()).to_vec();
+    let envelope = signed(NOW_NS + 10);
+    let message = envelope.content.to_request_id().signable();
+    Envelope {
+        sender_sig: Some(other.sign_message(&message).to_vec()),
+        sender_delegation: Some(vec![SignedDelegation {
+            delegation,
+            signature,
+        }]),
+        ..envelope
+    }
+}
+
+#[test]
+fn another_key_may_sign_if_delegations_say_so() {
+    let call = check(&delegated(|_| {})).expect("it is allowed");
+    assert_eq!(call.id, signed(NOW_NS + 10).content.to_request_id());
+    // Until the delegation ends, which is before the call does.
+    assert_eq!(call.check_again(NOW_NS + 3), Ok(()));
+    let ended = IngressError::Expired {
+        expiry_ns: NOW_NS + 3,
+        now_ns: NOW_NS + 4,
+    };
+    assert_eq!(call.check_again(NOW_NS + 4), Err(ended));
+    let targets = |targets: &[Principal]| {
+        let targets = Some(targets.to_vec());
+        check(&delegated(|delegation| delegation.targets = targets)).map(drop)
+    };
+    let management = Principal::management_canister();
+    assert_eq!(targets(&[Principal::anonymous(), management]), Ok(()));
+    assert_eq!(
+        targets(&[Principal::anonymous()]),
+        Err(DelegationError::NotATarget {
+            canister: management
+        }
+        .into())
+    );
+    let queries = |delegation: &mut Delegation| {
+        delegation.permissions = Some(DelegationPermissions::Queries);
+    };
+    assert_eq!(
+        check(&delegated(queries)).map(drop),
+        Err(DelegationError::OnlyQueries.into())
+    );
+    let mut by_the_sender = delegated(|_| {});
+    by_the_sender.sender_sig = signed(NOW_NS + 10).sender_sig;
+    assert!(matches!(
+        check(&by_the_sender),
+        Err(IngressError::Signature(SignatureError::Invalid { .. }))
+    ));
+}
+
 proptest! {
     #[test]
     fn no_mutation_panics_or_keeps_the_signature_for_other_content(
         edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..6),
         cut in any::<prop::sample::Index>(),
         shorten in any::<bool>(),
+        by_delegation in any::<bool>(),
     ) {
-        let original = signed(NOW_NS + 1).encode_bytes();
+        let original = if by_delegation {
+            delegated(|_| {})
+        } else {
+            signed(NOW_NS + 1)
+        };
+        let original = original.encode_bytes();
         let mut bytes = original.clone();
         for (at, value) in edits {
             let at = at.index(bytes.len());

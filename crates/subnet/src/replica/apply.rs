@@ -5,7 +5,7 @@ use super::{
 use crate::{
     application::{Application, FinalizedBlock, Height, Payload},
     execution,
-    ingress::Ingress,
+    ingress::{Ingress, IngressError, Request, RequestId},
     mempool::{BLOCK_BYTES_MAX, BLOCK_CALLS_MAX, envelopes},
 };
 use bytes::Bytes;
@@ -13,6 +13,9 @@ use std::{collections::BTreeSet, sync::Arc};
 
 /// Times beyond this (the year 2262) are no times: sums with them must not overflow.
 const TIME_NS_MAX: u64 = i64::MAX as u64;
+/// How far a block's time may be ahead of the clock here. A leader that could name any time could make every call
+/// expire; one whose clock is further ahead than this of most others' does not lead.
+const DRIFT_NS_MAX: u64 = 10_000_000_000;
 
 impl Application for Replica {
     async fn propose(&self, parent_time_ns: u64) -> Payload {
@@ -31,6 +34,7 @@ impl Application for Replica {
     fn verify(&self, parent_time_ns: u64, payload: &Payload) -> bool {
         let bytes: usize = payload.messages.iter().map(Bytes::len).sum();
         if payload.time_ns <= parent_time_ns
+            || payload.time_ns > self.clock.now_ns().saturating_add(DRIFT_NS_MAX)
             || payload.time_ns > TIME_NS_MAX
             || payload.messages.len() > BLOCK_CALLS_MAX
             || bytes > BLOCK_BYTES_MAX
@@ -39,8 +43,8 @@ impl Application for Replica {
         }
         let mut ids = BTreeSet::new();
         for message in &payload.messages {
-            match Ingress::check(message, payload.time_ns) {
-                Ok(call) if ids.insert(*call.id) => {}
+            match self.check_call(message, payload.time_ns) {
+                Ok(id) if ids.insert(*id) => {}
                 _ => return false,
             }
         }
@@ -131,6 +135,17 @@ impl Application for Replica {
 }
 
 impl Replica {
+    /// Checks a call of a block. One that waits here was authenticated when it came.
+    fn check_call(&self, message: &Bytes, time_ns: u64) -> Result<RequestId, IngressError> {
+        let request = Request::decode(message)?;
+        let known = lock(&self.mempool).get(&request.id()).cloned();
+        match known.filter(|call| call.bytes == *message) {
+            Some(call) => call.check_again(time_ns)?,
+            None => drop(request.authenticate_call(time_ns)?),
+        }
+        Ok(request.id())
+    }
+
     fn proposal_time_ns(&self, parent_time_ns: u64) -> u64 {
         self.clock
             .now_ns()
@@ -142,8 +157,9 @@ impl Replica {
         let mut pace = self.clock.sleep(PACE);
         while lock(&self.mempool).unexecuted(parent_time_ns) > UNEXECUTED_BLOCKS_MAX {
             tokio::select! {
-                () = &mut pace => return,
+                biased;
                 _ = executed.changed() => {}
+                () = &mut pace => return,
             }
         }
     }
@@ -157,9 +173,10 @@ impl Replica {
                 return;
             }
             tokio::select! {
-                () = &mut idle => return,
+                biased;
                 _ = executed.changed() => {}
                 _ = arrivals.changed() => {}
+                () = &mut idle => return,
             }
         }
     }
@@ -174,7 +191,8 @@ impl Replica {
     /// Makes an executed and stored height visible.
     fn publish(&self, executed: Arc<Executed>) {
         let height = executed.state.height;
-        lock(&self.mempool).executed(&executed.state);
+        let before = self.executed();
+        lock(&self.mempool).executed(&executed.state, &before.state.history);
         let mut pending = lock(&self.pending);
         pending.executed.insert(height, Arc::clone(&executed));
         if pending.executed.len() > UNCERTIFIED_MAX {

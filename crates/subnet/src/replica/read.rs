@@ -64,7 +64,7 @@ impl Replica {
     /// [`ReadError`] says what is wrong with the request.
     pub fn read_state(&self, address: Scope, envelope: &[u8]) -> Result<Vec<u8>, ReadError> {
         let request = Request::decode(envelope)?;
-        request.authenticate(self.clock.now_ns())?;
+        let authority = request.authenticate(self.clock.now_ns())?;
         let EnvelopeContent::ReadState { sender, paths, .. } = request.content() else {
             return Err(request.wrong_type("read_state").into());
         };
@@ -74,7 +74,8 @@ impl Replica {
             .iter()
             .map(|path| path.iter().map(|label| label.as_bytes().to_vec()).collect())
             .collect();
-        check(&certified.executed.state, sender, address, &paths)?;
+        let state = &certified.executed.state;
+        check(state, sender, &authority, address, &paths)?;
         Ok(certified.certificate(&paths))
     }
 

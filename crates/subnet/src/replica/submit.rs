@@ -7,7 +7,7 @@ use crate::{
         no_code, running_canister,
     },
     ingress::{Ingress, IngressError, RequestId},
-    mempool::Full,
+    mempool::NoRoom,
     state::{Reject, ReplicatedState},
     tree::paths::Scope,
 };
@@ -31,8 +31,11 @@ pub enum SubmitError {
     #[error("the call is rejected")]
     Rejected(#[from] Reject),
     /// Too many calls wait.
-    #[error("too many calls are waiting; try again later")]
-    Busy,
+    #[error(transparent)]
+    NoRoom(#[from] NoRoom),
+    /// The subnet keeps the answers of as many calls as it can.
+    #[error("too many calls were made within the last minutes; try again later")]
+    HistoryFull,
     /// The replica has halted.
     #[error("this replica has halted")]
     Halted,
@@ -52,13 +55,14 @@ impl Replica {
         self.check_address(address, &call)?;
         let executed = self.executed();
         let (id, bytes) = (call.id, call.bytes.clone());
-        if executed.state.history.get(&id).is_some() || lock(&self.mempool).contains(&id) {
+        if executed.state.history.get(&id).is_some() || lock(&self.mempool).get(&id).is_some() {
             return Ok(id);
         }
+        if executed.state.history.is_full() {
+            return Err(SubmitError::HistoryFull);
+        }
         self.inspect(&executed.state, &call)?;
-        lock(&self.mempool)
-            .insert(call)
-            .map_err(|Full| SubmitError::Busy)?;
+        lock(&self.mempool).insert(call)?;
         self.arrivals.send_replace(());
         if let Some(gossip) = self.gossip.get() {
             gossip(bytes);

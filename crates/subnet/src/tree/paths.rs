@@ -1,7 +1,7 @@
 //! Which paths of the state tree a `read_state` request may ask for.
 use super::Path;
 use crate::{
-    ingress::RequestId,
+    ingress::{Authority, DelegationError, RequestId},
     state::{ReplicatedState, is_canister_id},
 };
 use ic_principal::Principal;
@@ -32,6 +32,9 @@ pub enum PathError {
         /// The path.
         path: String,
     },
+    /// The request was for a canister that the signer's delegations do not name.
+    #[error(transparent)]
+    Delegation(#[from] DelegationError),
     /// The path is for others.
     #[error("{sender} may not read {path}: {reason}")]
     Forbidden {
@@ -44,13 +47,14 @@ pub enum PathError {
     },
 }
 
-/// Checks that `sender` may read `paths` at an address.
+/// Checks that a request in the name of `sender` may read `paths` at an address.
 ///
 /// # Errors
 /// [`PathError`] for the first path that may not be read.
 pub fn check(
     state: &ReplicatedState,
     sender: &Principal,
+    authority: &Authority,
     scope: Scope,
     paths: &[Vec<Vec<u8>>],
 ) -> Result<(), PathError> {
@@ -59,7 +63,7 @@ pub fn check(
     }
     let mut request = None;
     for path in paths {
-        check_path(state, sender, scope, path)?;
+        check_path(state, sender, authority, scope, path)?;
         if path[0] == b"request_status"
             && request
                 .replace(&path[1])
@@ -78,6 +82,7 @@ pub fn check(
 fn check_path(
     state: &ReplicatedState,
     sender: &Principal,
+    authority: &Authority,
     scope: Scope,
     path: &Path,
 ) -> Result<(), PathError> {
@@ -95,7 +100,8 @@ fn check_path(
                     path,
                     "a request's status is for its sender",
                 )),
-                _ => Ok(()),
+                Some(answer) => Ok(authority.check_target(&answer.receiver)?),
+                None => Ok(()),
             }
         }
         [b"canister", id, rest @ ..] => {

@@ -1,4 +1,5 @@
 //! Replicas without consensus: execution, storage, certificates.
+mod blocks;
 mod certificates;
 mod execution;
 mod kills;

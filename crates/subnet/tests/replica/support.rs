@@ -14,15 +14,18 @@ use lockstep_canister::{
 };
 use lockstep_subnet::{
     application::{Application, FinalizedBlock, Payload},
-    replica::{Replica, StoreError, SystemClock},
+    replica::{Clock, Replica, StoreError, SystemClock},
     state::{Genesis, Status, canister_id},
 };
-use std::{borrow::Cow, collections::BTreeMap, path::Path, sync::Arc};
+use std::{
+    borrow::Cow, collections::BTreeMap, future::Future, path::Path, pin::Pin, sync::Arc,
+    time::Duration,
+};
 
 /// Seed of the only node's key.
 const NODE_KEY: [u8; 32] = [3; 32];
 /// Time of the first block.
-const START_NS: u64 = 1_700_000_000_000_000_000;
+pub(crate) const START_NS: u64 = 1_700_000_000_000_000_000;
 /// A session's work per token.
 const TOKEN_WORK: Work = 250_000_000;
 /// Tokens after which the fake text ends.
@@ -142,15 +145,30 @@ pub(crate) fn genesis() -> Genesis {
 }
 
 pub(crate) fn open_as(path: &Path, genesis: Genesis) -> Result<Replica, StoreError> {
+    open_with(path, genesis, Arc::new(SystemClock))
+}
+
+fn open_with(path: &Path, genesis: Genesis, clock: Arc<dyn Clock>) -> Result<Replica, StoreError> {
     let engine = Arc::new(Engine::new());
-    Replica::open(
-        path,
-        genesis,
-        NODE_KEY,
-        engine,
-        Arc::new(ToyModel),
-        Arc::new(SystemClock),
-    )
+    Replica::open(path, genesis, NODE_KEY, engine, Arc::new(ToyModel), clock)
+}
+
+/// A clock that stands at the time of the first block.
+struct StoppedClock;
+
+impl Clock for StoppedClock {
+    fn now_ns(&self) -> u64 {
+        START_NS
+    }
+
+    fn sleep(&self, _: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::ready(()))
+    }
+}
+
+/// A replica whose clock stands at [`START_NS`].
+pub(crate) fn open_stopped(path: &Path) -> Replica {
+    open_with(path, genesis(), Arc::new(StoppedClock)).expect("the store can be used")
 }
 
 pub(crate) fn open(path: &Path) -> Replica {
@@ -208,6 +226,31 @@ pub(crate) fn envelope(content: EnvelopeContent) -> Bytes {
     }
     .encode_bytes()
     .into()
+}
+
+/// A call with a signature by a key, told from others by its expiry.
+pub(crate) fn signed_call(
+    key: &ic_ed25519::PrivateKey,
+    canister: Principal,
+    expiry_ns: u64,
+) -> Envelope<'static> {
+    let public_key = key.public_key().serialize_rfc8410_der();
+    let content = EnvelopeContent::Call {
+        nonce: None,
+        ingress_expiry: expiry_ns,
+        sender: Principal::self_authenticating(&public_key),
+        canister_id: canister,
+        method_name: "increment".into(),
+        arg: vec![],
+        sender_info: None,
+    };
+    let signature = key.sign_message(&content.to_request_id().signable());
+    Envelope {
+        content: Cow::Owned(content),
+        sender_pubkey: Some(public_key),
+        sender_sig: Some(signature.to_vec()),
+        sender_delegation: None,
+    }
 }
 
 fn management(method: &str, argument: &impl CandidType, nonce: u64) -> Bytes {
