@@ -270,6 +270,12 @@ impl Ingress {
         Ok(())
     }
 
+    /// When it can no longer be taken in, nanoseconds since 1970.
+    #[must_use]
+    pub fn end_ns(&self) -> u64 {
+        self.expiry_ns.min(self.authority_until_ns)
+    }
+
     fn from_request(bytes: &Bytes, request: Request) -> Result<Self, IngressError> {
         let id = request.id;
         match request.envelope.content.into_owned() {

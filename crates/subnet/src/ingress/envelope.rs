@@ -3,7 +3,8 @@
 //! # Design
 //! `ic_transport_types` tells kinds of requests apart with an internally tagged enum, through which
 //! principals survive only in decoders that borrow. Here the fields are read as they stand and the
-//! request is put together from those that its kind has.
+//! request is put together from those that its kind has. Fields that none has are refused: they are under no
+//! signature, and whoever passes a request on could pad it with them.
 use ic_principal::Principal;
 use ic_transport_types::{Envelope, EnvelopeContent, SenderInfo, SignedDelegation};
 use serde::Deserialize;
@@ -11,6 +12,7 @@ use serde_bytes::ByteBuf;
 use std::borrow::Cow;
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Fields {
     content: Content,
     sender_pubkey: Option<ByteBuf>,
@@ -19,6 +21,7 @@ struct Fields {
 }
 
 #[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct Content {
     request_type: String,
     sender: Principal,

@@ -3,6 +3,11 @@ use crate::state::{Answer, Genesis, Status};
 
 const TIME_NS: u64 = 1_000_000_000_000;
 
+fn insert(mempool: &mut Mempool, call: Ingress) -> Result<(), NoRoom> {
+    let target = call.canister;
+    mempool.insert(call, target)
+}
+
 fn call(number: u64, sender: u8, canister: u8) -> Ingress {
     Ingress {
         bytes: Bytes::from(vec![0; 100]),
@@ -46,28 +51,28 @@ fn genesis() -> Genesis {
 fn is_empty(mempool: &Mempool) -> bool {
     mempool.calls.is_empty()
         && mempool.by_id.is_empty()
-        && mempool.by_expiry.is_empty()
+        && mempool.by_end.is_empty()
         && mempool.by_sender.is_empty()
-        && mempool.by_canister.is_empty()
+        && mempool.by_target.is_empty()
         && mempool.ready.is_empty()
         && mempool.offers.is_empty()
         && mempool.offered.is_empty()
-        && mempool.bytes == 0
+        && mempool.taken == Room::default()
 }
 
 #[test]
 fn calls_are_offered_once_and_again_when_their_block_came_to_nothing() {
     let mut mempool = Mempool::default();
     for number in 1..=4 {
-        mempool.insert(call(number, 1, 1)).expect("room");
-        mempool.insert(call(number, 1, 1)).expect("known");
+        insert(&mut mempool, call(number, 1, 1)).expect("room");
+        insert(&mut mempool, call(number, 1, 1)).expect("known");
     }
     assert_eq!(numbers(&mempool, TIME_NS), [1, 2, 3, 4]);
     let id = |number| *call(number, 1, 1).id;
     // In two blocks, of which one comes to nothing; and a call that comes after its block.
-    mempool.offer(TIME_NS - 10, vec![id(1), id(2)]);
-    mempool.offer(TIME_NS - 5, vec![id(2), id(5)]);
-    mempool.insert(call(5, 1, 1)).expect("room");
+    mempool.offer(TIME_NS - 20, TIME_NS - 10, vec![id(1), id(2)]);
+    mempool.offer(TIME_NS - 10, TIME_NS - 5, vec![id(2), id(5)]);
+    insert(&mut mempool, call(5, 1, 1)).expect("room");
     assert_eq!(numbers(&mempool, TIME_NS), [3, 4]);
     assert_eq!(mempool.unexecuted(TIME_NS - 6), 1);
     let before = state(TIME_NS - 10);
@@ -79,12 +84,49 @@ fn calls_are_offered_once_and_again_when_their_block_came_to_nothing() {
     after.history.insert(id(2), answer.clone());
     mempool.executed(&after, &before.history);
     assert_eq!(numbers(&mempool, TIME_NS), [1, 3, 4, 5]);
+    // A block that is far ahead comes to nothing when another one takes its place.
+    mempool.offer(TIME_NS - 5, TIME_NS + 1_000, vec![id(1), id(3)]);
+    assert_eq!(numbers(&mempool, TIME_NS), [4, 5]);
+    let mut other = after.clone();
+    other.time_ns = TIME_NS - 4;
+    mempool.executed(&other, &after.history);
+    assert_eq!(numbers(&mempool, TIME_NS), [1, 3, 4, 5]);
     // Too late, and executed elsewhere.
     assert_eq!(numbers(&mempool, TIME_NS + 4), [4, 5]);
     let mut end = after.clone();
     end.time_ns = TIME_NS + 5;
     end.history.insert(id(5), answer);
     mempool.executed(&end, &after.history);
+    assert!(is_empty(&mempool), "{mempool:?}");
+}
+
+#[test]
+fn calls_whose_signers_lose_their_authority_do_not_stay() {
+    let mut mempool = Mempool::default();
+    let until = |authority_until_ns, bytes| Ingress {
+        authority_until_ns,
+        bytes: Bytes::from(vec![0; bytes]),
+        ..call(100, 1, 1)
+    };
+    insert(&mut mempool, until(TIME_NS, 100)).expect("room");
+    assert_eq!(numbers(&mempool, TIME_NS), [100]);
+    assert!(numbers(&mempool, TIME_NS + 1).is_empty());
+    // One with more authority takes its place, one with less or more bytes does not.
+    let kept = |mempool: &Mempool| {
+        let call = mempool.get(&call(100, 1, 1).id).expect("it waits");
+        (call.authority_until_ns, call.bytes.len())
+    };
+    for (more, expected) in [
+        (until(TIME_NS + 5, 100), (TIME_NS + 5, 100)),
+        (until(TIME_NS + 4, 90), (TIME_NS + 5, 100)),
+        (until(TIME_NS + 5, 101), (TIME_NS + 5, 100)),
+        (until(TIME_NS + 5, 90), (TIME_NS + 5, 90)),
+    ] {
+        insert(&mut mempool, more).expect("room");
+        assert_eq!(kept(&mempool), expected);
+        assert_eq!(mempool.len(), 1);
+    }
+    mempool.executed(&state(TIME_NS + 6), &History::default());
     assert!(is_empty(&mempool), "{mempool:?}");
 }
 
@@ -96,36 +138,51 @@ fn nobody_takes_all_the_room() {
         let mut refusal = None;
         for _ in 0..most {
             number += 1;
-            refusal = mempool.insert(call(number, sender, canister)).err();
+            refusal = insert(&mut mempool, call(number, sender, canister)).err();
             if refusal.is_some() {
                 break;
             }
         }
         (refusal, mempool.len())
     };
-    assert_eq!(fill(1, 1, 3000), (Some(NoRoom::OfSender), SENDER_CALLS_MAX));
-    assert_eq!(fill(1, 2, 1), (Some(NoRoom::OfSender), SENDER_CALLS_MAX));
-    assert_eq!(fill(2, 1, 2500), (None, CANISTER_CALLS_MAX));
+    assert_eq!(
+        fill(1, 1, 3000),
+        (Some(NoRoom::OfSender), CALLS_MAX / SENDER_PART)
+    );
+    assert_eq!(
+        fill(1, 2, 1),
+        (Some(NoRoom::OfSender), CALLS_MAX / SENDER_PART)
+    );
+    assert_eq!(fill(2, 1, 2500), (None, CALLS_MAX / TARGET_PART));
     assert_eq!(
         fill(3, 1, 1),
-        (Some(NoRoom::ForCanister), CANISTER_CALLS_MAX)
+        (Some(NoRoom::ForCanister), CALLS_MAX / TARGET_PART)
     );
     assert_eq!(fill(3, 2, 2500), (None, 7500));
     assert_eq!(fill(4, 3, 2501), (Some(NoRoom::Full), CALLS_MAX));
     mempool.executed(&state(u64::MAX), &History::default());
     assert!(is_empty(&mempool));
-    let large = Ingress {
-        bytes: Bytes::from(vec![0; BYTES_MAX + 1]),
-        ..call(0, 1, 1)
+    let large = |number, sender, canister| Ingress {
+        bytes: Bytes::from(vec![0; BYTES_MAX / SENDER_PART]),
+        ..call(number, sender, canister)
     };
-    assert_eq!(mempool.insert(large), Err(NoRoom::Full));
+    insert(&mut mempool, large(1, 1, 1)).expect("room");
+    assert_eq!(insert(&mut mempool, large(2, 1, 2)), Err(NoRoom::OfSender));
+    insert(&mut mempool, large(3, 2, 1)).expect("room");
+    assert_eq!(
+        insert(&mut mempool, large(4, 3, 1)),
+        Err(NoRoom::ForCanister)
+    );
+    insert(&mut mempool, large(5, 3, 2)).expect("room");
+    insert(&mut mempool, large(6, 4, 2)).expect("room");
+    assert_eq!(insert(&mut mempool, large(7, 5, 3)), Err(NoRoom::Full));
 }
 
 #[test]
 fn blocks_are_bounded() {
     let mut mempool = Mempool::default();
     for number in 0..1_500 {
-        mempool.insert(call(number, 1, 1)).expect("room");
+        insert(&mut mempool, call(number, 1, 1)).expect("room");
     }
     assert_eq!(mempool.select(TIME_NS).len(), BLOCK_CALLS_MAX);
     let mut mempool = Mempool::default();
@@ -134,7 +191,7 @@ fn blocks_are_bounded() {
             bytes: Bytes::from(vec![0; BLOCK_BYTES_MAX / 2]),
             ..call(number, 1, 1)
         };
-        mempool.insert(large).expect("room");
+        insert(&mut mempool, large).expect("room");
     }
     assert_eq!(numbers(&mempool, TIME_NS), [0, 1]);
 }

@@ -5,7 +5,7 @@ use super::{
 use crate::{
     application::{Application, FinalizedBlock, Height, Payload},
     execution,
-    ingress::{Ingress, IngressError, Request, RequestId},
+    ingress::{IngressError, Request, RequestId},
     mempool::{BLOCK_BYTES_MAX, BLOCK_CALLS_MAX, envelopes},
 };
 use bytes::Bytes;
@@ -22,9 +22,14 @@ impl Application for Replica {
         self.wait_for_execution(parent_time_ns).await;
         self.wait_for_work(parent_time_ns).await;
         let time_ns = self.proposal_time_ns(parent_time_ns);
-        let mut mempool = lock(&self.mempool);
-        let calls = mempool.select(time_ns);
-        mempool.offer(time_ns, calls.iter().map(|call| *call.id).collect());
+        let mut calls = Vec::new();
+        // Calls that the history has no room for would be ordered in vain.
+        if !self.executed().state.history.is_full() {
+            let mut mempool = lock(&self.mempool);
+            calls = mempool.select(time_ns);
+            let ids = calls.iter().map(|call| *call.id).collect();
+            mempool.offer(parent_time_ns, time_ns, ids);
+        }
         Payload {
             time_ns,
             messages: envelopes(&calls),
@@ -48,7 +53,8 @@ impl Application for Replica {
                 _ => return false,
             }
         }
-        lock(&self.mempool).offer(payload.time_ns, ids.into_iter().collect());
+        let ids = ids.into_iter().collect();
+        lock(&self.mempool).offer(parent_time_ns, payload.time_ns, ids);
         true
     }
 
@@ -122,15 +128,7 @@ impl Application for Replica {
     }
 
     fn gossip(&self, message: Bytes) {
-        // A peer's message that is of no use is dropped: the peer has told its client already.
-        let Ok(call) = Ingress::check(&message, self.clock.now_ns()) else {
-            return;
-        };
-        if self.executed.borrow().state.history.get(&call.id).is_none()
-            && lock(&self.mempool).insert(call).is_ok()
-        {
-            self.arrivals.send_replace(());
-        }
+        self.take_gossip(&message);
     }
 }
 
@@ -169,7 +167,10 @@ impl Replica {
         let mut idle = self.clock.sleep(IDLE);
         loop {
             let time_ns = self.proposal_time_ns(parent_time_ns);
-            if lock(&self.mempool).has_calls(time_ns) || self.executed.borrow().state.has_work() {
+            let latest = self.executed();
+            let has_calls =
+                !latest.state.history.is_full() && lock(&self.mempool).has_calls(time_ns);
+            if has_calls || latest.state.has_work() {
                 return;
             }
             tokio::select! {
@@ -192,13 +193,16 @@ impl Replica {
     fn publish(&self, executed: Arc<Executed>) {
         let height = executed.state.height;
         let before = self.executed();
-        lock(&self.mempool).executed(&executed.state, &before.state.history);
         let mut pending = lock(&self.pending);
         pending.executed.insert(height, Arc::clone(&executed));
         if pending.executed.len() > UNCERTIFIED_MAX {
             pending.executed.pop_first();
         }
+        // In one step: what is not in the pool any more is in the state.
+        let mut mempool = lock(&self.mempool);
+        mempool.executed(&executed.state, &before.state.history);
         self.executed.send_replace(executed);
+        drop(mempool);
         if let Some((root, signature)) = pending.early.remove(&height) {
             self.certify(&mut pending, height, root, signature);
         }

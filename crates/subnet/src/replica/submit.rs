@@ -54,20 +54,65 @@ impl Replica {
         let call = Ingress::check(envelope, self.clock.now_ns())?;
         self.check_address(address, &call)?;
         let executed = self.executed();
-        let (id, bytes) = (call.id, call.bytes.clone());
-        if executed.state.history.get(&id).is_some() || lock(&self.mempool).get(&id).is_some() {
+        let (id, bytes, target) = (call.id, call.bytes.clone(), target(&call));
+        if self.is_known(&call) {
             return Ok(id);
         }
         if executed.state.history.is_full() {
             return Err(SubmitError::HistoryFull);
         }
+        lock(&self.mempool).check_room(&call.sender, &target, bytes.len())?;
         self.inspect(&executed.state, &call)?;
-        lock(&self.mempool).insert(call)?;
-        self.arrivals.send_replace(());
+        self.keep(call, target)?;
         if let Some(gossip) = self.gossip.get() {
             gossip(bytes);
         }
         Ok(id)
+    }
+
+    /// Whether a call was taken in, or waits and is no worse than this one.
+    fn is_known(&self, call: &Ingress) -> bool {
+        let waits = lock(&self.mempool)
+            .get(&call.id)
+            .is_some_and(|known| known.authority_until_ns >= call.authority_until_ns);
+        waits || self.executed.borrow().state.history.get(&call.id).is_some()
+    }
+
+    /// Lets an authenticated call wait, if it was not executed meanwhile.
+    fn keep(&self, call: Ingress, target: Principal) -> Result<(), NoRoom> {
+        // No height is executed as long as the pool is locked.
+        let mut mempool = lock(&self.mempool);
+        if self.executed.borrow().state.history.get(&call.id).is_none() {
+            mempool.insert(call, target)?;
+            self.arrivals.send_replace(());
+        }
+        Ok(())
+    }
+
+    /// Takes in a call that a peer has passed on. One that is of no use is dropped: the peer has told its client
+    /// already.
+    pub(super) fn take_gossip(&self, message: &Bytes) {
+        // What costs little comes first.
+        let Ok(call) = Ingress::decode(message) else {
+            return;
+        };
+        let executed = self.executed();
+        let is_known = executed.state.history.get(&call.id).is_some()
+            || lock(&self.mempool)
+                .get(&call.id)
+                .is_some_and(|known| known.bytes == call.bytes);
+        let target = target(&call);
+        if is_known
+            || executed.state.history.is_full()
+            || lock(&self.mempool)
+                .check_room(&call.sender, &target, message.len())
+                .is_err()
+        {
+            return;
+        }
+        if let Ok(call) = Ingress::check(message, self.clock.now_ns()) {
+            let _ = self.keep(call, target);
+        }
     }
 
     fn check_address(&self, address: Scope, call: &Ingress) -> Result<(), SubmitError> {
@@ -115,4 +160,14 @@ impl Replica {
             ))
         }
     }
+}
+
+/// The canister that a call is about: its receiver or, if it is for the management canister, what that is asked
+/// about.
+fn target(call: &Ingress) -> Principal {
+    if call.canister != Principal::management_canister() {
+        return call.canister;
+    }
+    let target = ingress_target(&call.method, &call.argument);
+    target.ok().flatten().unwrap_or(call.canister)
 }

@@ -71,6 +71,8 @@ pub enum Status {
     Replied(#[serde(with = "serde_bytes")] Vec<u8>),
     /// Refused or failed.
     Rejected(Reject),
+    /// Answered; how is no longer kept.
+    Done,
 }
 
 /// An entry of the history.
@@ -110,7 +112,7 @@ impl Answer {
 
     fn bytes(&self) -> u64 {
         match &self.status {
-            Status::Received | Status::Processing => 0,
+            Status::Received | Status::Processing | Status::Done => 0,
             Status::Replied(reply) => reply.len() as u64,
             Status::Rejected(reject) => reject.message.len() as u64,
         }
@@ -120,6 +122,7 @@ impl Answer {
         self.tree.get_or_init(|| match &self.status {
             Status::Received => Tree::named([("status", Tree::leaf("received"))]),
             Status::Processing => Tree::named([("status", Tree::leaf("processing"))]),
+            Status::Done => Tree::named([("status", Tree::leaf("done"))]),
             Status::Replied(reply) => Tree::named([
                 ("reply", Tree::leaf(reply.clone())),
                 ("status", Tree::leaf("replied")),
@@ -163,6 +166,8 @@ pub struct History {
     answers: Trie<Answer>,
     /// Where each is kept until, big-endian, and its request id.
     ends: Trie<()>,
+    /// The same of those that have a reply or a reason.
+    told: Trie<()>,
     /// Of all replies and reasons.
     bytes: u64,
 }
@@ -172,8 +177,8 @@ const END_BYTES: usize = size_of::<u64>();
 impl History {
     /// Most entries it holds; calls beyond are not taken in. Some 300 s of 1,500 calls per second.
     pub const ENTRIES_MAX: usize = 500_000;
-    /// Bytes of replies and reasons from which on it takes in no more calls.
-    pub const BYTES_MAX: u64 = 2 << 30;
+    /// Most bytes of replies and reasons that it keeps. Beyond, those whose time is over first are [`Status::Done`].
+    pub const BYTES_MAX: u64 = 1 << 30;
 
     /// The entry of a call.
     #[must_use]
@@ -184,20 +189,26 @@ impl History {
     /// Whether it takes no more calls.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        self.answers.len() >= Self::ENTRIES_MAX || self.bytes >= Self::BYTES_MAX
+        self.answers.len() >= Self::ENTRIES_MAX
     }
 
     /// Sets the entry of a call.
     pub fn insert(&mut self, id: [u8; 32], answer: Answer) {
         self.remove(&id);
-        self.ends.insert(&end(&id, &answer), Arc::new(()));
+        let end = end(&id, &answer);
+        if answer.bytes() > 0 {
+            self.told.insert(&end, Arc::new(()));
+        }
+        self.ends.insert(&end, Arc::new(()));
         self.bytes += answer.bytes();
         self.answers.insert(&id, Arc::new(answer));
     }
 
     fn remove(&mut self, id: &[u8]) {
         if let Some(answer) = self.answers.remove(id) {
-            self.ends.remove(&end(id, &answer));
+            let end = end(id, &answer);
+            self.ends.remove(&end);
+            self.told.remove(&end);
             self.bytes -= answer.bytes();
         }
     }
@@ -211,7 +222,17 @@ impl History {
         }
     }
 
-    /// Forgets entries whose time is over, unless their calls still wait.
+    /// Keeps no more than so many bytes of replies and reasons.
+    fn shrink(&mut self, bytes_max: u64) {
+        while self.bytes > bytes_max
+            && let Some((end, _)) = self.told.iter().next()
+            && let Ok(id) = <[u8; 32]>::try_from(&end[END_BYTES..])
+        {
+            self.set_status(&id, Status::Done);
+        }
+    }
+
+    /// Forgets entries whose time is over, unless their calls still wait, and what is too much of their replies.
     pub fn prune(&mut self, now_ns: u64) {
         let ends = self.ends.iter().map(|(end, _)| end);
         let over = ends.take_while(|end| end[..END_BYTES] < now_ns.to_be_bytes()[..]);
@@ -224,6 +245,7 @@ impl History {
         for id in ids {
             self.remove(&id);
         }
+        self.shrink(Self::BYTES_MAX);
     }
 
     /// The entries, by request id.
@@ -282,7 +304,32 @@ mod tests {
         history.prune(26);
         assert!(known(&history).is_empty());
         assert_eq!(history.digest(), History::default().digest());
-        assert_eq!((history.ends.len(), history.bytes), (0, 0));
+        assert_eq!(
+            (history.ends.len(), history.told.len(), history.bytes),
+            (0, 0, 0)
+        );
+    }
+
+    #[test]
+    fn replies_that_are_too_much_are_forgotten_by_the_ends_of_their_time() {
+        let mut history = History::default();
+        for (id, keep_until_ns) in [(1, 30), (2, 10), (3, 20)] {
+            history.insert(
+                [id; 32],
+                answer(keep_until_ns, Status::Replied(vec![id; 10])),
+            );
+        }
+        history.insert([4; 32], answer(5, Status::Received));
+        history.shrink(30);
+        assert_eq!(history.bytes, 30);
+        history.shrink(19);
+        let done = history
+            .iter()
+            .filter(|(_, answer)| answer.status == Status::Done);
+        assert_eq!(done.map(|(id, _)| id[0]).collect::<Vec<_>>(), [2, 3]);
+        assert_eq!(history.bytes, 10);
+        history.prune(40);
+        assert_eq!(history.iter().map(|(id, _)| id[0]).collect::<Vec<_>>(), [4]);
     }
 
     #[test]
