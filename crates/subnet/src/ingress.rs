@@ -6,8 +6,8 @@
 //! are functions of the bytes and a time alone, so replicas that vote on a block agree about it.
 //!
 //! # Units and bounds
-//! Envelopes are at most [`MESSAGE_BYTES_MAX`] long, nonces at most [`NONCE_BYTES_MAX`]. A request
-//! expires at most [`INGRESS_TTL_NS`] plus [`DRIFT_NS`] after the time it is checked at.
+//! Envelopes are at most [`MESSAGE_BYTES_MAX`] long, nonces at most [`NONCE_BYTES_MAX`], chains of
+//! delegations at most [`DELEGATIONS_MAX`] with [`TARGETS_MAX`] targets each. A request expires at most [`INGRESS_TTL_NS`] plus [`DRIFT_NS`] after the time it is checked at.
 //!
 //! # Errors
 //! [`IngressError`] names the rule that a request breaks. No input panics.

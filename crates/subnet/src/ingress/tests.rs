@@ -170,6 +170,34 @@ fn long_nonces_and_long_envelopes_are_refused() {
     );
 }
 
+#[test]
+fn envelopes_cannot_be_padded() {
+    let bytes = signed(NOW_NS + 1).encode_bytes();
+    let whole: ciborium::Value = ciborium::from_reader(&bytes[3..]).expect("CBOR");
+    let add = |map: &mut ciborium::Value| {
+        let entries = map.as_map_mut().expect("a map");
+        entries.push(("padding".into(), vec![0_u8; 9].into()));
+    };
+    let mut outside = whole.clone();
+    add(&mut outside);
+    let mut inside = whole.clone();
+    let content = inside.as_map_mut().expect("a map").iter_mut();
+    let content = content.map(|(_, value)| value).find(|value| value.is_map());
+    add(content.expect("the content"));
+    let decode = |value: &ciborium::Value| {
+        let mut bytes = Vec::new();
+        ciborium::into_writer(value, &mut bytes).expect("a vector takes every byte");
+        Ingress::check(&bytes.into(), NOW_NS)
+    };
+    decode(&whole).expect("it is valid");
+    for padded in [outside, inside] {
+        assert!(matches!(
+            decode(&padded),
+            Err(IngressError::Malformed { .. })
+        ));
+    }
+}
+
 /// A call that another key signed, by a delegation with something changed before it is signed.
 fn delegated(change: impl FnOnce(&mut Delegation)) -> Envelope<'static> {
     let other = ic_ed25519::PrivateKey::deserialize_raw_32(&[8; 32]);

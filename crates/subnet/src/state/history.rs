@@ -248,11 +248,6 @@ impl History {
         self.shrink(Self::BYTES_MAX);
     }
 
-    /// The entries, by request id.
-    pub fn iter(&self) -> impl Iterator<Item = (&[u8], &Answer)> {
-        self.answers.iter().map(|(id, answer)| (id, &**answer))
-    }
-
     /// Visits the request ids whose entries are not those of an earlier history, in any order, with the entry now.
     pub(crate) fn changes(&self, before: &Self, mut visit: impl FnMut(&[u8], Option<&Answer>)) {
         self.answers.changes(&before.answers, &mut |id, _, answer| {
@@ -291,8 +286,9 @@ mod tests {
         history.insert([1; 32], answer(10, Status::Replied(vec![7])));
         history.insert([2; 32], answer(20, Status::Received));
         history.insert([3; 32], answer(300, Status::Processing));
-        let known =
-            |history: &History| -> Vec<u8> { history.iter().map(|(id, _)| id[0]).collect() };
+        let known = |history: &History| -> Vec<u8> {
+            history.answers.iter().map(|(id, _)| id[0]).collect()
+        };
         assert_eq!(history.bytes, 1);
         history.prune(10);
         assert_eq!(known(&history), [1, 2, 3]);
@@ -324,12 +320,20 @@ mod tests {
         assert_eq!(history.bytes, 30);
         history.shrink(19);
         let done = history
+            .answers
             .iter()
             .filter(|(_, answer)| answer.status == Status::Done);
         assert_eq!(done.map(|(id, _)| id[0]).collect::<Vec<_>>(), [2, 3]);
         assert_eq!(history.bytes, 10);
         history.prune(40);
-        assert_eq!(history.iter().map(|(id, _)| id[0]).collect::<Vec<_>>(), [4]);
+        assert_eq!(
+            history
+                .answers
+                .iter()
+                .map(|(id, _)| id[0])
+                .collect::<Vec<_>>(),
+            [4]
+        );
     }
 
     #[test]

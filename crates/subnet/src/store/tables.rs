@@ -61,11 +61,10 @@ pub(super) fn write_history(
     let mut result = Ok(());
     new.changes(old, |id, answer| {
         if result.is_ok() {
-            let changed = match answer {
+            result = match answer {
                 Some(answer) => table.insert(id, cbor(answer).as_slice()).map(drop),
                 None => table.remove(id).map(drop),
             };
-            result = changed;
         }
     });
     Ok(result?)

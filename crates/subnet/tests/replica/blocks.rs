@@ -81,3 +81,22 @@ fn a_sender_cannot_fill_the_pool() {
     );
     other.expect("another sender has room");
 }
+
+#[test]
+fn what_was_executed_does_not_wait_again() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let replica = open_stopped(&directory.path().join("state"));
+    let (id, calls) = installation(7);
+    step(&replica, calls);
+    let increment = call(id, "increment", vec![], 1);
+    replica.gossip(increment.clone());
+    assert_eq!(replica.status().mempool_calls, 1);
+    step(&replica, vec![increment.clone()]);
+    assert_eq!(replica.status().mempool_calls, 0);
+    // Again from a peer, and from the client.
+    replica.gossip(increment.clone());
+    replica
+        .submit(Scope::Canister(id), &increment)
+        .expect("known");
+    assert_eq!(replica.status().mempool_calls, 0);
+}

@@ -1,15 +1,19 @@
 //! What clients can check.
-use crate::support::{call, certify, envelope, installation, open, root_key, step};
+use crate::support::{
+    START_NS, call, certify, envelope, installation, open, open_stopped, root_key, signed_call,
+    step,
+};
 use bytes::Bytes;
 use ic_certification::{Certificate, LookupResult};
 use ic_principal::Principal;
-use ic_transport_types::EnvelopeContent;
+use ic_transport_types::{Delegation, Envelope, EnvelopeContent, SignedDelegation};
 use lockstep_subnet::{
-    ingress::Ingress,
+    ingress::{DelegationError, Ingress},
     replica::{ReadError, Replica, SubmitError},
     state::canister_id,
     tree::paths::{PathError, Scope},
 };
+use std::borrow::Cow;
 
 fn read(
     replica: &Replica,
@@ -114,6 +118,55 @@ fn what_is_not_for_the_reader_is_refused() {
         ReadError::Path(PathError::Forbidden { .. })
     ));
     assert!(read(&replica, id, &[module_hash]).is_ok());
+}
+
+/// Who may act for a sender for some canisters sees what became of calls to those.
+#[test]
+fn delegations_for_canisters_show_the_status_of_calls_to_them() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let replica = open_stopped(&directory.path().join("state"));
+    let (id, calls) = installation(7);
+    step(&replica, calls);
+    let [sender, other] =
+        [8, 9].map(|seed| ic_ed25519::PrivateKey::deserialize_raw_32(&[seed; 32]));
+    let asked: Bytes = signed_call(&sender, id, START_NS + 5_000_000_000)
+        .encode_bytes()
+        .into();
+    step(&replica, vec![asked.clone()]);
+    certify(&replica);
+    let request = Ingress::decode(&asked).expect("a call").id;
+    let read = |targets: &[Principal]| {
+        let public_key = sender.public_key().serialize_rfc8410_der();
+        let content = EnvelopeContent::ReadState {
+            ingress_expiry: START_NS + 1,
+            sender: Principal::self_authenticating(&public_key),
+            paths: vec![vec![(*b"request_status").into(), request.to_vec().into()]],
+        };
+        let delegation = Delegation {
+            pubkey: other.public_key().serialize_rfc8410_der(),
+            expiration: START_NS + 1,
+            targets: Some(targets.to_vec()),
+            permissions: None,
+        };
+        let signature = sender.sign_message(&delegation.signable()).to_vec();
+        let message = content.to_request_id().signable();
+        let envelope = Envelope {
+            content: Cow::Owned(content),
+            sender_pubkey: Some(public_key),
+            sender_sig: Some(other.sign_message(&message).to_vec()),
+            sender_delegation: Some(vec![SignedDelegation {
+                delegation,
+                signature,
+            }]),
+        };
+        replica.read_state(Scope::Canister(id), &envelope.encode_bytes())
+    };
+    assert!(read(&[canister_id(8), id]).is_ok());
+    let canister = id;
+    assert_eq!(
+        read(&[canister_id(8)]),
+        Err(PathError::Delegation(DelegationError::NotATarget { canister }).into())
+    );
 }
 
 #[test]
