@@ -2,8 +2,7 @@
 //! are executed once however often they are sent.
 //!
 //! # Design
-//! Everything is decided in `book`, which knows no system; this file is its interface. Transfers are numbered, from 0
-//! on; what they were is not kept beyond what telling duplicates needs.
+//! Everything is decided in the crate `book`, which knows no system; this file is its interface.
 //!
 //! # Invariants
 //! The total supply is the sum of all balances. Balances, numbers and remembered transfers survive upgrades.
@@ -15,14 +14,12 @@
 //! # Errors
 //! Those of the standard. A query for an account whose subaccount has not 32 bytes traps, as its reply has no place for
 //! a reason; so does an installation with a configuration that makes no sense.
-mod account;
-mod book;
-
-use account::{Account, Holder};
-use book::{Book, Config, Saved, TransferArgs, TransferError};
-use candid::{CandidType, Int, Nat};
+use book::{
+    Account, Book, Holder, Rules, Saved as SavedBook,
+    icrc1::{Standard, TransferArgs, TransferError, Value, metadata, standards},
+};
+use candid::{CandidType, Deserialize, Nat};
 use ic_cdk::{api, init, post_upgrade, pre_upgrade, query, update};
-use serde_bytes::ByteBuf;
 use std::cell::RefCell;
 
 /// The interface, for tools that read it from the module.
@@ -33,125 +30,147 @@ use std::cell::RefCell;
 static CANDID_SERVICE: [u8; include_bytes!("../ledger.did").len()] =
     *include_bytes!("../ledger.did");
 
-/// The standard's metadata value; this ledger needs two of its four kinds.
-#[derive(CandidType)]
-#[expect(dead_code, reason = "the type is the standard's")]
-enum Value {
-    Nat(Nat),
-    Int(Int),
-    Text(String),
-    Blob(ByteBuf),
+#[derive(CandidType, Deserialize, Clone, Debug)]
+struct Config {
+    name: String,
+    symbol: String,
+    decimals: u8,
+    fee: u128,
+    minting_account: Account,
+    initial_balances: Vec<(Account, u128)>,
+    recent_max: Option<u32>,
 }
 
-#[derive(CandidType)]
-struct Standard {
-    name: String,
-    url: String,
+impl Config {
+    fn rules(&self) -> Result<Rules<Holder>, String> {
+        Ok(Rules {
+            fee: self.fee,
+            minting: Some(Holder::try_from(&self.minting_account)?),
+            supply_max: u128::MAX,
+            recent_max: self.recent_max,
+        })
+    }
+}
+
+struct Ledger {
+    config: Config,
+    book: Book<Holder>,
+}
+
+/// The ledger in stable memory during an upgrade.
+#[derive(CandidType, Deserialize)]
+struct Saved {
+    config: Config,
+    book: SavedBook,
+}
+
+impl Ledger {
+    fn new(mut config: Config) -> Result<Self, String> {
+        let balances = std::mem::take(&mut config.initial_balances);
+        let balances: Result<Vec<_>, String> = balances
+            .iter()
+            .map(|(account, amount)| Ok((Holder::try_from(account)?, *amount)))
+            .collect();
+        let book = Book::new(config.rules()?, balances?)?;
+        Ok(Self { config, book })
+    }
+
+    fn restore(saved: Saved) -> Result<Self, String> {
+        let book = Book::restore(saved.config.rules()?, saved.book)?;
+        let config = saved.config;
+        Ok(Self { config, book })
+    }
 }
 
 thread_local! {
-    static BOOK: RefCell<Option<Book>> = const { RefCell::new(None) };
+    static LEDGER: RefCell<Option<Ledger>> = const { RefCell::new(None) };
 }
 
-fn with<R>(read: impl FnOnce(&Book) -> R) -> R {
-    BOOK.with_borrow(|book| read(book.as_ref().expect("set when installed")))
+fn with<R>(read: impl FnOnce(&Ledger) -> R) -> R {
+    LEDGER.with_borrow(|ledger| read(ledger.as_ref().expect("set when installed")))
 }
 
-fn open(book: Result<Book, String>) {
-    match book {
-        Ok(book) => BOOK.set(Some(book)),
+fn open(ledger: Result<Ledger, String>) {
+    match ledger {
+        Ok(ledger) => LEDGER.set(Some(ledger)),
         Err(reason) => api::trap(reason),
     }
 }
 
 #[init]
 fn init(config: Config) {
-    open(Book::new(config));
+    open(Ledger::new(config));
 }
 
 #[pre_upgrade]
 fn pre_upgrade() {
-    let book = BOOK.take().expect("set when installed");
-    ic_cdk::storage::stable_save((book.save(),)).expect("the state is encodable");
+    let Ledger { config, book } = LEDGER.take().expect("set when installed");
+    let book = book.save();
+    ic_cdk::storage::stable_save((Saved { config, book },)).expect("the state is encodable");
 }
 
 #[post_upgrade]
 fn post_upgrade() {
     let (saved,): (Saved,) =
         ic_cdk::storage::stable_restore().expect("the state was saved before the upgrade");
-    open(Book::restore(saved));
+    open(Ledger::restore(saved));
 }
 
 #[query]
 fn icrc1_name() -> String {
-    with(|book| book.config.name.clone())
+    with(|ledger| ledger.config.name.clone())
 }
 
 #[query]
 fn icrc1_symbol() -> String {
-    with(|book| book.config.symbol.clone())
+    with(|ledger| ledger.config.symbol.clone())
 }
 
 #[query]
 fn icrc1_decimals() -> u8 {
-    with(|book| book.config.decimals)
+    with(|ledger| ledger.config.decimals)
 }
 
 #[query]
 fn icrc1_fee() -> u128 {
-    with(|book| book.config.fee)
+    with(|ledger| ledger.config.fee)
 }
 
 #[query]
 fn icrc1_metadata() -> Vec<(String, Value)> {
-    with(|book| {
-        let Config {
-            name,
-            symbol,
-            decimals,
-            fee,
-            ..
-        } = &book.config;
-        vec![
-            ("icrc1:name".into(), Value::Text(name.clone())),
-            ("icrc1:symbol".into(), Value::Text(symbol.clone())),
-            ("icrc1:decimals".into(), Value::Nat((*decimals).into())),
-            ("icrc1:fee".into(), Value::Nat((*fee).into())),
-        ]
+    with(|Ledger { config, .. }| {
+        metadata(&config.name, &config.symbol, config.decimals, config.fee)
     })
 }
 
 #[query]
 fn icrc1_total_supply() -> u128 {
-    with(Book::total_supply)
+    with(|ledger| ledger.book.total_supply())
 }
 
 #[query]
 fn icrc1_minting_account() -> Option<Account> {
-    with(|book| Some(book.config.minting_account.clone()))
+    with(|ledger| Some(ledger.config.minting_account.clone()))
 }
 
 #[query]
 fn icrc1_balance_of(account: Account) -> u128 {
     match Holder::try_from(&account) {
-        Ok(holder) => with(|book| book.balance(&holder)),
+        Ok(holder) => with(|ledger| ledger.book.balance(&holder)),
         Err(reason) => api::trap(reason),
     }
 }
 
 #[update]
 fn icrc1_transfer(args: TransferArgs) -> Result<Nat, TransferError> {
-    BOOK.with_borrow_mut(|book| {
-        let book = book.as_mut().expect("set when installed");
-        let index = book.transfer(api::msg_caller(), &args, api::time())?;
+    LEDGER.with_borrow_mut(|ledger| {
+        let book = &mut ledger.as_mut().expect("set when installed").book;
+        let index = book.icrc1_transfer(api::msg_caller(), args, api::time())?;
         Ok(index.into())
     })
 }
 
 #[query]
 fn icrc1_supported_standards() -> Vec<Standard> {
-    vec![Standard {
-        name: "ICRC-1".into(),
-        url: "https://github.com/dfinity/ICRC-1".into(),
-    }]
+    standards()
 }

@@ -1,25 +1,26 @@
 //! Accounts: a principal and one of its 2^256 subaccounts.
+use crate::Key;
 use candid::{CandidType, Deserialize, Principal};
 use serde_bytes::ByteBuf;
 
 /// An account as the interface has it. No subaccount is the one of zeros.
 #[derive(CandidType, Deserialize, Clone, Debug)]
-pub(crate) struct Account {
-    pub(crate) owner: Principal,
-    pub(crate) subaccount: Option<ByteBuf>,
+pub struct Account {
+    pub owner: Principal,
+    pub subaccount: Option<ByteBuf>,
 }
 
 /// An account in its one form.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Holder {
-    pub(crate) owner: Principal,
-    pub(crate) subaccount: [u8; 32],
+pub struct Holder {
+    pub owner: Principal,
+    pub subaccount: [u8; 32],
 }
 
 impl Holder {
     /// # Errors
     /// The subaccount has not 32 bytes.
-    pub(crate) fn new(owner: Principal, subaccount: Option<&ByteBuf>) -> Result<Self, String> {
+    pub fn new(owner: Principal, subaccount: Option<&ByteBuf>) -> Result<Self, String> {
         let subaccount = match subaccount {
             None => [0; 32],
             Some(bytes) => bytes
@@ -39,12 +40,17 @@ impl TryFrom<&Account> for Holder {
     }
 }
 
-impl From<Holder> for Account {
-    fn from(holder: Holder) -> Self {
-        let subaccount = (holder.subaccount != [0; 32]).then(|| ByteBuf::from(holder.subaccount));
-        Self {
-            owner: holder.owner,
-            subaccount,
-        }
+/// The subaccount, then the owner.
+impl Key for Holder {
+    fn to_bytes(&self) -> Vec<u8> {
+        [&self.subaccount, self.owner.as_slice()].concat()
+    }
+
+    fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (subaccount, owner) = bytes.split_first_chunk()?;
+        Some(Self {
+            owner: Principal::try_from_slice(owner).ok()?,
+            subaccount: *subaccount,
+        })
     }
 }
