@@ -6,6 +6,9 @@ use std::{
     process::Command,
 };
 
+/// The canisters, by package.
+const CANISTERS: [&str; 4] = ["llm", "icp_ledger", "cycles_ledger", "cycles_minting"];
+
 fn main() {
     let manifest =
         PathBuf::from(env::var("CARGO_MANIFEST_DIR").expect("cargo sets CARGO_MANIFEST_DIR"));
@@ -31,13 +34,14 @@ fn main() {
         .ancestors()
         .nth(4)
         .expect("OUT_DIR lies four levels below the target directory");
-    let canister = [
-        "build",
-        "--package=llm",
-        "--manifest-path=canisters/Cargo.toml",
-    ];
+    let packages = CANISTERS.map(|name| format!("--package={name}"));
+    let mut canister = vec!["build", "--manifest-path=canisters/Cargo.toml"];
+    canister.extend(packages.iter().map(String::as_str));
     let canisters = build(&root, &target.join("canisters"), &canister);
-    copy(&canisters.join("llm.wasm"), &out.join("llm.wasm"));
+    for name in CANISTERS {
+        let file = format!("{name}.wasm");
+        copy(&canisters.join(&file), &out.join(&file));
+    }
     // Vector instructions as the kernels use them; entropy as the module defines it: none.
     let guest = [
         "rustc",

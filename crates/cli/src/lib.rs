@@ -7,11 +7,13 @@
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
 mod bench;
+mod builtin;
 mod client;
 mod demo;
 mod embedded;
 mod error;
 mod kernels;
+mod launcher;
 mod models;
 mod network;
 mod progress;
@@ -57,8 +59,14 @@ enum Command {
 /// Parses the process's arguments, runs the command, reports its failure.
 #[must_use]
 pub fn main() -> ExitCode {
+    // As the launcher of `icp` it has no subcommand.
+    match launcher::Arguments::parse(std::env::args_os()) {
+        Ok(None) => {}
+        Ok(Some(arguments)) => return exit(launcher::run(&arguments)),
+        Err(error) => return error::report(&error),
+    }
     let arguments = Arguments::parse();
-    let result = match &arguments.command {
+    exit(match &arguments.command {
         Command::Pull(arguments) => pull::run(arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
@@ -67,7 +75,10 @@ pub fn main() -> ExitCode {
         Command::Script(arguments) => script::run(arguments),
         Command::Up(arguments) => up::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
-    };
+    })
+}
+
+fn exit(result: anyhow::Result<()>) -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => error::report(&error),

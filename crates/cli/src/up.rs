@@ -1,6 +1,7 @@
 //! `lockstep up`: a subnet in this process, served until interrupted.
 
 use crate::{
+    builtin,
     error::Failure,
     network::{Network, Options},
     pull,
@@ -25,6 +26,12 @@ pub(crate) struct Arguments {
     /// Resident models, by file, alias or digest.
     #[arg(long = "model", default_values_t = [pull::SMOLLM2.alias.to_owned()])]
     models: Vec<String>,
+    /// No resident models.
+    #[arg(long, conflicts_with = "models")]
+    no_model: bool,
+    /// Leave out the ledgers and the minting canister that clients of the Internet Computer expect.
+    #[arg(long)]
+    no_builtin_canisters: bool,
     /// Print one JSON object with the addresses when ready.
     #[arg(long)]
     json: bool,
@@ -34,7 +41,12 @@ pub(crate) struct Arguments {
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let store = Store::open()?;
     let mut models = Vec::new();
-    for name in &arguments.models {
+    let names = if arguments.no_model {
+        &[][..]
+    } else {
+        &arguments.models
+    };
+    for name in names {
         if name == pull::SMOLLM2.alias {
             pull::fetch(&store, &pull::SMOLLM2, None)?;
         }
@@ -67,6 +79,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         diverse: false,
     };
     let network = Network::start(&directory, options)?;
+    if !arguments.no_builtin_canisters
+        && let Some(url) = network.url(0)
+    {
+        network.runtime().block_on(builtin::install(url))?;
+    }
     let urls: Vec<&str> = (0..network.count())
         .filter_map(|index| network.url(index))
         .collect();
@@ -81,6 +98,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
         eprintln!("state in {}; stop with ctrl-c", directory.display());
     }
+    serve(network)
+}
+
+/// Lets the network work until an interrupt.
+pub(crate) fn serve(network: Network) -> Result<()> {
     network.runtime().block_on(async {
         let mut second = tokio::time::interval(Duration::from_secs(1));
         loop {

@@ -55,7 +55,8 @@ pub fn router(replica: Arc<Replica>) -> Router {
         .route("/api/v2/status", get(status::status))
         .route("/_/lockstep/status", get(status::for_people))
         .route("/api/v2/canister/{id}/call", post(call::asynchronous))
-        .route("/api/v4/subnet/{id}/call", post(call::to_subnet));
+        .route("/api/v4/subnet/{id}/call", post(call::to_subnet))
+        .route("/api/v3/subnet/{id}/query", post(read::subnet_query));
     for version in ["v3", "v4"] {
         router = router.route(
             &format!("/api/{version}/canister/{{id}}/call"),

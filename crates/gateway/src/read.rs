@@ -15,10 +15,16 @@ pub(crate) async fn query(
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    let address = Scope::Canister(principal(&id)?);
-    Ok(encoded(
-        blocking(move || replica.query(address, &body)).await??,
-    ))
+    answer_query(replica, Scope::Canister(principal(&id)?), body).await
+}
+
+/// `/api/v3/subnet/ID/query`.
+pub(crate) async fn subnet_query(
+    State(replica): State<Arc<Replica>>,
+    Path(id): Path<String>,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    answer_query(replica, Scope::Subnet(principal(&id)?), body).await
 }
 
 /// `/api/v2/canister/ID/read_state` and its v3.
@@ -37,6 +43,16 @@ pub(crate) async fn subnet_state(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     read_state(replica, Scope::Subnet(principal(&id)?), body).await
+}
+
+async fn answer_query(
+    replica: Arc<Replica>,
+    address: Scope,
+    body: Bytes,
+) -> Result<Response, Refusal> {
+    Ok(encoded(
+        blocking(move || replica.query(address, &body)).await??,
+    ))
 }
 
 async fn read_state(

@@ -97,6 +97,7 @@ impl Replica {
         else {
             return Err(request.wrong_type("query").into());
         };
+        self.check_subnet(address)?;
         let certified = self.certified().ok_or(ReadError::NotReady)?;
         let result = if *canister_id == Principal::management_canister() {
             let target = management::query_target(method_name, arg);
