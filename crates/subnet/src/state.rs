@@ -39,7 +39,7 @@ pub use stored::Stored;
 
 use crate::application::Height;
 use ic_principal::Principal;
-use lockstep_canister::{models::Work, session::Sessions};
+use lockstep_canister::{engine::Cycles, models::Work, session::Sessions};
 use serde::{Deserialize, Serialize};
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -203,6 +203,24 @@ impl ReplicatedState {
                 .sessions
                 .values()
                 .any(|session| session.runnable())
+    }
+
+    /// Bytes that canisters take.
+    #[must_use]
+    pub fn canister_bytes(&self) -> u64 {
+        let canisters = self.canisters.values();
+        canisters
+            .map(|canister| canister.state.memory_bytes())
+            .sum()
+    }
+
+    /// Cycles that canisters have consumed, those that are deleted included.
+    #[must_use]
+    pub fn cycles_consumed(&self) -> Cycles {
+        let canisters = self.canisters.values();
+        canisters
+            .map(|canister| canister.ledger.consumed.total())
+            .fold(self.metrics.consumed_by_deleted, Cycles::saturating_add)
     }
 
     /// BLAKE3 over the whole state.

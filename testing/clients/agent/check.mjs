@@ -81,12 +81,30 @@ await check("state of a canister", async () => {
 
 await check("state of the subnet", async () => {
   const subnetId = await agent.getSubnetIdFromCanister(canisterId);
-  const paths = ["time", "publicKey", "nodeKeys", "canisterRanges"];
+  const metrics = new SubnetStatus.CustomPath("metrics", "metrics", "cbor");
+  const paths = ["time", "publicKey", "nodeKeys", "canisterRanges", metrics];
   const status = await SubnetStatus.request({ agent, subnetId, paths });
   assert.deepEqual(status.get("publicKey"), agent.rootKey);
   assert.ok(status.get("nodeKeys").size >= 1);
   const [[first, last]] = status.get("canisterRanges");
   assert.ok(first.ltEq(canisterId) && last.gtEq(canisterId));
+  const { num_canisters, canister_state_bytes, update_transactions_total } = status.get("metrics");
+  // The counter, and the three that clients expect.
+  assert.equal(Number(num_canisters), 4);
+  assert.ok(Number(canister_state_bytes) > wasm.length);
+  assert.ok(Number(update_transactions_total) > 0);
+});
+
+await check("query at the subnet's address", async () => {
+  const subnetId = await agent.getSubnetIdFromCanister(canisterId);
+  const range = IDL.Record({ start: IDL.Principal, end: IDL.Principal });
+  const arg = IDL.encode([], []);
+  const list = { methodName: "list_canisters", arg, effectiveTarget: { subnetId } };
+  const { reply } = await agent.query("aaaaa-aa", list);
+  const [{ canisters }] = IDL.decode([IDL.Record({ canisters: IDL.Vec(range) })], reply.arg);
+  assert.ok(canisters.some(({ start, end }) => start.ltEq(canisterId) && end.gtEq(canisterId)));
+  const other = { ...list, effectiveTarget: { subnetId: owner.getPrincipal() } };
+  await assert.rejects(agent.query("aaaaa-aa", other));
 });
 
 await check("path that nobody may read", async () => {

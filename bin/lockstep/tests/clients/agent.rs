@@ -11,6 +11,7 @@ const CHECKS: &[&str] = &[
     "argument that is none",
     "state of a canister",
     "state of the subnet",
+    "query at the subnet's address",
     "path that nobody may read",
     "key: Ed25519",
     "key: ECDSA on P-256",

@@ -4,15 +4,16 @@
 //! Besides the Internet Computer's paths there is `/lockstep`: the digest of the whole state, so
 //! that a certificate covers memories and sessions too, and the versions that fix its meaning.
 use super::Tree;
-use crate::state::{Genesis, ReplicatedState, canister_id};
+use crate::state::{ReplicatedState, canister_id};
 use ic_principal::Principal;
 use lockstep_canister::state::CanisterState;
 use serde::Serialize;
+use std::collections::BTreeMap;
 
 /// Version of the canonical arithmetic that sessions run on.
 pub const ARITHMETIC_VERSION: u64 = 1;
 /// Version of the rules by which a block changes the state.
-pub const PROTOCOL_VERSION: u64 = 2;
+pub const PROTOCOL_VERSION: u64 = 3;
 /// What agents take this subnet for.
 const SUBNET_TYPE: &str = "application";
 
@@ -51,12 +52,13 @@ pub fn state_tree(state: &ReplicatedState) -> Tree {
             ]),
         ),
         ("request_status", state.history.tree()),
-        ("subnet", below_subnet(subnet_tree(genesis, ranges))),
+        ("subnet", below_subnet(subnet_tree(state, ranges))),
         ("time", Tree::leaf(number(state.time_ns))),
     ])
 }
 
-fn subnet_tree(genesis: &Genesis, ranges: Vec<u8>) -> Tree {
+fn subnet_tree(state: &ReplicatedState, ranges: Vec<u8>) -> Tree {
+    let genesis = &state.genesis;
     let nodes = genesis.nodes.iter().map(|(id, key)| {
         Tree::labeled(
             id.as_slice(),
@@ -65,10 +67,32 @@ fn subnet_tree(genesis: &Genesis, ranges: Vec<u8>) -> Tree {
     });
     Tree::named([
         ("canister_ranges", Tree::leaf(ranges)),
+        ("metrics", Tree::leaf(self_described_cbor(&metrics(state)))),
         ("node", directory(nodes)),
         ("public_key", Tree::leaf(genesis.root_key.clone())),
         ("type", Tree::leaf(SUBNET_TYPE)),
     ])
+}
+
+/// What agents read of a subnet's work.
+#[derive(Serialize)]
+struct Metrics {
+    num_canisters: u64,
+    canister_state_bytes: u64,
+    /// The lower 64 bits at 0; at 1 the upper ones, if there are some.
+    consumed_cycles_total: BTreeMap<u8, Option<u64>>,
+    update_transactions_total: u64,
+}
+
+fn metrics(state: &ReplicatedState) -> Metrics {
+    let consumed = state.cycles_consumed();
+    let high = (consumed >> 64) as u64;
+    Metrics {
+        num_canisters: state.canisters().len() as u64,
+        canister_state_bytes: state.canister_bytes(),
+        consumed_cycles_total: [(0, Some(consumed as u64)), (1, (high > 0).then_some(high))].into(),
+        update_transactions_total: state.metrics.messages,
+    }
 }
 
 fn canister_tree(canister: &CanisterState) -> Tree {

@@ -170,19 +170,11 @@ pub(super) fn subnet_info(state: &ReplicatedState, argument: &[u8]) -> Result<Ve
 /// Messages and instructions are those of the heights before.
 pub(super) fn subnet_metrics(state: &ReplicatedState, argument: &[u8]) -> Result<Vec<u8>, Reject> {
     check_subnet(state, &decode::<SubnetMetricsArgs>(argument)?.subnet_id)?;
-    let canisters = state.canisters().values();
-    let bytes: u64 = canisters
-        .clone()
-        .map(|canister| canister.state.memory_bytes())
-        .sum();
-    let consumed = canisters
-        .map(|canister| canister.ledger.consumed.total())
-        .fold(state.metrics.consumed_by_deleted, u128::saturating_add);
     Ok(encode(&SubnetMetricsResult {
         block_height: state.height.into(),
         num_canisters: state.canisters().len().into(),
-        canister_state_bytes: bytes.into(),
-        consumed_cycles_total: consumed.into(),
+        canister_state_bytes: state.canister_bytes().into(),
+        consumed_cycles_total: state.cycles_consumed().into(),
         update_transactions_total: state.metrics.messages.into(),
         million_round_instructions_total: state.metrics.instructions.div_ceil(MILLION).into(),
     }))
