@@ -30,7 +30,7 @@ fn pre_upgrade() {
 }
 
 #[post_upgrade]
-fn post_upgrade(_: Nat) {
+fn post_upgrade() {
     let (value,) = ic_cdk::storage::stable_restore().expect("it was saved before the upgrade");
     VALUE.set(value);
 }

@@ -10,7 +10,7 @@
 //! A canister that cannot be installed fails the start of the network: clients would fail later, and say less.
 use crate::{client, embedded};
 use anyhow::{Context, Result};
-use candid::{CandidType, Encode, Nat, Principal};
+use candid::{CandidType, Decode, Encode, Nat, Principal};
 use ic_agent::{Agent, AgentError};
 use serde::Deserialize;
 
@@ -206,7 +206,7 @@ impl Builtin {
                 Encode!(&arguments)?,
             )
             .await?;
-        let created = candid::Decode!(&reply, Created)?.canister_id;
+        let created = Decode!(&reply, Created)?.canister_id;
         anyhow::ensure!(created == self.id, "it got another id: {created}");
         Ok(())
     }

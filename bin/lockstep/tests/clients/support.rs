@@ -19,12 +19,14 @@ pub(crate) fn clients() -> Option<&'static Clients> {
 
 /// The counter's module; nothing where its target cannot be set up.
 pub(crate) fn counter() -> Option<PathBuf> {
+    // Where the build of the binary has built others.
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR")).join("../canisters");
     let products = lockstep_guests::build_in(
         "canisters/Cargo.toml",
         "wasm32-unknown-unknown",
         "counter",
         &["build"],
-        &Path::new(env!("CARGO_TARGET_TMPDIR")).join("canisters"),
+        &folder,
     )?;
     Some(products.join("counter.wasm"))
 }
