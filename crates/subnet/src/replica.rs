@@ -21,7 +21,10 @@ mod read;
 mod status;
 mod submit;
 
-pub use crate::{mempool::NoRoom, store::StoreError};
+pub use crate::{
+    mempool::NoRoom,
+    store::{DiskFault, Medium, MemoryDisk, StoreError},
+};
 pub use clock::{Clock, SystemClock};
 pub use read::{ReadError, reject_response};
 pub use status::Status;
@@ -42,7 +45,6 @@ use status::Counters;
 use std::{
     collections::BTreeMap,
     fmt,
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
@@ -144,13 +146,13 @@ impl fmt::Debug for Replica {
 }
 
 impl Replica {
-    /// Opens the replica whose state is kept at `store`, creating it when there is none.
+    /// Opens the replica whose state is kept on `store`, creating it when there is none.
     /// `node_key` is the Ed25519 key with which it signs answers to queries.
     ///
     /// # Errors
     /// [`StoreError`] when the file cannot be used.
     pub fn open(
-        store: &Path,
+        store: impl Into<Medium>,
         genesis: Genesis,
         node_key: [u8; 32],
         engine: Arc<Engine>,
@@ -158,7 +160,7 @@ impl Replica {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let genesis = Arc::new(genesis);
-        let store = Store::open(store, Arc::clone(&genesis), &engine)?;
+        let store = Store::open(store.into(), Arc::clone(&genesis), &engine)?;
         let node_key = ic_ed25519::PrivateKey::deserialize_raw_32(&node_key);
         let node_id = Principal::self_authenticating(node_key.public_key().serialize_rfc8410_der());
         let roots = store.roots();
