@@ -435,7 +435,6 @@ fn builder() -> redb::Builder {
     builder
 }
 
-
 /// Roots of executed heights.
 #[derive(Debug)]
 pub(crate) struct Roots {

@@ -204,13 +204,14 @@ impl World {
     /// If `percent` is more than 100.
     pub fn fail_storage(&self, percent: u8) {
         let rate = Probability::new(u64::from(percent), 100).expect("at most 100 of 100");
-        let faults = deterministic::FaultConfig::default().sync(rate).write(
-            deterministic::WriteConfig {
-                failure_rate: rate,
-                retention_rate: Probability::new(1, 2).expect("a half"),
-                mode: deterministic::PartialWriteMode::Prefix,
-            },
-        );
+        let faults =
+            deterministic::FaultConfig::default()
+                .sync(rate)
+                .write(deterministic::WriteConfig {
+                    failure_rate: rate,
+                    retention_rate: Probability::new(1, 2).expect("a half"),
+                    mode: deterministic::PartialWriteMode::Prefix,
+                });
         *self.runtime.storage_fault_config().write() = faults;
     }
 
@@ -242,8 +243,13 @@ impl World {
     ) -> Option<NodeHandle> {
         assert!(self.nodes[index].is_empty(), "node runs already: {index}");
         let channels = self.channels(index).await;
-        self.launch(index, application, channels, format!("node-{index}-{storage}"))
-            .await
+        self.launch(
+            index,
+            application,
+            channels,
+            format!("node-{index}-{storage}"),
+        )
+        .await
     }
 
     /// Starts two nodes that are both node `index`. A peer is in touch with the one that `sides` names
@@ -274,30 +280,33 @@ impl World {
                 let reached = reached.map(|(peer, _)| peer);
                 let chosen: Vec<_> = match recipients {
                     Recipients::All => reached.cloned().collect(),
-                    Recipients::Some(peers) => {
-                        reached.filter(|peer| peers.contains(peer)).cloned().collect()
-                    }
+                    Recipients::Some(peers) => reached
+                        .filter(|peer| peers.contains(peer))
+                        .cloned()
+                        .collect(),
                     Recipients::One(one) => reached.filter(|peer| *peer == one).cloned().collect(),
                 };
                 (!chosen.is_empty()).then_some(Recipients::Some(chosen))
             });
             let by_side = sides.clone();
-            let (first_receiver, second_receiver) =
-                receiver.split_with(self.runtime.child("twins"), move |(sender, _)| {
-                    match by_side.iter().find(|(peer, _)| peer == sender) {
-                        Some((_, Twin::First)) => SplitTarget::Primary,
-                        Some((_, Twin::Second)) => SplitTarget::Secondary,
-                        Some((_, Twin::Both)) => SplitTarget::Both,
-                        None => SplitTarget::None,
-                    }
-                });
+            let (first_receiver, second_receiver) = receiver.split_with(
+                self.runtime.child("twins"),
+                move |(sender, _)| match by_side.iter().find(|(peer, _)| peer == sender) {
+                    Some((_, Twin::First)) => SplitTarget::Primary,
+                    Some((_, Twin::Second)) => SplitTarget::Secondary,
+                    Some((_, Twin::Both)) => SplitTarget::Both,
+                    None => SplitTarget::None,
+                },
+            );
             firsts.push((first_sender, first_receiver));
             seconds.push((second_sender, second_receiver));
         }
         let name = |twin: &str| format!("node-{index}-{twin}");
         let [first_name, second_name] = ["first", "second"].map(name);
-        self.launch(index, first, in_order(firsts), first_name).await;
-        self.launch(index, second, in_order(seconds), second_name).await;
+        self.launch(index, first, in_order(firsts), first_name)
+            .await;
+        self.launch(index, second, in_order(seconds), second_name)
+            .await;
     }
 
     /// Lets node `index` send random bytes to everybody, on every channel.
