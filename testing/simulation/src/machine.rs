@@ -202,6 +202,8 @@ impl Machine {
         sides: &[lockstep_subnet::consensus::simulation::Twin],
     ) -> Result<(), StoreError> {
         let first = self.open(world, &self.disk)?;
+        // Otherwise the two would do the same, often enough.
+        self.clock.ahead_ns += 1_000_000;
         let second = self.open(world, &MemoryDisk::default())?;
         let twins = [first, second].map(|replica| self.observed(replica, Role::Faulty));
         world.start_twins(self.node, twins, sides).await;

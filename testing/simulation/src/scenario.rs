@@ -60,6 +60,8 @@ struct Scenario<'plan> {
     scheduled: u64,
     sides: Option<Vec<bool>>,
     link: SimulatedLink,
+    /// Which twins a node is in touch with: the same of every pair, who work together.
+    twin_sides: Vec<Twin>,
 }
 
 pub(crate) async fn run(world: World, plan: &Plan) -> Report {
@@ -108,8 +110,15 @@ impl<'plan> Scenario<'plan> {
                 Machine::new(node, clock, genesis.clone(), Arc::clone(&seen))
             })
             .collect();
+        let mut random = Random::new(plan.seed, 1);
+        let twin_sides = (0..plan.nodes).map(|node| match plan.fault(node) {
+            None => *random.choose(&[Twin::First, Twin::Second]),
+            Some(_) => Twin::Both,
+        });
+        let twin_sides = twin_sides.collect();
         Self {
             plan,
+            twin_sides,
             clock: SkewedClock::new(world.clock(), 0),
             machines,
             // The last one makes what comes in bursts.
@@ -119,7 +128,7 @@ impl<'plan> Scenario<'plan> {
             seen,
             once: Once::default(),
             safety: Violations::default(),
-            random: Random::new(plan.seed, 1),
+            random,
             later: BTreeMap::new(),
             scheduled: 0,
             sides: None,
@@ -168,10 +177,7 @@ impl<'plan> Scenario<'plan> {
                 Ok(())
             }
             Fault::Twins => {
-                let sides: Vec<Twin> = (0..self.plan.nodes)
-                    .map(|_| *random.choose(&[Twin::First, Twin::Second, Twin::Both]))
-                    .collect();
-                let started = machine.start_twins(&mut self.world, &sides).await;
+                let started = machine.start_twins(&mut self.world, &self.twin_sides).await;
                 started.map_err(|error| format!("{error:?}"))
             }
             Fault::Liar => machine.start_faulty(&mut self.world, true).await,

@@ -113,16 +113,23 @@ impl MemoryDisk {
         content.fault = Some((content.operations + count, fault));
     }
 
-    /// Changes a bit of what is durable; `chosen` says which. Nothing happens on an empty disk.
+    /// Changes a bit of a sector that something was written to; `chosen` says which. Nothing happens on an empty
+    /// disk.
     pub fn flip_bit(&self, chosen: u64) {
         let mut content = self.lock();
-        let bits = content.durable.len() as u64 * 8;
-        if let Some(bit) = chosen.checked_rem(bits) {
-            let (byte, mask) = ((bit / 8) as usize, 1 << (bit % 8));
-            content.durable[byte] ^= mask;
-            if let Some(cached) = content.cached.get_mut(byte) {
-                *cached ^= mask;
-            }
+        let sectors = content.durable.chunks(SECTOR_BYTES).enumerate();
+        let written = sectors.filter(|(_, sector)| sector.iter().any(|byte| *byte != 0));
+        let written: Vec<usize> = written.map(|(index, _)| index).collect();
+        let Some(which) = (chosen >> 16).checked_rem(written.len() as u64) else {
+            return;
+        };
+        let start = written[which as usize] * SECTOR_BYTES;
+        let end = (start + SECTOR_BYTES).min(content.durable.len());
+        let bit = (chosen & 0xffff) as usize % ((end - start) * 8);
+        let (byte, mask) = (start + bit / 8, 1 << (bit % 8));
+        content.durable[byte] ^= mask;
+        if let Some(cached) = content.cached.get_mut(byte) {
+            *cached ^= mask;
         }
     }
 
@@ -265,7 +272,7 @@ mod tests {
         open.sync_data().unwrap();
         assert!(!disk.is_empty());
         let copy = disk.copy();
-        disk.flip_bit(32 + 9);
+        disk.flip_bit(9);
         open.read(0, &mut found).unwrap();
         assert_eq!(found, [2, 0, 1, 1]);
         copy.backend().read(0, &mut found).unwrap();
