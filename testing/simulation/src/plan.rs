@@ -86,6 +86,15 @@ pub enum Event {
         /// For so long.
         time: Duration,
     },
+    /// A node does not hear another one; every other link works.
+    Cut {
+        /// Who is not heard.
+        from: usize,
+        /// Who does not hear.
+        to: usize,
+        /// For so long.
+        time: Duration,
+    },
     /// All links are worse.
     BadLinks {
         /// As bad as this.
@@ -217,7 +226,12 @@ impl Event {
                 percent: 1 + random.below(3) as u8,
                 time: random.duration(short, Duration::from_secs(2)),
             },
-            13..16 => Self::Partition {
+            13 => Self::Cut {
+                from: random.below(nodes),
+                to: node,
+                time: random.duration(short, FAULT_MAX),
+            },
+            14..16 => Self::Partition {
                 sides: (0..nodes).map(|_| random.percent(50)).collect(),
                 time: random.duration(short, FAULT_MAX),
             },

@@ -59,6 +59,8 @@ struct Scenario<'plan> {
     later: BTreeMap<(u64, u64), Later>,
     scheduled: u64,
     sides: Option<Vec<bool>>,
+    /// Who is not heard by whom.
+    cuts: BTreeSet<(usize, usize)>,
     link: SimulatedLink,
     /// Which twins a node is in touch with: the same of every pair, who work together.
     twin_sides: Vec<Twin>,
@@ -132,6 +134,7 @@ impl<'plan> Scenario<'plan> {
             later: BTreeMap::new(),
             scheduled: 0,
             sides: None,
+            cuts: BTreeSet::new(),
             link: plan.link,
             world,
         }
@@ -258,6 +261,11 @@ impl<'plan> Scenario<'plan> {
                 self.set_links().await;
                 self.schedule(*time, Later::Reconnect);
             }
+            Event::Cut { from, to, time } => {
+                self.cuts.insert((*from, *to));
+                self.set_links().await;
+                self.schedule(*time, Later::Reconnect);
+            }
             Event::BadLinks { link, time } => {
                 self.link = *link;
                 self.set_links().await;
@@ -287,7 +295,7 @@ impl<'plan> Scenario<'plan> {
     async fn set_links(&self) {
         let is_cut = |from: usize, to: usize| {
             let sides = self.sides.as_ref();
-            sides.is_some_and(|sides| sides[from] != sides[to])
+            sides.is_some_and(|sides| sides[from] != sides[to]) || self.cuts.contains(&(from, to))
         };
         for from in 0..self.plan.nodes {
             for to in (0..self.plan.nodes).filter(|to| *to != from) {
@@ -328,6 +336,7 @@ impl<'plan> Scenario<'plan> {
             },
             Later::Reconnect => {
                 self.sides = None;
+                self.cuts.clear();
                 self.link = self.plan.link;
                 self.set_links().await;
             }
@@ -380,6 +389,7 @@ impl<'plan> Scenario<'plan> {
     async fn heal(&mut self) -> u64 {
         self.world.fail_storage(0);
         self.sides = None;
+        self.cuts.clear();
         self.link = SimulatedLink {
             loss_percent: 0,
             ..self.plan.link

@@ -30,11 +30,12 @@ use commonware_runtime::{
 use commonware_utils::{NZUsize, Probability, channel::oneshot};
 use rand_core::Rng as _;
 use std::{
+    collections::BTreeMap,
     fmt,
     future::Future,
     num::NonZeroUsize,
     sync::{
-        Arc,
+        Arc, Mutex, PoisonError,
         atomic::{AtomicBool, Ordering::Relaxed},
     },
     time::{Duration, UNIX_EPOCH},
@@ -119,6 +120,8 @@ pub struct World {
     oracle: Oracle<PublicKey, deterministic::Context>,
     genesis: Genesis,
     nodes: Vec<Vec<Running>>,
+    /// Which twin said what: twins of other nodes hear their like.
+    said: Arc<Mutex<BTreeMap<(PublicKey, [u8; 32]), Twin>>>,
 }
 
 impl fmt::Debug for World {
@@ -151,6 +154,7 @@ impl World {
             oracle,
             genesis,
             nodes: identities.iter().map(|_| Vec::new()).collect(),
+            said: Arc::default(),
         };
         for from in 0..identities.len() {
             for to in (0..identities.len()).filter(|to| *to != from) {
@@ -253,11 +257,12 @@ impl World {
     }
 
     /// Starts two nodes that are both node `index`. A peer is in touch with the one that `sides` names
-    /// for it, and takes it for the node.
+    /// for it, and takes it for the node. Of other twins the first is in touch with the first, the second
+    /// with the second, where `sides` names both.
     ///
     /// # Panics
     ///
-    /// If there is no such node, it runs already, or a side is missing.
+    /// If there is no such node, it runs already, a side is missing, or a twin does not start.
     pub async fn start_twins<A: Application>(
         &mut self,
         index: usize,
@@ -271,23 +276,33 @@ impl World {
         let (mut firsts, mut seconds) = (Vec::new(), Vec::new());
         for (sender, receiver) in self.channels(index).await {
             let by_side = sides.clone();
-            let (first_sender, second_sender) = sender.split_with(move |origin, recipients, _| {
-                let hidden = match origin {
-                    SplitOrigin::Primary => Twin::Second,
-                    SplitOrigin::Secondary => Twin::First,
-                };
-                let reached = by_side.iter().filter(|(_, side)| *side != hidden);
-                let reached = reached.map(|(peer, _)| peer);
-                let chosen: Vec<_> = match recipients {
-                    Recipients::All => reached.cloned().collect(),
-                    Recipients::Some(peers) => reached
-                        .filter(|peer| peers.contains(peer))
-                        .cloned()
-                        .collect(),
-                    Recipients::One(one) => reached.filter(|peer| *peer == one).cloned().collect(),
-                };
-                (!chosen.is_empty()).then_some(Recipients::Some(chosen))
-            });
+            let (me, said) = (self.identity(index), self.said.clone());
+            let (first_sender, second_sender) =
+                sender.split_with(move |origin, recipients, bytes| {
+                    let (speaker, hidden) = match origin {
+                        SplitOrigin::Primary => (Twin::First, Twin::Second),
+                        SplitOrigin::Secondary => (Twin::Second, Twin::First),
+                    };
+                    let message = (me.clone(), *blake3::hash(bytes.as_ref()).as_bytes());
+                    let mut said = said.lock().unwrap_or_else(PoisonError::into_inner);
+                    let by = said.entry(message).or_insert(speaker);
+                    if *by != speaker {
+                        *by = Twin::Both;
+                    }
+                    let reached = by_side.iter().filter(|(_, side)| *side != hidden);
+                    let reached = reached.map(|(peer, _)| peer);
+                    let chosen: Vec<_> = match recipients {
+                        Recipients::All => reached.cloned().collect(),
+                        Recipients::Some(peers) => reached
+                            .filter(|peer| peers.contains(peer))
+                            .cloned()
+                            .collect(),
+                        Recipients::One(one) => {
+                            reached.filter(|peer| *peer == one).cloned().collect()
+                        }
+                    };
+                    (!chosen.is_empty()).then_some(Recipients::Some(chosen))
+                });
             let by_side = sides.clone();
             let (first_receiver, second_receiver) = receiver.split_with(
                 self.runtime.child("twins"),
@@ -303,10 +318,10 @@ impl World {
         }
         let name = |twin: &str| format!("node-{index}-{twin}");
         let [first_name, second_name] = ["first", "second"].map(name);
-        self.launch(index, first, in_order(firsts), first_name)
-            .await;
-        self.launch(index, second, in_order(seconds), second_name)
-            .await;
+        let first = self.launch(index, first, in_order(firsts), first_name);
+        assert!(first.await.is_some(), "the first twin starts");
+        let second = self.launch(index, second, in_order(seconds), second_name);
+        assert!(second.await.is_some(), "the second twin starts");
     }
 
     /// Lets node `index` send random bytes to everybody, on every channel.
