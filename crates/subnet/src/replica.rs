@@ -16,14 +16,18 @@
 //! A replica that cannot execute a block as the others do, or whose root differs from the certified
 //! one, halts: [`Replica::halted`] says why, and executing panics from then on.
 mod apply;
+mod canisters;
 mod clock;
 mod read;
+mod recent;
 mod status;
 mod submit;
 
 pub use crate::{mempool::NoRoom, store::StoreError};
+pub use canisters::{CANISTERS_PER_PAGE_MAX, CanisterPage, CanisterSummary};
 pub use clock::{Clock, SystemClock};
 pub use read::{ReadError, reject_response};
+pub use recent::{RECENT_BLOCKS_MAX, RecentBlock};
 pub use status::Status;
 pub use submit::SubmitError;
 
@@ -38,6 +42,7 @@ use crate::{
 use bytes::Bytes;
 use ic_principal::Principal;
 use lockstep_canister::{engine::Engine, models::ModelHost};
+use recent::Recent;
 use status::Counters;
 use std::{
     collections::BTreeMap,
@@ -132,6 +137,7 @@ pub struct Replica {
     gossip: OnceLock<Gossip>,
     halted: OnceLock<String>,
     counters: Counters,
+    recent: Mutex<Recent>,
 }
 
 impl fmt::Debug for Replica {
@@ -189,6 +195,7 @@ impl Replica {
             gossip: OnceLock::new(),
             halted: OnceLock::new(),
             counters: Counters::default(),
+            recent: Mutex::default(),
         })
     }
 
