@@ -1,3 +1,8 @@
 import { render } from 'preact';
+import { App } from './app.tsx';
+import { Watch } from './data/watch.ts';
 
-render(<h1>Lockstep</h1>, document.getElementById('console')!);
+const { origin } = location;
+const watch = new Watch(origin);
+render(<App watch={watch} origin={origin} />, document.getElementById('console')!);
+void watch.run();

@@ -74,7 +74,8 @@ export class Encoding {
 
   private func(signature: Signature): IDL.FuncClass {
     const annotations = signature.mode === 'update' ? [] : [signature.mode];
-    return IDL.Func(this.all(signature.args), this.all(signature.results), annotations);
+    const args = this.all(signature.args) as IDL.GenericIdlFuncArgs;
+    return IDL.Func(args, this.all(signature.results) as IDL.GenericIdlFuncRets, annotations);
   }
 
   private named(name: string): IDL.Type {

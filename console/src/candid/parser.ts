@@ -22,7 +22,7 @@ class Parser {
 
   program(): Interface {
     const described: Interface = { types: new Map(), init: undefined, service: undefined };
-    while (this.next.kind !== 'end') {
+    while (!this.isAtEnd) {
       if (this.takeWord('type')) {
         const name = this.word('the name of a type');
         this.expect('=');
@@ -36,7 +36,8 @@ class Parser {
       } else {
         this.fail('expected a type or a service');
       }
-      if (!this.take(';') && this.next.kind !== 'end') this.fail('expected ;');
+      // A service may follow without one.
+      if (!this.take(';') && !this.isAtEnd && !this.isWord('service')) this.fail('expected ;');
     }
     return described;
   }
@@ -176,9 +177,13 @@ class Parser {
     return this.tokens[this.at]!;
   }
 
+  private get isAtEnd(): boolean {
+    return this.next.kind === 'end';
+  }
+
   private advance(): Token {
     const token = this.next;
-    if (token.kind !== 'end') this.at += 1;
+    if (!this.isAtEnd) this.at += 1;
     return token;
   }
 

@@ -1,0 +1,145 @@
+// A form for a canister's methods, and what became of the last call.
+import type { Identity } from '@icp-sdk/core/agent';
+import { Principal } from '@icp-sdk/core/principal';
+import { useEffect, useMemo, useState } from 'preact/hooks';
+import { Encoding } from '../candid/encoding.ts';
+import { hex, showAll } from '../candid/show.ts';
+import { signatureText, type Argument, type Callable, type Interface } from '../candid/syntax.ts';
+import type { Client, Outcome } from '../data/agent.ts';
+import { empty, type Draft } from '../form/draft.ts';
+import { Entry, entryId } from '../form/entry.tsx';
+import { EntryError, value } from '../form/value.ts';
+import { Verdict } from './verdict.tsx';
+
+interface Properties {
+  client: Client;
+  canister: Principal;
+  described: Interface;
+  callables: Callable[];
+  identity: Identity;
+  rootKey: string;
+}
+
+// What was asked and what came of it.
+interface Done {
+  method: string;
+  how: 'query' | 'update';
+  milliseconds: number;
+  outcome: Outcome;
+  shown: string;
+}
+
+export function Call({ client, canister, described, callables, identity, rootKey }: Properties) {
+  const [name, setName] = useState(callables[0]?.name ?? '');
+  const callable = callables.find(callable => callable.name === name) ?? callables[0];
+  const [drafts, setDrafts] = useState<(Draft | undefined)[]>([]);
+  const [error, setError] = useState<EntryError>();
+  const [busy, setBusy] = useState(false);
+  const [done, setDone] = useState<Done>();
+  const encoding = useMemo(() => new Encoding(described), [described]);
+  useEffect(() => {
+    setDrafts((callable?.signature.args ?? []).map(({ type }) => empty(type, described.types)));
+    setError(undefined);
+    setDone(undefined);
+  }, [callable, described, identity]);
+  if (!callable) return <p class="quiet">The interface has no methods.</p>;
+  const { signature } = callable;
+  const isQuery = signature.mode === 'query' || signature.mode === 'composite_query';
+
+  const run = async (how: 'query' | 'update') => {
+    let bytes: Uint8Array;
+    try {
+      const values = signature.args.map(({ type }, index) =>
+        value(type, drafts[index] ?? { kind: 'nothing' }, described.types, argumentName(signature.args, index)),
+      );
+      bytes = encoding.encode(signature.args, values);
+      setError(undefined);
+    } catch (wrong) {
+      const error = wrong instanceof EntryError ? wrong : new EntryError('argument', String(wrong));
+      setError(error);
+      document.getElementById(entryId(error.path))?.focus();
+      return;
+    }
+    setBusy(true);
+    const started = performance.now();
+    const outcome = await client[how](canister, callable.name, bytes);
+    const shown = outcome.kind === 'replied' ? decoded(encoding, signature.results, outcome.reply, described) : '';
+    setDone({ method: callable.name, how, milliseconds: performance.now() - started, outcome, shown });
+    setBusy(false);
+  };
+
+  return (
+    <form class="call" onSubmit={event => (event.preventDefault(), void run(isQuery ? 'query' : 'update'))}>
+      <label class="entry">
+        <span class="name">Method</span>
+        <select name="method" value={callable.name} onChange={event => setName(event.currentTarget.value)}>
+          <Methods label="Queries" callables={callables} want={mode => mode === 'query' || mode === 'composite_query'} />
+          <Methods label="Updates" callables={callables} want={mode => mode === 'update' || mode === 'oneway'} />
+        </select>
+      </label>
+      <p class="signature"><code>{callable.name} : {signatureText(signature)}</code></p>
+      {callable.docs && <p class="quiet">{callable.docs}</p>}
+      {signature.args.map(({ type }, index) => {
+        const draft = drafts[index];
+        const path = argumentName(signature.args, index);
+        return draft ? (
+          <Entry key={`${callable.name} ${index}`} type={type} draft={draft} types={described.types} name={path}
+            path={path} error={error}
+            change={changed => setDrafts(drafts.map((old, at) => (at === index ? changed : old)))} />
+        ) : null;
+      })}
+      <p class="buttons">
+        {isQuery && <button type="submit" class="primary" disabled={busy}>Query</button>}
+        {signature.mode !== 'composite_query' && (
+          <button type={isQuery ? 'button' : 'submit'} class={isQuery ? '' : 'primary'} disabled={busy}
+            {...(isQuery ? { onClick: () => void run('update') } : {})}>
+            {isQuery ? 'Call as an update, certified' : 'Call'}
+          </button>
+        )}
+      </p>
+      {error && <p class="wrong" role="alert">{error.message}</p>}
+      <div class="result" aria-live="polite" aria-busy={busy} data-result={busy ? 'busy' : (done?.outcome.kind ?? 'none')}>
+        {busy && <p class="quiet">waiting for the answer</p>}
+        {!busy && done && (
+          <>
+            <p class="quiet">
+              {done.method}, {done.how}, {done.milliseconds.toFixed(0)} ms
+            </p>
+            <Verdict outcome={done.outcome} rootKey={rootKey} />
+            {done.outcome.kind === 'replied' && <pre tabIndex={0} aria-label="Reply">{done.shown}</pre>}
+          </>
+        )}
+      </div>
+    </form>
+  );
+}
+
+function Methods(properties: {
+  label: string;
+  callables: Callable[];
+  want: (mode: Callable['signature']['mode']) => boolean;
+}) {
+  const wanted = properties.callables.filter(({ signature }) => properties.want(signature.mode));
+  if (wanted.length === 0) return null;
+  return (
+    <optgroup label={properties.label}>
+      {wanted.map(({ name }) => (
+        <option key={name} value={name}>{name}</option>
+      ))}
+    </optgroup>
+  );
+}
+
+function argumentName(args: Argument[], index: number): string {
+  return args[index]?.name ?? (args.length === 1 ? 'argument' : `argument ${index}`);
+}
+
+// The values of a reply. It is verified already; bytes that are of another type than the interface says are shown as
+// they are.
+function decoded(encoding: Encoding, results: Argument[], reply: Uint8Array, described: Interface): string {
+  try {
+    return showAll(results, encoding.decode(results, reply), described.types);
+  } catch (error) {
+    return `not of the type that the interface says (${error instanceof Error ? error.message : String(error)}):\n0x${hex(reply)}`;
+  }
+}
