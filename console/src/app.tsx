@@ -20,7 +20,11 @@ export function App({ watch, origin }: { watch: Watch; origin: string }) {
   const [address, setAddress] = useState(location.hash || '#/');
   useEffect(() => watch.listen(() => setRound(watch.round)), [watch]);
   useEffect(() => {
-    const follow = () => setAddress(location.hash || '#/');
+    const follow = () => {
+      setAddress(location.hash || '#/');
+      // What is read next is the new page.
+      document.getElementById('main')?.focus();
+    };
     addEventListener('hashchange', follow);
     return () => removeEventListener('hashchange', follow);
   }, []);
@@ -28,7 +32,11 @@ export function App({ watch, origin }: { watch: Watch; origin: string }) {
   const judgement = judge(replicas);
   const subnet = replicas.find(({ network }) => network)?.network;
   const isTrouble = judgement.disagreements.length > 0 || judgement.halted.length > 0 || judgement.keysDiffer;
-  const canister = /^#\/canister\/(.+)$/.exec(address)?.[1];
+  const canister = /^#\/canister\/([a-z0-9-]+)$/.exec(address)?.[1];
+  useEffect(() => {
+    const [, name] = PAGES.find(([page]) => page === address) ?? ['', canister ? `Canister ${canister}` : 'Replicas'];
+    document.title = `${name} · Lockstep`;
+  }, [address]);
   return (
     <>
       <a class="skip" href="#main" onClick={event => (event.preventDefault(), document.getElementById('main')?.focus())}>
@@ -60,7 +68,7 @@ export function App({ watch, origin }: { watch: Watch; origin: string }) {
       <main id="main" tabIndex={-1}>
         <Alarms judgement={judgement} />
         {canister !== undefined ? (
-          <CanisterView key={canister} id={decodeURIComponent(canister)} origin={origin} replicas={replicas} round={round} />
+          <CanisterView key={canister} id={canister} origin={origin} replicas={replicas} round={round} />
         ) : address === '#/blocks' ? (
           <Blocks replicas={replicas} />
         ) : address === '#/canisters' ? (

@@ -1,7 +1,7 @@
 // Calls whose answers are verified here, in the browser, against the subnet's root key.
 import {
   AgentError, AnonymousIdentity, Certificate, HttpAgent, HttpErrorCode, lookupResultToBuffer, RejectError,
-  TimeoutWaitingForResponseErrorCode, TransportError, type ExpirableStore, type Identity,
+  IngressExpiryInvalidErrorCode, TimeoutWaitingForResponseErrorCode, TransportError, type ExpirableStore, type Identity,
 } from '@icp-sdk/core/agent';
 import { Ed25519KeyIdentity } from '@icp-sdk/core/identity';
 import { Principal } from '@icp-sdk/core/principal';
@@ -21,11 +21,6 @@ export type Evidence =
   | { kind: 'certificate'; time: Date | undefined; bytes: number }
   | { kind: 'node'; nodes: string[]; time: Date };
 
-// The part of `/_/lockstep/network` that matters here, once a person or the replicas have vouched for it.
-export interface Trust {
-  rootKey: Uint8Array;
-}
-
 // In memory: an address may be another network's tomorrow, with other nodes.
 function nodeKeyStore<V>(): ExpirableStore<V> {
   const kept = new Map<string, V>();
@@ -40,11 +35,12 @@ function nodeKeyStore<V>(): ExpirableStore<V> {
 export class Client {
   private readonly agent: HttpAgent;
 
-  constructor(host: string, trust: Trust, identity: Identity) {
+  // `rootKey` in hexadecimal: what every answer is held against.
+  constructor(host: string, rootKey: string, identity: Identity) {
     this.agent = HttpAgent.createSync({
       host,
       identity,
-      rootKey: trust.rootKey,
+      rootKey: Uint8Array.from(rootKey.match(/../g) ?? [], byte => Number.parseInt(byte, 16)),
       verifyQuerySignatures: true,
       retryTimes: 1,
       subnetNodeKeyExpirableStore: nodeKeyStore(),
@@ -128,6 +124,7 @@ function trouble(error: unknown): Outcome {
   const unreachable =
     error instanceof TransportError ||
     error.hasCode(HttpErrorCode) ||
+    error.hasCode(IngressExpiryInvalidErrorCode) ||
     error.hasCode(TimeoutWaitingForResponseErrorCode);
   return { kind: unreachable ? 'failed' : 'refused', text };
 }

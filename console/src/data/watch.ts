@@ -1,5 +1,5 @@
 // Asks every replica once a second and keeps what they said.
-import { ask, type Block, type Network, type Status } from './answers.ts';
+import { askBlocks, askNetwork, askStatus, type Block, type Network, type Status } from './answers.ts';
 
 export const PERIOD_MS = 1000;
 // As many as replicas remember.
@@ -50,7 +50,7 @@ export class Watch {
   // Those that this page's replica names; it alone, if it names none or does not answer. Ports may change, so it is
   // asked each time.
   private async findReplicas(): Promise<void> {
-    const network = await ask<Network>(this.origin, 'network').catch(() => undefined);
+    const network = await askNetwork(this.origin).catch(() => undefined);
     if (!network) {
       if (this.seen.length === 0) this.seen = [unseen(this.origin)];
       return;
@@ -63,10 +63,10 @@ export class Watch {
     const newest = Math.max(0, ...replica.blocks.keys());
     const after = Math.max(0, newest - BLOCKS_ASKED_AGAIN);
     try {
-      replica.network ??= await ask<Network>(replica.url, 'network');
+      replica.network ??= await askNetwork(replica.url);
       const [status, blocks] = await Promise.all([
-        ask<Status>(replica.url, 'status'),
-        ask<Block[]>(replica.url, `blocks?after=${after}&limit=${BLOCKS_KEPT}`),
+        askStatus(replica.url),
+        askBlocks(replica.url, after, BLOCKS_KEPT),
       ]);
       // Another network, or one begun anew, at the same address.
       if (status.executed_height < newest || status.subnet_id !== replica.network.subnet_id) {

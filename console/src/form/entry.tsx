@@ -123,14 +123,14 @@ function Group({ name, type, docs, children }: Properties & { children: Componen
 }
 
 function OptEntry(properties: Properties & { some: Draft | undefined }) {
-  const { type, types, path, some, change } = properties;
+  const { type, types, name, some, change } = properties;
   const opt = resolve(type, types);
   if (opt.kind !== 'opt') return null;
   const give = (given: boolean) => change({ kind: 'opt', some: given ? empty(opt.of, types) : undefined });
   return (
     <Group {...properties}>
       <label class="check">
-        <input id={entryId(path)} type="checkbox" checked={some !== undefined}
+        <input type="checkbox" aria-label={`Give ${name}`} checked={some !== undefined}
           onChange={event => give(event.currentTarget.checked)} />
         given
       </label>

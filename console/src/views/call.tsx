@@ -1,5 +1,4 @@
 // A form for a canister's methods, and what became of the last call.
-import type { Identity } from '@icp-sdk/core/agent';
 import { Principal } from '@icp-sdk/core/principal';
 import { useEffect, useMemo, useState } from 'preact/hooks';
 import { Encoding } from '../candid/encoding.ts';
@@ -16,7 +15,6 @@ interface Properties {
   canister: Principal;
   described: Interface;
   callables: Callable[];
-  identity: Identity;
   rootKey: string;
 }
 
@@ -29,7 +27,7 @@ interface Done {
   shown: string;
 }
 
-export function Call({ client, canister, described, callables, identity, rootKey }: Properties) {
+export function Call({ client, canister, described, callables, rootKey }: Properties) {
   const [name, setName] = useState(callables[0]?.name ?? '');
   const callable = callables.find(callable => callable.name === name) ?? callables[0];
   const [drafts, setDrafts] = useState<(Draft | undefined)[]>([]);
@@ -41,7 +39,7 @@ export function Call({ client, canister, described, callables, identity, rootKey
     setDrafts((callable?.signature.args ?? []).map(({ type }) => empty(type, described.types)));
     setError(undefined);
     setDone(undefined);
-  }, [callable, described, identity]);
+  }, [callable, described]);
   if (!callable) return <p class="quiet">The interface has no methods.</p>;
   const { signature } = callable;
   const isQuery = signature.mode === 'query' || signature.mode === 'composite_query';

@@ -4,7 +4,7 @@ import { useEffect, useMemo, useState } from 'preact/hooks';
 import { parse } from '../candid/parser.ts';
 import { methods, type Callable, type Interface } from '../candid/syntax.ts';
 import { anonymous, Client, type Outcome } from '../data/agent.ts';
-import { ask, type Canister } from '../data/answers.ts';
+import { askCanister, type Canister } from '../data/answers.ts';
 import { remember } from '../data/samples.ts';
 import type { Seen } from '../data/watch.ts';
 import { Call } from './call.tsx';
@@ -33,7 +33,7 @@ function Found({ id, origin, replicas, round, canister }: Properties & { caniste
   const [error, setError] = useState<string>();
   useEffect(() => {
     let isCurrent = true;
-    ask<Canister>(origin, `canisters/${id}`).then(
+    askCanister(origin, id).then(
       answer => {
         if (!isCurrent) return;
         remember(answer);
@@ -57,7 +57,7 @@ function Found({ id, origin, replicas, round, canister }: Properties & { caniste
 
 function Usage({ canister }: { canister: Canister }) {
   const samples = remember(canister);
-  const span = `${samples.length} s ago`;
+  const span = `${samples.length} samples ago`;
   const memory = samples.map(({ heap, stable }) => heap + stable);
   return (
     <>
@@ -114,18 +114,16 @@ function Methods({ origin, replicas, canister, moduleHash }: {
   const [identity, setIdentity] = useState(anonymous);
   const [given, setGiven] = useState<Outcome | 'none'>();
   const [own, setOwn] = useState<string>();
-  const client = useMemo(() => {
-    if (!rootKey.hex) return undefined;
-    const key = Uint8Array.from(rootKey.hex.match(/../g) ?? [], byte => Number.parseInt(byte, 16));
-    return new Client(origin, { rootKey: key }, identity);
-  }, [rootKey.hex, identity]);
+  const client = useMemo(() => rootKey.hex && new Client(origin, rootKey.hex, identity), [rootKey.hex, identity]);
+  // What one root key vouches for says nothing under another.
+  const reader = useMemo(() => rootKey.hex && new Client(origin, rootKey.hex, anonymous()), [rootKey.hex]);
+  useEffect(() => setGiven(undefined), [reader]);
   // Asked again when the code changes.
   useEffect(() => {
     let isCurrent = true;
-    setGiven(undefined);
-    void client?.candid(canister).then(outcome => isCurrent && setGiven(outcome ?? 'none'));
+    if (reader) void reader.candid(canister).then(outcome => isCurrent && setGiven(outcome ?? 'none'));
     return () => void (isCurrent = false);
-  }, [client, canister.toText(), moduleHash]);
+  }, [reader, canister.toText(), moduleHash]);
   const text = own ?? (given !== 'none' && given?.kind === 'replied' ? new TextDecoder().decode(given.reply) : undefined);
   const known = useMemo(() => (text === undefined ? undefined : understand(text)), [text]);
   return (
@@ -148,7 +146,7 @@ function Methods({ origin, replicas, canister, moduleHash }: {
       </section>
       {client && rootKey.hex && known && typeof known !== 'string' && (
         <Call client={client} canister={canister} described={known.described} callables={known.callables}
-          identity={identity} rootKey={rootKey.hex} />
+          rootKey={rootKey.hex} />
       )}
     </>
   );

@@ -1,6 +1,6 @@
 // All canisters, page by page.
 import { useEffect, useState } from 'preact/hooks';
-import { ask, type CanisterPage } from '../data/answers.ts';
+import { askCanisters, type CanisterPage } from '../data/answers.ts';
 import { bytes, count, cycles, short } from './format.ts';
 
 const PER_PAGE = 25;
@@ -13,7 +13,7 @@ export function Canisters({ origin, round }: { origin: string; round: number }) 
   const start = starts.at(-1)!;
   useEffect(() => {
     let isCurrent = true;
-    ask<CanisterPage>(origin, `canisters?limit=${PER_PAGE}${start && `&after=${start}`}`).then(
+    askCanisters(origin, start, PER_PAGE).then(
       found => isCurrent && (setPage(found), setError(undefined)),
       failed => isCurrent && setError(String(failed)),
     );
@@ -74,7 +74,8 @@ function OpenById() {
   const [id, setId] = useState('');
   const open = (event: Event) => {
     event.preventDefault();
-    if (id.trim()) location.hash = `#/canister/${encodeURIComponent(id.trim())}`;
+    const text = id.trim().toLowerCase();
+    if (text) location.hash = `#/canister/${text.replace(/[^a-z0-9-]/g, '')}`;
   };
   return (
     <form class="inline" onSubmit={open}>
