@@ -12,7 +12,9 @@ export function Blocks({ replicas }: { replicas: Seen[] }) {
       {blocks.length === 0 && <p class="quiet">no block yet</p>}
       <div class="scroll" tabIndex={0} role="region" aria-label="Blocks">
         <table>
-          <caption class="quiet">The last {blocks.length} blocks, newest first; times are those of the blocks, in UTC.</caption>
+          <caption class="quiet">
+            <span>The last {blocks.length} blocks, newest first; times are those of the blocks, in UTC.</span>
+          </caption>
           <thead>
             <tr>
               <th scope="col">Height</th>

@@ -29,7 +29,9 @@ export function Canisters({ origin, round }: { origin: string; round: number }) 
         <>
           <div class="scroll" tabIndex={0} role="region" aria-label="Canisters">
             <table>
-              <caption class="quiet">{page.total} in all, after height {page.height}</caption>
+              <caption class="quiet">
+                <span>{page.total} in all, after height {page.height}</span>
+              </caption>
               <thead>
                 <tr>
                   <th scope="col">Canister</th>

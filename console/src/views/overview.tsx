@@ -90,15 +90,17 @@ function Roots({ replicas, judgement }: { replicas: Seen[]; judgement: Judgement
     <div class="scroll" tabIndex={0} role="region" aria-label="Roots by height">
       <table class="roots">
         <caption class="quiet">
-          The root of the state after each height, as each replica computed it. Equal roots have equal colours.
+          <span>
+            The root of the state after each height, as each replica computed it. Equal roots have equal colours.
+          </span>
         </caption>
         <thead>
           <tr>
             <th scope="col">Height</th>
+            <th scope="col">Agreed</th>
             {replicas.map((replica, index) => (
               <th scope="col" key={replica.url}>Replica {index}</th>
             ))}
-            <th scope="col">Agreed</th>
           </tr>
         </thead>
         <tbody>
@@ -119,13 +121,13 @@ function Row({ height, replicas, differs }: { height: number; replicas: Seen[]; 
   return (
     <tr class={differs ? 'differs' : ''} data-roots={height} data-verdict={verdict}>
       <th scope="row">{height}</th>
-      {blocks.map((block, index) => (
-        <td key={index}>{block ? <Root digest={block.root} /> : <span class="quiet">…</span>}</td>
-      ))}
       <td>
         {differs ? '≠ ' : all ? '✓ ' : ''}
         {verdict}
       </td>
+      {blocks.map((block, index) => (
+        <td key={index}>{block ? <Root digest={block.root} /> : <span class="quiet">…</span>}</td>
+      ))}
     </tr>
   );
 }
