@@ -188,7 +188,7 @@ async function tampering(): Promise<void> {
   await page.route('**/read_state', async route => void (await flip(route, 'candid:service')));
   await page.goto(canisterPage(first));
   await page.locator('[data-interface="refused"] [data-proof="refused"]').waitFor();
-  assert.equal(await page.locator('form.call').count(), 0);
+  assert.equal(await page.locator('.call').count(), 0);
 }
 
 // Passes an answer on with one bit changed, some bytes behind the last occurrence of a text.

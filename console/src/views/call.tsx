@@ -1,6 +1,6 @@
 // A form for a canister's methods, and what became of the last call.
 import { Principal } from '@icp-sdk/core/principal';
-import { useEffect, useMemo, useState } from 'preact/hooks';
+import { useMemo, useState } from 'preact/hooks';
 import { Encoding } from '../candid/encoding.ts';
 import { hex, showAll } from '../candid/show.ts';
 import { signatureText, type Argument, type Callable, type Interface } from '../candid/syntax.ts';
@@ -20,28 +20,41 @@ interface Properties {
 
 // What was asked and what came of it.
 interface Done {
-  method: string;
   how: 'query' | 'update';
   milliseconds: number;
   outcome: Outcome;
   shown: string;
 }
 
-export function Call({ client, canister, described, callables, rootKey }: Properties) {
+// Belongs to one interface: another needs another `key`.
+export function Call(properties: Properties) {
+  const { callables } = properties;
   const [name, setName] = useState(callables[0]?.name ?? '');
-  const callable = callables.find(callable => callable.name === name) ?? callables[0];
-  const [drafts, setDrafts] = useState<(Draft | undefined)[]>([]);
+  const callable = callables.find(callable => callable.name === name);
+  if (!callable) return <p class="quiet">The interface has no methods.</p>;
+  return (
+    <div class="call">
+      <label class="entry">
+        <span class="name">Method</span>
+        <select name="method" value={name} onChange={event => setName(event.currentTarget.value)}>
+          <Methods label="Queries" callables={callables} want={mode => mode === 'query' || mode === 'composite_query'} />
+          <Methods label="Updates" callables={callables} want={mode => mode === 'update' || mode === 'oneway'} />
+        </select>
+      </label>
+      <MethodForm key={name} {...properties} callable={callable} />
+    </div>
+  );
+}
+
+function MethodForm({ client, canister, described, callable, rootKey }: Properties & { callable: Callable }) {
+  const { signature } = callable;
+  const [drafts, setDrafts] = useState<(Draft | undefined)[]>(() =>
+    signature.args.map(({ type }) => empty(type, described.types)),
+  );
   const [error, setError] = useState<EntryError>();
   const [busy, setBusy] = useState(false);
   const [done, setDone] = useState<Done>();
   const encoding = useMemo(() => new Encoding(described), [described]);
-  useEffect(() => {
-    setDrafts((callable?.signature.args ?? []).map(({ type }) => empty(type, described.types)));
-    setError(undefined);
-    setDone(undefined);
-  }, [callable, described]);
-  if (!callable) return <p class="quiet">The interface has no methods.</p>;
-  const { signature } = callable;
   const isQuery = signature.mode === 'query' || signature.mode === 'composite_query';
 
   const run = async (how: 'query' | 'update') => {
@@ -62,29 +75,23 @@ export function Call({ client, canister, described, callables, rootKey }: Proper
     const started = performance.now();
     const outcome = await client[how](canister, callable.name, bytes);
     const shown = outcome.kind === 'replied' ? decoded(encoding, signature.results, outcome.reply, described) : '';
-    setDone({ method: callable.name, how, milliseconds: performance.now() - started, outcome, shown });
+    setDone({ how, milliseconds: performance.now() - started, outcome, shown });
     setBusy(false);
   };
 
   return (
-    <form class="call" onSubmit={event => (event.preventDefault(), void run(isQuery ? 'query' : 'update'))}>
-      <label class="entry">
-        <span class="name">Method</span>
-        <select name="method" value={callable.name} onChange={event => setName(event.currentTarget.value)}>
-          <Methods label="Queries" callables={callables} want={mode => mode === 'query' || mode === 'composite_query'} />
-          <Methods label="Updates" callables={callables} want={mode => mode === 'update' || mode === 'oneway'} />
-        </select>
-      </label>
+    <form onSubmit={event => (event.preventDefault(), void run(isQuery ? 'query' : 'update'))}>
       <p class="signature"><code>{callable.name} : {signatureText(signature)}</code></p>
       {callable.docs && <p class="quiet">{callable.docs}</p>}
       {signature.args.map(({ type }, index) => {
         const draft = drafts[index];
         const path = argumentName(signature.args, index);
         return draft ? (
-          <Entry key={`${callable.name} ${index}`} type={type} draft={draft} types={described.types} name={path}
-            path={path} error={error}
-            change={changed => setDrafts(drafts.map((old, at) => (at === index ? changed : old)))} />
-        ) : null;
+          <Entry key={index} type={type} draft={draft} types={described.types} name={path} path={path} error={error}
+            change={changed => setDrafts(drafts => drafts.map((old, at) => (at === index ? changed : old)))} />
+        ) : (
+          <p class="wrong" key={index}>{path}: no value of its type is finite</p>
+        );
       })}
       <p class="buttons">
         {isQuery && <button type="submit" class="primary" disabled={busy}>Query</button>}
@@ -100,9 +107,7 @@ export function Call({ client, canister, described, callables, rootKey }: Proper
         {busy && <p class="quiet">waiting for the answer</p>}
         {!busy && done && (
           <>
-            <p class="quiet">
-              {done.method}, {done.how}, {done.milliseconds.toFixed(0)} ms
-            </p>
+            <p class="quiet">{done.how}, {done.milliseconds.toFixed(0)} ms</p>
             <Verdict outcome={done.outcome} rootKey={rootKey} />
             {done.outcome.kind === 'replied' && <pre tabIndex={0} aria-label="Reply">{done.shown}</pre>}
           </>

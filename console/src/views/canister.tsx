@@ -145,7 +145,7 @@ function Methods({ origin, replicas, canister, moduleHash }: {
         <OwnInterface use={setOwn} isUsed={own !== undefined} />
       </section>
       {client && rootKey.hex && known && typeof known !== 'string' && (
-        <Call client={client} canister={canister} described={known.described} callables={known.callables}
+        <Call key={text} client={client} canister={canister} described={known.described} callables={known.callables}
           rootKey={rootKey.hex} />
       )}
     </>
