@@ -7,6 +7,15 @@ const PATIENCE_MS = 60_000;
 const ANONYMOUS = '2vxsx-fae';
 const OTHER = 'rrkah-fqaaa-aaaaa-aaaaq-cai';
 
+// Bytes behind which an answer is changed: the signature, the reply, the time.
+const PLACES: [string, string, string][] = [
+  ['**/call', 'signature', 'update'],
+  ['**/call', 'reply', 'update'],
+  ['**/call', 'time', 'update'],
+  ['**/query', 'arg', 'query'],
+  ['**/query', 'signature', 'query'],
+];
+
 const setting = JSON.parse(process.argv[2]!) as Setting;
 const [first, second] = setting.replicas as [string, string];
 const ledger = await installLedger(first, setting.ledger);
@@ -62,7 +71,9 @@ async function open(address: string, options: { width?: number; mayComplain?: bo
   return page;
 }
 
-const canisterPage = (replica: string) => `${replica}/console/#/canister/${ledger}`;
+function canisterPage(replica: string): string {
+  return `${replica}/console/#/canister/${ledger}`;
+}
 
 async function liveStatus(): Promise<void> {
   const page = await open(`${first}/`);
@@ -160,15 +171,6 @@ async function identities(): Promise<void> {
   await page.getByLabel("with this browser's key (Ed25519)").check();
   assert.equal(await page.locator('[data-principal]').innerText(), principal);
 }
-
-// Bytes behind which an answer is changed: the signature, the reply, the time.
-const PLACES: [string, string, string][] = [
-  ['**/call', 'signature', 'update'],
-  ['**/call', 'reply', 'update'],
-  ['**/call', 'time', 'update'],
-  ['**/query', 'arg', 'query'],
-  ['**/query', 'signature', 'query'],
-];
 
 async function tampering(): Promise<void> {
   for (const [address, place, how] of PLACES) {
