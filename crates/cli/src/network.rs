@@ -15,6 +15,7 @@ use crate::{
 };
 use anyhow::{Context, Result, anyhow};
 use lockstep_canister::engine::Engine;
+use lockstep_gateway::Peers;
 use lockstep_model::Model;
 use lockstep_numeric::{Isa, Kernels};
 use lockstep_subnet::{
@@ -53,6 +54,8 @@ pub(crate) struct Network {
     cluster: Cluster,
     genesis: Genesis,
     members: Vec<Option<Member>>,
+    /// Where all gateways are, for the console.
+    peers: Peers,
     runtime: Runtime,
 }
 
@@ -112,6 +115,7 @@ impl Network {
             cluster,
             genesis,
             members,
+            peers: Peers::default(),
             runtime,
         };
         allow_open_files();
@@ -175,6 +179,7 @@ impl Network {
                     .hint("choose another with --port")
             })?;
         let url = format!("http://{}", listener.local_addr()?);
+        self.peers.set(index, &url);
         let (stop, stopped) = oneshot::channel::<()>();
         let shutdown = async move {
             // An error means that the network was dropped: stop as well.
@@ -183,6 +188,7 @@ impl Network {
         let gateway = self.runtime.spawn(lockstep_gateway::serve(
             listener,
             Arc::clone(&replica),
+            self.peers.clone(),
             shutdown,
         ));
         self.members[index] = Some(Member {

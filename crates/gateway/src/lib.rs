@@ -17,8 +17,12 @@
 
 mod answer;
 mod call;
+mod console;
+mod people;
 mod read;
 mod status;
+
+pub use people::Peers;
 
 use axum::{
     Router,
@@ -35,22 +39,24 @@ use tokio::net::TcpListener;
 /// How long a synchronous call waits for its certificate.
 pub const CALL_WAIT: Duration = Duration::from_secs(10);
 
-/// Serves `replica` on `listener` until `shutdown` completes; requests under way are finished.
+/// Serves `replica` on `listener` until `shutdown` completes; requests under way are finished. The console shows the
+/// replicas at `peers` side by side.
 ///
 /// # Errors
 /// The listener's.
 pub async fn serve(
     listener: TcpListener,
     replica: Arc<Replica>,
+    peers: Peers,
     shutdown: impl Future<Output = ()> + Send + 'static,
 ) -> std::io::Result<()> {
-    axum::serve(listener, router(replica))
+    axum::serve(listener, router(replica, peers))
         .with_graceful_shutdown(shutdown)
         .await
 }
 
 /// The routes.
-pub fn router(replica: Arc<Replica>) -> Router {
+pub fn router(replica: Arc<Replica>, peers: Peers) -> Router {
     let mut router = Router::new()
         .route("/api/v2/status", get(status::status))
         .route("/_/lockstep/status", get(status::for_people))
@@ -78,10 +84,12 @@ pub fn router(replica: Arc<Replica>) -> Router {
             );
     }
     router
+        .with_state(Arc::clone(&replica))
+        .merge(people::routes(replica, peers.clone()))
+        .merge(console::routes(peers))
         // An envelope has to fit with room to spare, so that the replica can say what is wrong.
         .layer(DefaultBodyLimit::max(MESSAGE_BYTES_MAX + 64 * 1024))
         .layer(middleware::from_fn(cross_origin))
-        .with_state(replica)
 }
 
 /// Lets pages of any origin use the interface: it knows no cookies.

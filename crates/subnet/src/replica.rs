@@ -16,8 +16,10 @@
 //! A replica that cannot execute a block as the others do, or whose root differs from the certified
 //! one, halts: [`Replica::halted`] says why, and executing panics from then on.
 mod apply;
+mod canisters;
 mod clock;
 mod read;
+mod recent;
 mod status;
 mod submit;
 
@@ -25,8 +27,10 @@ pub use crate::{
     mempool::NoRoom,
     store::{DiskFault, Medium, MemoryDisk, StoreError},
 };
+pub use canisters::{CANISTERS_PER_PAGE_MAX, CanisterPage, CanisterSummary};
 pub use clock::{Clock, SystemClock};
 pub use read::{ReadError, reject_response};
+pub use recent::{RECENT_BLOCKS_MAX, RecentBlock};
 pub use status::Status;
 pub use submit::SubmitError;
 
@@ -41,6 +45,7 @@ use crate::{
 use bytes::Bytes;
 use ic_principal::Principal;
 use lockstep_canister::{engine::Engine, models::ModelHost};
+use recent::Recent;
 use status::Counters;
 use std::{
     collections::BTreeMap,
@@ -134,6 +139,7 @@ pub struct Replica {
     gossip: OnceLock<Gossip>,
     halted: OnceLock<String>,
     counters: Counters,
+    recent: Mutex<Recent>,
 }
 
 impl fmt::Debug for Replica {
@@ -191,6 +197,7 @@ impl Replica {
             gossip: OnceLock::new(),
             halted: OnceLock::new(),
             counters: Counters::default(),
+            recent: Mutex::default(),
         })
     }
 
