@@ -212,9 +212,9 @@ impl Machine {
 
     /// The power goes; sectors that `survives` is true for reach the disk yet.
     pub(crate) async fn stop(&mut self, world: &mut World, survives: impl FnMut() -> bool) {
+        self.incidents.stops += 1;
+        self.disk.lose_power(survives);
         if self.replica.take().is_some() {
-            self.incidents.stops += 1;
-            self.disk.lose_power(survives);
             world.stop_node(self.node).await;
         }
     }

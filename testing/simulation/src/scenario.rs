@@ -74,9 +74,12 @@ pub(crate) async fn run(world: World, plan: &Plan) -> Report {
         Ok(()) => {
             scenario.let_happen().await;
             let healed_ns = scenario.heal().await;
-            liveness.extend(scenario.settle().await.err());
+            let settled = scenario.settle().await;
             healing = Duration::from_nanos(scenario.clock.now_ns() - healed_ns);
-            scenario.check_lists();
+            match settled {
+                Ok(()) => scenario.check_lists(),
+                Err(error) => liveness.push(error),
+            }
         }
         Err(error) => liveness.push(error),
     }
@@ -199,10 +202,14 @@ impl<'plan> Scenario<'plan> {
         }
     }
 
-    /// Starts an honest node; one that fails while it starts is started again.
+    /// Starts an honest node. One that fails while it starts, because a fault is not over, is started again later.
     async fn start(&mut self, node: usize) {
-        if let Err(error) = self.machines[node].start(&mut self.world).await {
-            self.safety.add(error);
+        if self.machines[node].start(&mut self.world).await.is_err() {
+            let random = &mut self.random;
+            self.machines[node]
+                .stop(&mut self.world, || random.percent(SURVIVING_PERCENT))
+                .await;
+            self.schedule(RESTART, Later::Restart(node));
         }
     }
 
