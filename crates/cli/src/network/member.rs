@@ -147,7 +147,7 @@ impl Member {
             return Err(anyhow!("the replica has halted: {reason}"));
         }
         if let Some(reason) = self.machine.failure() {
-            return Err(anyhow!("consensus has ended: {reason}"));
+            return Err(anyhow!("consensus ended: {reason}"));
         }
         if self.gateway.is_finished() {
             return Err(anyhow!("the gateway has ended"));
@@ -232,7 +232,8 @@ fn unreadable(error: StoreError) -> Failure {
     let (is_ours, hint) = match &error {
         StoreError::OtherGenesis { .. } | StoreError::Foreign { .. } => (
             false,
-            "give the genesis that it was started with, or another directory".to_owned(),
+            "give the genesis that it was started with, or another directory; if the file is damaged, move it away"
+                .to_owned(),
         ),
         StoreError::Database { path, .. } | StoreError::Damaged { path, .. } => (
             true,

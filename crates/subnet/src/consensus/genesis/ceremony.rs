@@ -123,7 +123,7 @@ impl Candidate {
     /// New secrets for a node at `address`.
     #[must_use]
     pub fn generate(address: PeerAddress) -> Self {
-        let mut secret = || {
+        let secret = || {
             let mut bytes = [0; 32];
             sys_rng().fill_bytes(&mut bytes);
             bytes
