@@ -6,8 +6,8 @@
 //! [`Entry`] to all. The entries are a [`Plan`], whose digest all compare. By the plan every node
 //! deals a sharing of a random key of its own: a [`Dealing`] for each node, confidential. Whoever
 //! finds the dealings for it in order gives [`Acknowledgements`] of them to all; with those of all
-//! nodes a dealer signs its [`Log`]. The sum of all dealings is the subnet's key, and a node's share
-//! of it the sum of what was dealt to it.
+//! nodes a dealer signs its [`Log`]. The sum of the dealings of the first `n - f` nodes, of which one
+//! at least is honest, is the subnet's key, and a node's share of it the sum of what they dealt to it.
 //!
 //! # Invariants
 //!

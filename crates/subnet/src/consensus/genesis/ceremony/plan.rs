@@ -29,6 +29,8 @@ use std::{
     num::NonZeroU32,
 };
 
+type Received = (Player<IcVariant, PrivateKey>, Vec<PlayerAck<PublicKey>>);
+
 type Dealt = (
     Dealer<IcVariant, PrivateKey>,
     DealerPubMsg<IcVariant>,
@@ -254,11 +256,6 @@ impl Plan {
             .map_err(|error| CeremonyError::Plan {
                 reason: error.to_string(),
             })?;
-        if output.dealers() != &self.nodes {
-            return Err(CeremonyError::Plan {
-                reason: "not all nodes' dealings are good".to_owned(),
-            });
-        }
         let subnet = Subnet::new(
             self.nodes.clone(),
             self.query_keys.clone(),
@@ -301,7 +298,7 @@ impl Plan {
         candidate: &Candidate,
         index: usize,
         dealings: &[Dealing],
-    ) -> Result<(Player<IcVariant, PrivateKey>, Vec<PlayerAck<PublicKey>>), CeremonyError> {
+    ) -> Result<Received, CeremonyError> {
         let mut player = Player::new(self.info.clone(), candidate.identity.clone())
             .map_err(|_| CeremonyError::Stranger)?;
         let mut signatures = Vec::new();
