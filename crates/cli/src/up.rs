@@ -1,14 +1,14 @@
-//! `lockstep up`: a subnet in this process, served until interrupted.
+//! `lockstep up`: a subnet in this process, served until it is told to stop.
 
 use crate::{
     error::Failure,
+    models,
     network::{Network, Options},
-    pull,
-    run::open,
-    store::{self, Store},
+    stop::{Stop, Watched},
+    store,
 };
 use anyhow::Result;
-use std::{path::PathBuf, time::Duration};
+use std::{ops::ControlFlow, path::PathBuf, time::Duration};
 
 /// Starts a subnet.
 #[derive(Debug, clap::Args)]
@@ -22,29 +22,16 @@ pub(crate) struct Arguments {
     /// Where state is kept; a network that was there continues.
     #[arg(long)]
     directory: Option<PathBuf>,
-    /// Resident models, by file, alias or digest.
-    #[arg(long = "model", default_values_t = [pull::SMOLLM2.alias.to_owned()])]
+    /// Resident models, by file, alias or digest. A network keeps those that it was started with.
+    #[arg(long = "model")]
     models: Vec<String>,
-    /// Print one JSON object with the addresses when ready.
+    /// Print one JSON object with the addresses and the root key when ready.
     #[arg(long)]
     json: bool,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let store = Store::open()?;
-    let mut models = Vec::new();
-    for name in &arguments.models {
-        if name == pull::SMOLLM2.alias {
-            pull::fetch(&store, &pull::SMOLLM2, None)?;
-        }
-        let model = open(name)?;
-        // A file is known to canisters by its stem.
-        let name = PathBuf::from(name)
-            .file_stem()
-            .map_or_else(|| name.clone(), |stem| stem.to_string_lossy().into_owned());
-        models.push((name, model));
-    }
     if arguments
         .port
         .checked_add(arguments.replicas as u16)
@@ -56,6 +43,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ))
         .into());
     }
+    let models = models::open_named(&arguments.models)?;
     let directory = match &arguments.directory {
         Some(directory) => directory.clone(),
         None => store::data_directory()?.join("network"),
@@ -67,29 +55,32 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         diverse: false,
     };
     let network = Network::start(&directory, options)?;
+    let mut stop = Stop::new(network.runtime())?;
+    if network.wait_until_ready(&mut stop)? == Watched::Done {
+        announce(&network, arguments.json, &directory.display().to_string());
+        stop.watch(network.runtime(), Duration::from_secs(1), || {
+            network.check().map(ControlFlow::Continue)
+        })?;
+    }
+    eprintln!("stopping");
+    network.stop()
+}
+
+fn announce(network: &Network, json: bool, directory: &str) {
     let urls: Vec<&str> = (0..network.count())
         .filter_map(|index| network.url(index))
         .collect();
-    if arguments.json {
-        println!(
-            "{}",
-            serde_json::json!({ "directory": directory, "replicas": urls })
-        );
-    } else {
-        for (index, url) in urls.iter().enumerate() {
-            println!("replica {index}: {url}");
-        }
-        eprintln!("state in {}; stop with ctrl-c", directory.display());
+    if json {
+        let ready = serde_json::json!({
+            "directory": directory,
+            "replicas": urls,
+            "root_key": hex::encode(network.root_key()),
+        });
+        println!("{ready}");
+        return;
     }
-    network.runtime().block_on(async {
-        let mut second = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                interrupted = tokio::signal::ctrl_c() => return interrupted.map_err(anyhow::Error::new),
-                _ = second.tick() => network.check()?,
-            }
-        }
-    })?;
-    eprintln!("stopping");
-    network.stop()
+    for (index, url) in urls.iter().enumerate() {
+        println!("replica {index}: {url}");
+    }
+    eprintln!("state in {directory}; stop with ctrl-c");
 }
