@@ -12,6 +12,7 @@ mod demo;
 mod embedded;
 mod error;
 mod kernels;
+mod logs;
 mod models;
 mod network;
 mod progress;

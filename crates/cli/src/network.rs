@@ -15,6 +15,7 @@ use crate::{
 };
 use anyhow::{Context, Result, anyhow};
 use lockstep_canister::engine::Engine;
+use lockstep_gateway::{Gateway, Settings};
 use lockstep_model::Model;
 use lockstep_numeric::{Isa, Kernels};
 use lockstep_subnet::{
@@ -62,7 +63,7 @@ struct Member {
     kernels: Arc<Kernels>,
     url: String,
     stop: oneshot::Sender<()>,
-    gateway: JoinHandle<std::io::Result<()>>,
+    gateway: JoinHandle<()>,
 }
 
 impl Network {
@@ -180,11 +181,16 @@ impl Network {
             // An error means that the network was dropped: stop as well.
             let _ = stopped.await;
         };
-        let gateway = self.runtime.spawn(lockstep_gateway::serve(
-            listener,
-            Arc::clone(&replica),
-            shutdown,
-        ));
+        // Who reaches the loopback interface may see metrics as well.
+        let settings = Settings {
+            public_metrics: true,
+            ..Settings::default()
+        };
+        let gateway = Gateway::new(Arc::clone(&replica), settings);
+        gateway.set_finalized(move || node.heights().finalized);
+        let gateway = self
+            .runtime
+            .spawn(async move { gateway.serve(listener, None, shutdown).await });
         self.members[index] = Some(Member {
             replica,
             kernels,
@@ -204,8 +210,7 @@ impl Network {
         let _ = member.stop.send(());
         self.runtime
             .block_on(member.gateway)
-            .context("waiting for the gateway")?
-            .context("the gateway")?;
+            .context("waiting for the gateway")?;
         self.cluster
             .stop_node(index)
             .with_context(|| format!("stopping replica {index}"))

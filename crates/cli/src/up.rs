@@ -2,6 +2,7 @@
 
 use crate::{
     error::Failure,
+    logs,
     network::{Network, Options},
     pull,
     run::open,
@@ -28,10 +29,13 @@ pub(crate) struct Arguments {
     /// Print one JSON object with the addresses when ready.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    logs: logs::Options,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    logs::start(&arguments.logs)?;
     let store = Store::open()?;
     let mut models = Vec::new();
     for name in &arguments.models {

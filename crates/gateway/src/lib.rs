@@ -43,7 +43,7 @@ use axum::{
 };
 use limits::{Connections, Rates, Work};
 use lockstep_subnet::replica::{Clock, Replica, SystemClock};
-use metrics::Metrics;
+use metrics::{Finalized, Metrics};
 use server::Server;
 use std::{
     fmt,
@@ -83,6 +83,7 @@ pub struct Gateway {
     clock: Arc<dyn Clock>,
     settings: Arc<Settings>,
     metrics: Arc<Metrics>,
+    finalized: Finalized,
     rates: Arc<Rates>,
     connections: Arc<Connections>,
     work: Work,
@@ -113,10 +114,12 @@ impl Gateway {
     #[must_use]
     pub fn new(replica: Arc<Replica>, settings: Settings) -> Self {
         let settings = Arc::new(settings);
+        let finalized = Finalized::default();
         let bodies = settings.bodies_bytes_max.min(Semaphore::MAX_PERMITS);
         Self {
             clock: Arc::new(SystemClock),
-            metrics: Arc::new(Metrics::new(&replica)),
+            metrics: Arc::new(Metrics::new(&replica, &finalized)),
+            finalized,
             rates: Arc::new(Rates::new(&settings)),
             connections: Connections::new(&settings),
             work: Work::new(&settings),
@@ -125,6 +128,11 @@ impl Gateway {
             replica,
             settings,
         }
+    }
+
+    /// Sets where the height of the last final block is asked for when metrics are read. The first one stays.
+    pub fn set_finalized(&self, height: impl Fn() -> u64 + Send + Sync + 'static) {
+        let _ = self.finalized.set(Box::new(height));
     }
 
     /// Serves clients on `listener`, over TLS if there is a certificate, until `shutdown` completes. Then nothing more

@@ -7,6 +7,8 @@
 mod process;
 mod replica;
 
+pub(crate) use replica::Finalized;
+
 use crate::{Gateway, answer::Reason};
 use axum::{
     extract::State,
@@ -55,7 +57,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn new(replica: &Arc<Replica>) -> Self {
+    pub(crate) fn new(replica: &Arc<Replica>, finalized: &Finalized) -> Self {
         let mut registry = Registry::with_prefix("lockstep");
         let durations: fn() -> Histogram = || Histogram::new(DURATIONS_S);
         let metrics = Self {
@@ -98,7 +100,10 @@ impl Metrics {
             "Requests that are not answered",
             metrics.under_way.clone(),
         );
-        registry.register_collector(Box::new(replica::Values(Arc::clone(replica))));
+        registry.register_collector(Box::new(replica::Values {
+            replica: Arc::clone(replica),
+            finalized: Arc::clone(finalized),
+        }));
         registry.register_collector(Box::new(process::Values));
         Self {
             registry,

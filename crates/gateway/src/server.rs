@@ -19,7 +19,13 @@ use crate::{
     tls::Tls,
 };
 use axum::Router;
-use std::{future::Future, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    io::{self, Write as _},
+    net::SocketAddr,
+    sync::Arc,
+    time::Duration,
+};
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -98,19 +104,22 @@ impl Server {
                 let closed = closed.clone();
                 tasks.spawn(self.clone().connection(stream, source, place, closed));
             }
-            Err(reason) => self.turn_away(&stream, reason),
+            Err(reason) => self.turn_away(stream, reason),
         }
     }
 
     /// Says why there is no place, as far as that costs nothing, and closes.
-    fn turn_away(&self, stream: &TcpStream, reason: Reason) {
+    fn turn_away(&self, stream: TcpStream, reason: Reason) {
         const ANSWER: &[u8] = b"HTTP/1.1 503 Service Unavailable\r\nconnection: close\r\nretry-after: 1\r\n\
             content-type: text/plain; charset=utf-8\r\ncontent-length: 21\r\n\r\ntoo many connections\n";
         self.metrics.refused(reason);
         tracing::debug!(refused = reason.name(), "turned away");
-        if self.tls.is_none() {
+        // The runtime does not know yet that it can be written to.
+        if self.tls.is_none()
+            && let Ok(mut stream) = stream.into_std()
+        {
             // A new connection has room for so little; if not, closing says it all.
-            let _ = stream.try_write(ANSWER);
+            let _ = stream.write(ANSWER);
         }
     }
 

@@ -5,15 +5,29 @@ use prometheus_client::{
     encoding::{DescriptorEncoder, EncodeMetric},
     metrics::{counter::ConstCounter, gauge::ConstGauge},
 };
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
+
+/// Where the height of the last final block can be asked for, if that is known.
+pub(crate) type Finalized = Arc<OnceLock<Box<dyn Fn() -> u64 + Send + Sync>>>;
 
 /// A replica, asked when its metrics are read.
-#[derive(Debug)]
-pub(super) struct Values(pub(super) Arc<Replica>);
+pub(super) struct Values {
+    pub(super) replica: Arc<Replica>,
+    pub(super) finalized: Finalized,
+}
+
+impl fmt::Debug for Values {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.replica.fmt(formatter)
+    }
+}
 
 impl Collector for Values {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let status = self.0.status();
+        let status = self.replica.status();
         let gauges = [
             (
                 "executed_height",
@@ -51,7 +65,11 @@ impl Collector for Values {
                 u64::from(status.halted.is_some()),
             ),
         ];
-        for (name, help, value) in gauges {
+        let finalized = self.finalized.get().map(|height| {
+            let help = "The last height that is known to be final";
+            ("finalized_height", help, height())
+        });
+        for (name, help, value) in gauges.into_iter().chain(finalized) {
             let gauge = ConstGauge::new(i64::try_from(value).unwrap_or(i64::MAX));
             let metric = encoder.encode_descriptor(name, help, None, gauge.metric_type())?;
             gauge.encode(metric)?;

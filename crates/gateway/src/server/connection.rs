@@ -58,30 +58,34 @@ where
     let connection = builder.serve_connection(stream, service);
     tokio::pin!(connection);
     let mut closing_at = None;
+    let mut stops = false;
     loop {
-        let (kept_until, busy) = activity.kept_until(settings);
-        // A request that ends meanwhile ends no earlier than now, and the connection is kept for a while after that.
-        let look_at = match closing_at {
-            Some(closing_at) => closing_at,
-            None if busy => kept_until.min(Instant::now() + settings.idle_timeout),
-            None => kept_until,
-        };
+        let (kept_until, _) = activity.kept_until(settings);
+        // What begins or ends meanwhile does so no earlier than now, and has its time from then on.
+        let change = settings.idle_timeout.min(settings.request_timeout);
+        let look_at = closing_at.unwrap_or_else(|| kept_until.min(Instant::now() + change));
         tokio::select! {
             // Whatever ended it: there is nobody to tell.
             _ = connection.as_mut() => return Ok(()),
-            _ = closed.wait_for(|closed| *closed), if closing_at.is_none() => {
+            _ = closed.wait_for(|closed| *closed), if !stops => {
                 connection.as_mut().graceful_shutdown();
                 closing_at = Some(Instant::now() + settings.drain_timeout);
+                stops = true;
             }
             () = sleep_until(look_at) => {
                 let (kept_until, busy) = activity.kept_until(settings);
-                if closing_at.is_some() || (busy && kept_until <= Instant::now()) {
-                    return Err(Reason::SlowConnection);
-                }
-                if !busy && kept_until <= Instant::now() {
-                    // One that sends a header too slowly or does not read its answer is dropped after this.
-                    connection.as_mut().graceful_shutdown();
-                    closing_at = Some(Instant::now() + settings.linger_timeout);
+                let is_over = kept_until <= Instant::now();
+                match closing_at {
+                    // A request came when the connection was told to close: it is the last.
+                    Some(_) if busy && !is_over && !stops => closing_at = Some(kept_until),
+                    Some(_) => return Err(Reason::SlowConnection),
+                    None if busy && is_over => return Err(Reason::SlowConnection),
+                    None if is_over => {
+                        // One that sends a header too slowly or does not read its answer is dropped after this.
+                        connection.as_mut().graceful_shutdown();
+                        closing_at = Some(Instant::now() + settings.linger_timeout);
+                    }
+                    None => {}
                 }
             }
         }

@@ -100,7 +100,7 @@ fn settings() -> Settings {
         body_timeout: NEVER,
         request_timeout: NEVER,
         drain_timeout: NEVER,
-        linger_timeout: SOON,
+        linger_timeout: NEVER,
         computing_wait_timeout: NEVER,
         ..Settings::default()
     }

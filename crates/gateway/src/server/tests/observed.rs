@@ -134,9 +134,10 @@ async fn metrics_are_public_if_that_is_set() {
         ..settings()
     };
     let gateway = Gateway::new(replica(&directory), settings);
+    gateway.set_finalized(|| 7);
     let (status, text) = ask(gateway.router(), "/metrics").await;
     assert_eq!(status, 200);
-    parse(&text);
+    assert_eq!(parse(&text)["lockstep_finalized_height"], 7.0);
 }
 
 /// A clock that a test sets.

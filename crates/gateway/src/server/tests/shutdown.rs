@@ -19,6 +19,7 @@ async fn what_is_under_way_is_finished_and_nothing_is_begun() {
     let mut busy = holding(&site).await;
     site.stop();
     assert_eq!(all(&mut idle).await, "", "an idle connection is closed");
+    drop(idle);
     while TcpStream::connect(site.address).await.is_ok() {}
     assert!(!site.server.is_finished());
     site.released.add_permits(1);

@@ -28,6 +28,7 @@ async fn rest(mut stream: OwnedReadHalf) -> String {
 async fn a_slow_header() {
     let site = Site::new(Settings {
         header_timeout: SOON,
+        linger_timeout: SOON,
         ..settings()
     })
     .await;
@@ -44,6 +45,7 @@ async fn a_slow_header() {
 async fn a_slow_header_after_a_request() {
     let site = Site::new(Settings {
         idle_timeout: SOON,
+        linger_timeout: SOON,
         ..settings()
     })
     .await;
@@ -62,6 +64,7 @@ async fn a_slow_header_after_a_request() {
 async fn a_slow_body() {
     let site = Site::new(Settings {
         body_timeout: SOON,
+        linger_timeout: SOON,
         ..settings()
     })
     .await;
@@ -76,6 +79,7 @@ async fn a_slow_body() {
 async fn an_answer_that_is_not_read() {
     let site = Site::new(Settings {
         idle_timeout: SOON,
+        linger_timeout: SOON,
         ..settings()
     })
     .await;
@@ -93,6 +97,7 @@ async fn an_answer_that_is_not_read() {
 async fn a_request_that_never_ends() {
     let site = Site::new(Settings {
         request_timeout: SOON,
+        linger_timeout: SOON,
         ..settings()
     })
     .await;
