@@ -14,6 +14,7 @@ mod embedded;
 mod error;
 mod genesis;
 mod kernels;
+mod logs;
 mod models;
 mod network;
 mod node;

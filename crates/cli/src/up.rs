@@ -2,7 +2,7 @@
 
 use crate::{
     error::Failure,
-    models,
+    logs, models,
     network::{Network, Options},
     stop::{Stop, Watched},
     store,
@@ -28,10 +28,13 @@ pub(crate) struct Arguments {
     /// Print one JSON object with the addresses and the root key when ready.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    logs: logs::Options,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    logs::start(&arguments.logs)?;
     if arguments
         .port
         .checked_add(arguments.replicas as u16)

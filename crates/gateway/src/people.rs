@@ -10,7 +10,10 @@
 //!
 //! All but the path is optional. Nothing here is certified: it is what this replica says about itself. It shows sizes,
 //! balances and counts, no content of memories, arguments or replies.
-use crate::answer::{Refusal, blocking, principal};
+use crate::{
+    Gateway,
+    answer::{Refusal, principal},
+};
 use axum::{
     Json, Router,
     extract::{Path, Query, State},
@@ -77,24 +80,22 @@ pub(crate) struct Network {
 }
 
 /// The routes.
-pub(crate) fn routes(replica: Arc<Replica>, peers: Peers) -> Router {
+pub(crate) fn routes() -> Router<Gateway> {
     Router::new()
         .route("/_/lockstep/network", get(network))
         .route("/_/lockstep/blocks", get(blocks))
         .route("/_/lockstep/canisters", get(canisters))
         .route("/_/lockstep/canisters/{id}", get(canister))
-        .with_state((replica, peers))
 }
 
-type Shared = State<(Arc<Replica>, Peers)>;
-
-async fn network(State((replica, peers)): Shared) -> Json<Network> {
+async fn network(State(gateway): State<Gateway>) -> Json<Network> {
+    let replica = &gateway.replica;
     let genesis = replica.genesis();
     Json(Network {
         node_id: replica.node_id().to_text(),
         subnet_id: genesis.subnet_id.to_text(),
         root_key: hex::encode(&genesis.root_key),
-        replicas: peers.urls(),
+        replicas: gateway.peers.urls(),
         version: env!("CARGO_PKG_VERSION"),
     })
 }
@@ -106,7 +107,7 @@ struct BlockRange {
 }
 
 async fn blocks(
-    State((replica, _)): Shared,
+    State(replica): State<Arc<Replica>>,
     Query(range): Query<BlockRange>,
 ) -> Json<Vec<RecentBlock>> {
     let limit = range.limit.unwrap_or(BLOCKS);
@@ -120,18 +121,18 @@ struct CanisterRange {
 }
 
 async fn canisters(
-    State((replica, _)): Shared,
+    State(gateway): State<Gateway>,
     Query(range): Query<CanisterRange>,
 ) -> Result<Json<CanisterPage>, Refusal> {
     let after = range.after.as_deref().map(principal).transpose()?;
     let limit = range.limit.unwrap_or(CANISTERS).max(1);
-    Ok(Json(
-        blocking(move || replica.canisters(after.as_ref(), limit)).await?,
-    ))
+    let replica = Arc::clone(&gateway.replica);
+    let work = move || replica.canisters(after.as_ref(), limit);
+    Ok(Json(gateway.work.run(work).await?))
 }
 
 async fn canister(
-    State((replica, _)): Shared,
+    State(replica): State<Arc<Replica>>,
     Path(id): Path<String>,
 ) -> Result<Response, Refusal> {
     let id = principal(&id)?;

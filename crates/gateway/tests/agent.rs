@@ -99,7 +99,6 @@ async fn subnet(directory: &Path) -> Subnet {
     tokio::spawn(lockstep_gateway::serve(
         listener,
         Arc::clone(&replica),
-        lockstep_gateway::Peers::default(),
         std::future::pending(),
     ));
     let stop = Arc::new(AtomicBool::new(false));

@@ -4,7 +4,7 @@ use lockstep_canister::{
     models::{Generation, GenerationError, ModelHost},
     session::{GenerationRequest, ModelDigest, Progress},
 };
-use lockstep_gateway::Peers;
+use lockstep_gateway::{Gateway, Peers, Settings};
 use lockstep_subnet::{
     application::{Application, FinalizedBlock, Payload},
     replica::{Replica, SystemClock},
@@ -67,7 +67,8 @@ async fn gateway(directory: &Path, peers: &[&str]) -> SocketAddr {
         .expect("a port");
     let address = listener.local_addr().expect("it is bound");
     let never = std::future::pending();
-    tokio::spawn(lockstep_gateway::serve(listener, replica, list, never));
+    let gateway = Gateway::new(replica, Settings::default()).with_peers(list);
+    tokio::spawn(async move { gateway.serve(listener, None, never).await });
     address
 }
 

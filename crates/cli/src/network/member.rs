@@ -18,7 +18,7 @@ use crate::{
 };
 use anyhow::{Context, Result, anyhow};
 use lockstep_canister::engine::Engine;
-use lockstep_gateway::Peers;
+use lockstep_gateway::{Gateway, Peers, Settings};
 use lockstep_model::Model;
 use lockstep_numeric::Kernels;
 use lockstep_subnet::{
@@ -32,7 +32,7 @@ use lockstep_subnet::{
     state::Genesis,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::{fs, io, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle, time};
 
 /// How often it is looked whether a member is ready.
@@ -69,7 +69,7 @@ pub(crate) struct Member {
     readiness: Readiness,
     url: String,
     stop: oneshot::Sender<()>,
-    gateway: JoinHandle<io::Result<()>>,
+    gateway: JoinHandle<()>,
 }
 
 impl Member {
@@ -165,8 +165,7 @@ impl Member {
         let _ = self.stop.send(());
         runtime
             .block_on(self.gateway)
-            .context("waiting for the gateway")?
-            .context("the gateway")?;
+            .context("waiting for the gateway")?;
         Ok(self.machine.stop()?)
     }
 }
@@ -193,7 +192,7 @@ async fn serve(
     readiness: Readiness,
     peers: Peers,
     mut stopped: oneshot::Receiver<()>,
-) -> io::Result<()> {
+) {
     let ready = async {
         while !readiness.is_given() {
             time::sleep(READINESS_PERIOD).await;
@@ -201,13 +200,23 @@ async fn serve(
     };
     tokio::select! {
         () = ready => {}
-        _ = &mut stopped => return Ok(()),
+        _ = &mut stopped => return,
     }
     let shutdown = async move {
         // An error means that the member was dropped: stop as well.
         let _ = stopped.await;
     };
-    lockstep_gateway::serve(listener, readiness.replica, peers, shutdown).await
+    let settings = Settings {
+        // Who reaches the loopback interface may see metrics as well.
+        public_metrics: listener
+            .local_addr()
+            .is_ok_and(|address| address.ip().is_loopback()),
+        ..Settings::default()
+    };
+    let Readiness { replica, node, .. } = readiness;
+    let gateway = Gateway::new(replica, settings).with_peers(peers);
+    gateway.set_finalized(move || node.heights().finalized);
+    gateway.serve(listener, None, shutdown).await;
 }
 
 /// Opens the state.
