@@ -29,3 +29,7 @@ fuzz:
 # Licences, advisories and sources of all dependencies.
 deny:
     cargo deny check
+
+# Subnets in virtual time with faults from so many seeds (a second or two each), and what must hold of them.
+sim SEEDS="30" FIRST="0":
+    cargo run --release --package lockstep-simulation --example sim -- {{FIRST}} {{SEEDS}}

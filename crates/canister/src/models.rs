@@ -43,3 +43,18 @@ pub trait Generation: Send {
     /// The replicated progress so far.
     fn progress(&self) -> &Progress;
 }
+
+/// Holds none.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoModels;
+
+impl ModelHost for NoModels {
+    fn start(
+        &self,
+        _model: &ModelDigest,
+        _request: &GenerationRequest,
+        _progress: &Progress,
+    ) -> Result<Box<dyn Generation>, GenerationError> {
+        Err(GenerationError::Rejected("there are no models here".into()))
+    }
+}

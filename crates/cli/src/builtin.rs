@@ -13,7 +13,6 @@ use anyhow::{Context, Result};
 use candid::{CandidType, Decode, Encode, Nat, Principal};
 use ic_agent::{Agent, AgentError};
 use serde::Deserialize;
-use std::time::Duration;
 
 /// Tokens that the anonymous principal has: a billion ICP.
 const DEVELOPMENT_E8S: u64 = 100_000_000_000_000_000;
@@ -27,11 +26,6 @@ const ICP_FEE_E8S: u64 = 10_000;
 const XDR_PERMYRIAD_PER_ICP: u64 = 40_000;
 /// The Internet Computer's governance canister, which mints ICP there. Here nobody speaks for it.
 const MINTING: Principal = Principal::from_slice(&[0, 0, 0, 0, 0, 0, 0, 1, 1, 1]);
-
-/// What a replica says of itself before its first certified state.
-const STARTING: &str = "certified_state_behind";
-/// How often it is asked.
-const POLL: Duration = Duration::from_millis(20);
 
 /// A canister to be installed.
 struct Builtin {
@@ -157,9 +151,6 @@ fn all() -> Result<[Builtin; 3]> {
 /// Installs what is missing on the network that is served at `url`.
 pub(crate) async fn install(url: &str) -> Result<()> {
     let agent = client::connect(url).await?;
-    while agent.status().await?.replica_health_status.as_deref() == Some(STARTING) {
-        tokio::time::sleep(POLL).await;
-    }
     let [first, second, third] = all()?;
     // Side by side: they wait for the same blocks.
     tokio::try_join!(

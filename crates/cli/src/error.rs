@@ -53,6 +53,11 @@ impl fmt::Display for Failure {
 
 impl std::error::Error for Failure {}
 
+/// An error and its causes in one line.
+pub(crate) fn chain(error: impl std::error::Error + Send + Sync + 'static) -> String {
+    format!("{:#}", anyhow::Error::new(error))
+}
+
 /// Prints the chain of causes and the hint to stderr; returns the exit code. A broken pipe is silent
 /// success: the reader had enough.
 pub(crate) fn report(error: &anyhow::Error) -> ExitCode {

@@ -19,7 +19,7 @@ use std::{
     ffi::OsString,
     fs,
     net::{IpAddr, Ipv4Addr},
-    path::PathBuf,
+    path::{Path, PathBuf},
 };
 
 const VERSION_FLAG: &str = "--interface-version";
@@ -130,6 +130,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         diverse: false,
     };
     let network = Network::start(&directory, options)?;
+    up::serve(network, |network| announce(network, &arguments.status))
+}
+
+/// Installs what `icp` expects, and writes the file that it waits for.
+fn announce(network: &Network, status_directory: &Path) -> Result<()> {
     let url = network.url(0).context("the replica runs")?;
     network.runtime().block_on(builtin::install(url))?;
     let port: u16 = url
@@ -137,22 +142,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .next()
         .and_then(|port| port.parse().ok())
         .context("the address ends in a port")?;
-    let replica = network.replica(0).context("the replica runs")?;
     let status = serde_json::json!({
         "v": "1",
         "gateway_port": port,
-        "root_key": hex::encode(&replica.genesis().root_key),
+        "root_key": hex::encode(network.root_key()),
         "instance_id": null,
         "config_port": null,
         "default_effective_canister_id": EFFECTIVE_CANISTER,
         "supported_features": [],
     });
-    let path = arguments.status.join("status.json");
+    let path = status_directory.join("status.json");
     fs::write(&path, format!("{status}\n")).map_err(|error| {
         Failure::environment(format!("cannot write {}: {error}", path.display()))
     })?;
     eprintln!("network at {url}; stop with ctrl-c");
-    up::serve(network)
+    Ok(())
 }
 
 #[cfg(test)]

@@ -8,19 +8,24 @@
 
 mod bench;
 mod builtin;
+mod ceremony;
 mod client;
 mod demo;
 mod embedded;
 mod error;
+mod genesis;
 mod kernels;
 mod launcher;
+mod logs;
 mod models;
 mod network;
+mod node;
 mod progress;
 mod pull;
 mod run;
 mod script;
 mod selftest;
+mod stop;
 mod store;
 mod up;
 mod verify;
@@ -50,8 +55,14 @@ enum Command {
     Selftest(selftest::Arguments),
     /// Run a script of installations and calls on canisters, and print the results.
     Script(script::Arguments),
-    /// Start a subnet in this process and serve it until interrupted.
+    /// Start a subnet in this process and serve it until told to stop.
     Up(up::Arguments),
+    /// Deal the keys of a subnet whose nodes run on machines of their own.
+    Genesis(genesis::Arguments),
+    /// Make the keys of such a subnet together with the operators of its other nodes.
+    Ceremony(ceremony::Arguments),
+    /// Start one node of a subnet and serve it until told to stop.
+    Node(node::Arguments),
     /// Fetch the model, start four replicas, install a canister, ask it, verify the answer.
     Demo(demo::Arguments),
 }
@@ -74,6 +85,9 @@ pub fn main() -> ExitCode {
         Command::Selftest(arguments) => selftest::run(arguments),
         Command::Script(arguments) => script::run(arguments),
         Command::Up(arguments) => up::run(arguments),
+        Command::Genesis(arguments) => genesis::run(arguments),
+        Command::Ceremony(arguments) => ceremony::run(arguments),
+        Command::Node(arguments) => node::run(arguments),
         Command::Demo(arguments) => demo::run(arguments),
     })
 }

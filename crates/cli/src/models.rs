@@ -1,5 +1,7 @@
 //! Resident models as replicas reach them: the glue between `model` and the trait that `canister` defines.
 
+use crate::{pull, run::open, store::Store};
+use anyhow::Result;
 use lockstep_canister::{
     models::{self, GenerationError, ModelHost, Work},
     session::{Ended, GenerationRequest, ModelDigest, Progress},
@@ -9,7 +11,7 @@ use lockstep_model::{
     transcript::Transcript,
 };
 use lockstep_numeric::Kernels;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, path::Path, sync::Arc};
 
 /// The models of one replica: weights shared with the process's other replicas, kernels its own.
 #[derive(Clone, Debug)]
@@ -21,6 +23,20 @@ pub(crate) struct Resident {
 /// The digest by which replicated state names a model.
 pub(crate) fn digest(model: &Model) -> ModelDigest {
     ModelDigest(model.digest().0)
+}
+
+/// Opens models given as files, aliases or digests. A file is known to canisters by its stem.
+pub(crate) fn open_named(names: &[String]) -> Result<Vec<(String, Arc<Model>)>> {
+    let open = |name: &String| {
+        if name == pull::SMOLLM2.alias {
+            pull::fetch(&Store::open()?, &pull::SMOLLM2, None)?;
+        }
+        let model = open(name)?;
+        let stem = Path::new(name).file_stem();
+        let name = stem.map_or_else(|| name.clone(), |stem| stem.to_string_lossy().into_owned());
+        Ok((name, model))
+    };
+    names.iter().map(open).collect()
 }
 
 /// What a request means to the model: one user message, and the sampling.
@@ -43,7 +59,7 @@ pub(crate) fn transcript(
     kernels: &Arc<Kernels>,
     request: &GenerationRequest,
     tokens_max: u32,
-) -> Result<Transcript, generate::GenerationError> {
+) -> std::result::Result<Transcript, generate::GenerationError> {
     let (prompt, sampling) = meaning(request);
     Transcript::record(
         Arc::clone(model),
@@ -74,7 +90,7 @@ impl ModelHost for Resident {
         model: &ModelDigest,
         request: &GenerationRequest,
         progress: &Progress,
-    ) -> Result<Box<dyn models::Generation>, GenerationError> {
+    ) -> std::result::Result<Box<dyn models::Generation>, GenerationError> {
         let model = self.models.get(model).ok_or_else(|| {
             GenerationError::Unavailable(format!("no bytes for {}", Digest(model.0)))
         })?;
@@ -106,7 +122,11 @@ struct Running {
 }
 
 impl models::Generation for Running {
-    fn advance(&mut self, permitted_tokens: u32, budget: Work) -> Result<Work, GenerationError> {
+    fn advance(
+        &mut self,
+        permitted_tokens: u32,
+        budget: Work,
+    ) -> std::result::Result<Work, GenerationError> {
         let work = self.generation.advance(permitted_tokens, budget);
         self.progress = replicated(self.generation.progress());
         work.map_err(|error| GenerationError::Rejected(error.to_string()))

@@ -1,37 +1,44 @@
 //! A subnet in this process: replicas, consensus between them, a gateway before each.
 //!
 //! # Design
-//! Keys lie in `keys/` of the network's directory, a replica's state in `replica-<i>/state.redb`, its
-//! part of the chain under `chain/`. Replicas share the weights of resident models, read-only, and
-//! nothing else: each has its own Wasm engine, kernels and state, and executes every block for itself.
+//! Keys lie in `keys/` of the network's directory, all of replica `i` in `replica-<i>/`. Replicas share the
+//! weights of resident models, read-only, and nothing else: each has its own Wasm engine, kernels and
+//! state, and executes every block for itself.
 
+mod directory;
+mod member;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use directory::Directory;
+pub(crate) use member::{Member, MemberConfig, READINESS_PERIOD};
+
 use crate::{
-    error::Failure,
-    kernels,
-    models::{self, Resident},
+    error::{Failure, chain},
+    kernels, models,
+    stop::{Stop, Watched},
 };
 use anyhow::{Context, Result, anyhow};
-use lockstep_canister::engine::Engine;
+use lockstep_canister::session::ModelDigest;
+use lockstep_gateway::Peers;
 use lockstep_model::Model;
 use lockstep_numeric::{Isa, Kernels};
 use lockstep_subnet::{
-    consensus::{genesis::Genesis as Keys, loopback::Cluster},
-    replica::{Replica, SystemClock},
+    consensus::{
+        genesis::{Genesis as Keys, NodeKeys, SUBNET_FILE, Subnet},
+        loopback::on_free_ports,
+    },
+    replica::Replica,
     state::Genesis,
 };
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use std::{
-    collections::BTreeMap,
-    fs,
-    net::Ipv4Addr,
+    net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
-    path::{Path, PathBuf},
+    ops::ControlFlow,
+    path::Path,
     sync::Arc,
 };
-use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle};
+use tokio::runtime::Runtime;
 
 /// What a network is made of.
 #[derive(Debug)]
@@ -48,74 +55,63 @@ pub(crate) struct Options {
 
 /// A subnet in this process. Dropping it stops everything.
 pub(crate) struct Network {
-    directory: PathBuf,
+    directory: Directory,
     options: Options,
-    cluster: Cluster,
+    subnet: Arc<Subnet>,
+    keys: Vec<NodeKeys>,
     genesis: Genesis,
     members: Vec<Option<Member>>,
+    /// Where all gateways are, for the console.
+    peers: Peers,
     runtime: Runtime,
 }
 
-/// A running replica with its gateway.
-struct Member {
-    replica: Arc<Replica>,
-    kernels: Arc<Kernels>,
-    url: String,
-    stop: oneshot::Sender<()>,
-    gateway: JoinHandle<std::io::Result<()>>,
+/// The state before the first block of a subnet: what its public file says, and what is the same everywhere.
+pub(crate) fn genesis(subnet: &Subnet) -> Result<Genesis> {
+    let models = subnet.models().iter();
+    let models = models.map(|(name, digest)| (name.clone(), ModelDigest(*digest)));
+    Genesis::new(&subnet.public_key(), subnet.query_keys(), models.collect())
+        .context("making the genesis state")
 }
 
 impl Network {
     /// Opens the network in `directory`, making keys when it is new, and starts all replicas.
     pub(crate) fn start(directory: &Path, options: Options) -> Result<Self> {
-        let keys_directory = directory.join("keys");
-        let keys = if keys_directory.exists() {
-            Keys::read(&keys_directory).context("reading the subnet's keys")?
+        let directory = Directory::take(directory)?;
+        let keys_directory = directory.path().join("keys");
+        let Keys { subnet, nodes } = if keys_directory.join(SUBNET_FILE).exists() {
+            Keys::read(&keys_directory).map_err(|error| Failure::user(chain(error)))?
         } else {
             let keys = Keys::deal_random(options.replicas).map_err(Failure::user)?;
             keys.write(&keys_directory)
-                .context("writing the subnet's keys")?;
+                .map_err(|error| Failure::environment(chain(error)))?;
             keys
         };
-        let count = keys.nodes.len();
-        if count != options.replicas as usize {
+        if nodes.len() != options.replicas as usize {
             return Err(Failure::user(format!(
-                "the network in {} has {count} replicas, not {}",
-                directory.display(),
+                "the network in {} has {} replicas, not {}",
+                directory.path().display(),
+                nodes.len(),
                 options.replicas
             ))
             .hint("leave --replicas out, or choose another directory")
             .into());
         }
-        let resident: BTreeMap<_, _> = options
-            .models
-            .iter()
-            .map(|(name, model)| (name.clone(), models::digest(model)))
-            .collect();
-        let node_keys: Vec<[u8; 32]> = keys
-            .nodes
-            .iter()
-            .map(|node| {
-                ic_ed25519::PrivateKey::deserialize_raw_32(&node.query_signing_seed())
-                    .public_key()
-                    .serialize_raw()
-            })
-            .collect();
-        let genesis = Genesis::new(&keys.subnet.public_key(), &node_keys, resident)
-            .context("making the genesis state")?;
-        let runtime = Runtime::new().context("starting the runtime")?;
-        let cluster = Cluster::new(keys, directory.join("chain")).map_err(Failure::environment)?;
-        let members = (0..count).map(|_| None).collect();
+        let resident = options.models.iter();
+        let resident = resident.map(|(name, model)| (name.clone(), models::digest(model).0));
+        let subnet =
+            on_free_ports(subnet.with_models(resident.collect())).map_err(Failure::environment)?;
         let mut network = Self {
-            directory: directory.to_owned(),
+            directory,
             options,
-            cluster,
-            genesis,
-            members,
-            runtime,
+            genesis: genesis(&subnet)?,
+            subnet: Arc::new(subnet),
+            peers: Peers::default(),
+            members: nodes.iter().map(|_| None).collect(),
+            keys: nodes,
+            runtime: Runtime::new().context("starting the runtime")?,
         };
-        allow_open_files();
-        for index in 0..count {
+        for index in 0..network.count() {
             network.start_replica(index)?;
         }
         Ok(network)
@@ -123,76 +119,44 @@ impl Network {
 
     /// Starts replica `index`, from its directory if it ran before.
     pub(crate) fn start_replica(&mut self, index: usize) -> Result<()> {
-        let kernels = self.kernels(index)?;
-        let resident = Resident::new(
-            self.options
-                .models
-                .iter()
-                .map(|(_, model)| Arc::clone(model)),
-            Arc::clone(&kernels),
-        );
-        // With the instruction set that was just checked.
-        let engine = Engine::new().on_isa(kernels.isa()).map_err(Failure::user)?;
-        let directory = self.directory.join(format!("replica-{index}"));
-        fs::create_dir_all(&directory).map_err(|error| {
-            Failure::environment(format!("cannot create {}: {error}", directory.display()))
-        })?;
-        let seed = self
-            .cluster
-            .keys(index)
-            .ok_or_else(|| anyhow!("no such replica: {index}"))?
-            .query_signing_seed();
-        let replica = Replica::open(
-            &directory.join("state.redb"),
-            self.genesis.clone(),
-            seed,
-            Arc::new(engine),
-            Arc::new(resident),
-            Arc::new(SystemClock),
-        )
-        .with_context(|| format!("opening the state of replica {index}"))?;
-        let replica = Arc::new(replica);
-        let node = self
-            .cluster
-            .start_node(index, Arc::clone(&replica))
+        let keys = self.keys.get(index);
+        let listen = self.subnet.addresses().get(index);
+        let (Some(keys), Some(listen)) = (keys, listen.and_then(|address| address.socket())) else {
+            return Err(anyhow!("no such replica: {index}"));
+        };
+        let port = match self.options.port {
+            0 => 0,
+            first => first + index as u16,
+        };
+        let models = self.options.models.iter();
+        let config = MemberConfig {
+            subnet: Arc::clone(&self.subnet),
+            keys: keys.clone(),
+            genesis: self.genesis.clone(),
+            models: models.map(|(_, model)| Arc::clone(model)).collect(),
+            kernels: self.kernels(index)?,
+            directory: self.directory.path().join(format!("replica-{index}")),
+            listen,
+            http: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            peers: self.peers.clone(),
+        };
+        let member = Member::start(&self.runtime, config)
             .with_context(|| format!("starting replica {index}"))?;
-        let gossip = node.gossip().clone();
-        replica.set_gossip(move |message| {
-            // Best effort: this replica keeps the message until it is ordered.
-            let _ = gossip.send(message);
-        });
-
-        let port = if self.options.port == 0 {
-            0
-        } else {
-            self.options.port + index as u16
-        };
-        let listener = self
-            .runtime
-            .block_on(TcpListener::bind((Ipv4Addr::LOCALHOST, port)))
-            .map_err(|error| {
-                Failure::environment(format!("cannot listen on port {port}: {error}"))
-                    .hint("choose another with --port")
-            })?;
-        let url = format!("http://{}", listener.local_addr()?);
-        let (stop, stopped) = oneshot::channel::<()>();
-        let shutdown = async move {
-            // An error means that the network was dropped: stop as well.
-            let _ = stopped.await;
-        };
-        let gateway = self.runtime.spawn(lockstep_gateway::serve(
-            listener,
-            Arc::clone(&replica),
-            shutdown,
-        ));
-        self.members[index] = Some(Member {
-            replica,
-            kernels,
-            url,
-            stop,
-            gateway,
-        });
+        self.members[index] = Some(member);
         Ok(())
+    }
+
+    /// Waits until every replica serves clients.
+    pub(crate) fn wait_until_ready(&self, stop: &mut Stop) -> Result<Watched> {
+        stop.watch(&self.runtime, READINESS_PERIOD, || {
+            self.check()?;
+            let all = self.members.iter().flatten().all(Member::is_ready);
+            Ok(if all {
+                ControlFlow::Break(())
+            } else {
+                ControlFlow::Continue(())
+            })
+        })
     }
 
     /// Stops replica `index` where it stands; what it made durable stays.
@@ -200,14 +164,8 @@ impl Network {
         let member = self.members[index]
             .take()
             .ok_or_else(|| anyhow!("replica {index} does not run"))?;
-        // A gateway that has ended already hears nothing.
-        let _ = member.stop.send(());
-        self.runtime
-            .block_on(member.gateway)
-            .context("waiting for the gateway")?
-            .context("the gateway")?;
-        self.cluster
-            .stop_node(index)
+        member
+            .stop(&self.runtime)
             .with_context(|| format!("stopping replica {index}"))
     }
 
@@ -223,37 +181,29 @@ impl Network {
 
     /// A running replica.
     pub(crate) fn replica(&self, index: usize) -> Option<&Arc<Replica>> {
-        self.members
-            .get(index)?
-            .as_ref()
-            .map(|member| &member.replica)
+        Some(self.members.get(index)?.as_ref()?.replica())
     }
 
     /// The kernels a running replica computes with.
     pub(crate) fn replica_kernels(&self, index: usize) -> Option<&Arc<Kernels>> {
-        self.members
-            .get(index)?
-            .as_ref()
-            .map(|member| &member.kernels)
+        Some(self.members.get(index)?.as_ref()?.kernels())
     }
 
     /// Where replica `index` serves clients.
     pub(crate) fn url(&self, index: usize) -> Option<&str> {
-        self.members
-            .get(index)?
-            .as_ref()
-            .map(|member| member.url.as_str())
+        Some(self.members.get(index)?.as_ref()?.url())
+    }
+
+    /// The subnet's public key as clients take it, DER.
+    pub(crate) fn root_key(&self) -> &[u8] {
+        &self.genesis.root_key
     }
 
     /// Whether all running replicas are well.
     pub(crate) fn check(&self) -> Result<()> {
         for (index, member) in self.members.iter().enumerate() {
-            let Some(member) = member else { continue };
-            if let Some(reason) = member.replica.halted() {
-                return Err(anyhow!("replica {index} has halted: {reason}"));
-            }
-            if !self.cluster.is_running(index) {
-                return Err(anyhow!("replica {index} has stopped"));
+            if let Some(member) = member {
+                member.check().with_context(|| format!("replica {index}"))?;
             }
         }
         Ok(())
@@ -287,15 +237,4 @@ impl Network {
         let threads = NonZeroUsize::MIN.saturating_add(index / vectorised.len().max(1) % 2);
         kernels::with(isa, threads)
     }
-}
-
-/// Lets this process open as many files as it may: every canister with code has one in memory.
-fn allow_open_files() {
-    let limit = getrlimit(Resource::Nofile);
-    let raised = Rlimit {
-        current: limit.maximum,
-        maximum: limit.maximum,
-    };
-    // A system that refuses shows it when the limit is reached.
-    let _ = setrlimit(Resource::Nofile, raised);
 }

@@ -1,15 +1,15 @@
-//! `lockstep up`: a subnet in this process, served until interrupted.
+//! `lockstep up`: a subnet in this process, served until it is told to stop.
 
 use crate::{
     builtin,
     error::Failure,
+    logs, models,
     network::{Network, Options},
-    pull,
-    run::open,
-    store::{self, Store},
+    stop::{Stop, Watched},
+    store,
 };
 use anyhow::Result;
-use std::{path::PathBuf, time::Duration};
+use std::{ops::ControlFlow, path::PathBuf, time::Duration};
 
 /// Starts a subnet.
 #[derive(Debug, clap::Args)]
@@ -23,40 +23,22 @@ pub(crate) struct Arguments {
     /// Where state is kept; a network that was there continues.
     #[arg(long)]
     directory: Option<PathBuf>,
-    /// Resident models, by file, alias or digest.
-    #[arg(long = "model", default_values_t = [pull::SMOLLM2.alias.to_owned()])]
+    /// Resident models, by file, alias or digest. A network keeps those that it was started with.
+    #[arg(long = "model")]
     models: Vec<String>,
-    /// No resident models.
-    #[arg(long, conflicts_with = "models")]
-    no_model: bool,
     /// Leave out the ledgers and the minting canister that clients of the Internet Computer expect.
     #[arg(long)]
     no_builtin_canisters: bool,
-    /// Print one JSON object with the addresses when ready.
+    /// Print one JSON object with the addresses and the root key when ready.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    logs: logs::Options,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let store = Store::open()?;
-    let mut models = Vec::new();
-    let names = if arguments.no_model {
-        &[][..]
-    } else {
-        &arguments.models
-    };
-    for name in names {
-        if name == pull::SMOLLM2.alias {
-            pull::fetch(&store, &pull::SMOLLM2, None)?;
-        }
-        let model = open(name)?;
-        // A file is known to canisters by its stem.
-        let name = PathBuf::from(name)
-            .file_stem()
-            .map_or_else(|| name.clone(), |stem| stem.to_string_lossy().into_owned());
-        models.push((name, model));
-    }
+    logs::start(&arguments.logs)?;
     if arguments
         .port
         .checked_add(arguments.replicas as u16)
@@ -68,6 +50,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ))
         .into());
     }
+    let models = models::open_named(&arguments.models)?;
     let directory = match &arguments.directory {
         Some(directory) => directory.clone(),
         None => store::data_directory()?.join("network"),
@@ -79,39 +62,45 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         diverse: false,
     };
     let network = Network::start(&directory, options)?;
-    if !arguments.no_builtin_canisters
-        && let Some(url) = network.url(0)
-    {
-        network.runtime().block_on(builtin::install(url))?;
+    serve(network, |network| {
+        if !arguments.no_builtin_canisters
+            && let Some(url) = network.url(0)
+        {
+            network.runtime().block_on(builtin::install(url))?;
+        }
+        announce(network, arguments.json, &directory.display().to_string());
+        Ok(())
+    })
+}
+
+/// Lets the network work until it is told to stop. `announce` is called when it is ready.
+pub(crate) fn serve(network: Network, announce: impl FnOnce(&Network) -> Result<()>) -> Result<()> {
+    let mut stop = Stop::new(network.runtime())?;
+    if network.wait_until_ready(&mut stop)? == Watched::Done {
+        announce(&network)?;
+        stop.watch(network.runtime(), Duration::from_secs(1), || {
+            network.check().map(ControlFlow::Continue)
+        })?;
     }
+    eprintln!("stopping");
+    network.stop()
+}
+
+fn announce(network: &Network, json: bool, directory: &str) {
     let urls: Vec<&str> = (0..network.count())
         .filter_map(|index| network.url(index))
         .collect();
-    if arguments.json {
-        println!(
-            "{}",
-            serde_json::json!({ "directory": directory, "replicas": urls })
-        );
-    } else {
-        for (index, url) in urls.iter().enumerate() {
-            println!("replica {index}: {url}");
-        }
-        eprintln!("state in {}; stop with ctrl-c", directory.display());
+    if json {
+        let ready = serde_json::json!({
+            "directory": directory,
+            "replicas": urls,
+            "root_key": hex::encode(network.root_key()),
+        });
+        println!("{ready}");
+        return;
     }
-    serve(network)
-}
-
-/// Lets the network work until an interrupt.
-pub(crate) fn serve(network: Network) -> Result<()> {
-    network.runtime().block_on(async {
-        let mut second = tokio::time::interval(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                interrupted = tokio::signal::ctrl_c() => return interrupted.map_err(anyhow::Error::new),
-                _ = second.tick() => network.check()?,
-            }
-        }
-    })?;
-    eprintln!("stopping");
-    network.stop()
+    for (index, url) in urls.iter().enumerate() {
+        println!("replica {index}: {url}");
+    }
+    eprintln!("state in {directory}; stop with ctrl-c");
 }

@@ -6,13 +6,58 @@ use axum::{
 use ic_principal::Principal;
 use lockstep_subnet::{ingress::IngressError, replica::ReadError, tree::paths::PathError};
 use serde::Serialize;
-use std::error::Error;
+use std::{error::Error, time::Duration};
+
+/// Which bound of the server refused a connection or a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reason {
+    /// Too many connections in all.
+    Connections,
+    /// Too many connections from one address.
+    AddressConnections,
+    /// No TLS handshake, or none in time.
+    Handshake,
+    /// No request in time, or an answer that was not read.
+    SlowConnection,
+    /// Too many requests from one address.
+    Rate,
+    /// The body is too large.
+    BodyTooLarge,
+    /// The body did not come in time.
+    SlowBody,
+    /// The body is not what its header says.
+    BrokenBody,
+    /// Too many bytes of bodies.
+    BodiesFull,
+    /// Too much to compute.
+    Overload,
+}
+
+impl Reason {
+    /// What metrics and logs call it.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Connections => "connections",
+            Self::AddressConnections => "address_connections",
+            Self::Handshake => "handshake",
+            Self::SlowConnection => "slow_connection",
+            Self::Rate => "rate",
+            Self::BodyTooLarge => "body_too_large",
+            Self::SlowBody => "slow_body",
+            Self::BrokenBody => "broken_body",
+            Self::BodiesFull => "bodies_full",
+            Self::Overload => "overload",
+        }
+    }
+}
 
 /// A request that is refused: a status and a line of text.
 #[derive(Debug)]
 pub(crate) struct Refusal {
     status: StatusCode,
     text: String,
+    reason: Option<Reason>,
+    retry_after: Duration,
 }
 
 impl Refusal {
@@ -25,22 +70,61 @@ impl Refusal {
             text.push_str(&error.to_string());
             cause = error.source();
         }
-        Self { status, text }
+        Self::saying(status, text)
+    }
+
+    /// A refusal with a text.
+    pub(crate) fn saying(status: StatusCode, text: String) -> Self {
+        Self {
+            status,
+            text,
+            reason: None,
+            retry_after: Duration::from_secs(1),
+        }
+    }
+
+    /// A refusal by a bound of the server.
+    pub(crate) fn because(status: StatusCode, reason: Reason, text: String) -> Self {
+        Self::saying(status, text).reason(reason)
+    }
+
+    /// Names the bound.
+    pub(crate) fn reason(self, reason: Reason) -> Self {
+        let reason = Some(reason);
+        Self { reason, ..self }
+    }
+
+    /// Says when to try again, if the status is one after which that may help.
+    pub(crate) fn after(self, retry_after: Duration) -> Self {
+        Self {
+            retry_after,
+            ..self
+        }
     }
 
     /// Work that ended without a result: a panic in it, or a shutdown.
     pub(crate) fn internal() -> Self {
         let text = "the replica could not finish the request".to_owned();
-        Self {
-            status: StatusCode::INTERNAL_SERVER_ERROR,
-            text,
-        }
+        Self::saying(StatusCode::INTERNAL_SERVER_ERROR, text)
     }
 }
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.status, self.text + "\n").into_response()
+        let mut response = (self.status, self.text + "\n").into_response();
+        if matches!(
+            self.status,
+            StatusCode::TOO_MANY_REQUESTS | StatusCode::SERVICE_UNAVAILABLE
+        ) {
+            // Whole seconds, rounded up.
+            let seconds = self.retry_after.as_millis().div_ceil(1_000).max(1) as u64;
+            let headers = response.headers_mut();
+            headers.insert(header::RETRY_AFTER, seconds.into());
+        }
+        if let Some(reason) = self.reason {
+            response.extensions_mut().insert(reason);
+        }
+        response
     }
 }
 
@@ -69,9 +153,9 @@ pub(crate) fn ingress_status(error: &IngressError) -> StatusCode {
 
 /// The principal in an address.
 pub(crate) fn principal(text: &str) -> Result<Principal, Refusal> {
-    Principal::from_text(text).map_err(|error| Refusal {
-        status: StatusCode::BAD_REQUEST,
-        text: format!("the address does not hold a principal: {error}"),
+    Principal::from_text(text).map_err(|error| {
+        let text = format!("the address does not hold a principal: {error}");
+        Refusal::saying(StatusCode::BAD_REQUEST, text)
     })
 }
 
@@ -85,13 +169,4 @@ pub(crate) fn cbor(value: &impl Serialize) -> Response {
     let mut bytes = vec![0xd9, 0xd9, 0xf7];
     ciborium::into_writer(value, &mut bytes).expect("a vector takes every byte");
     encoded(bytes)
-}
-
-/// Runs `work` on a thread that may block.
-pub(crate) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> T + Send + 'static,
-) -> Result<T, Refusal> {
-    tokio::task::spawn_blocking(work)
-        .await
-        .map_err(|_| Refusal::internal())
 }

@@ -1,7 +1,7 @@
 //! Calls: asynchronous (v2) and synchronous (v3, v4).
 use crate::{
-    CALL_WAIT,
-    answer::{Refusal, blocking, cbor, ingress_status, principal},
+    CALL_WAIT, Gateway,
+    answer::{Refusal, cbor, ingress_status, principal},
 };
 use axum::{
     body::Bytes,
@@ -12,7 +12,7 @@ use axum::{
 use ic_transport_types::RejectResponse;
 use lockstep_subnet::{
     ingress::RequestId,
-    replica::{NoRoom, Replica, SubmitError, reject_response},
+    replica::{NoRoom, SubmitError, reject_response},
     tree::paths::Scope,
 };
 use serde::Serialize;
@@ -37,12 +37,12 @@ enum Taken {
 
 /// `/api/v2/canister/ID/call`.
 pub(crate) async fn asynchronous(
-    State(replica): State<Arc<Replica>>,
+    State(gateway): State<Gateway>,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refusal> {
     Ok(
-        match submit(&replica, Scope::Canister(principal(&id)?), body).await? {
+        match submit(&gateway, Scope::Canister(principal(&id)?), body).await? {
             Taken::In(_) => StatusCode::ACCEPTED.into_response(),
             Taken::Rejected(reject) => cbor(&reject),
         },
@@ -51,42 +51,43 @@ pub(crate) async fn asynchronous(
 
 /// `/api/v3/canister/ID/call` and `/api/v4/canister/ID/call`.
 pub(crate) async fn synchronous(
-    State(replica): State<Arc<Replica>>,
+    State(gateway): State<Gateway>,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    call_and_wait(&replica, Scope::Canister(principal(&id)?), body).await
+    call_and_wait(&gateway, Scope::Canister(principal(&id)?), body).await
 }
 
 /// `/api/v4/subnet/ID/call`.
 pub(crate) async fn to_subnet(
-    State(replica): State<Arc<Replica>>,
+    State(gateway): State<Gateway>,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    call_and_wait(&replica, Scope::Subnet(principal(&id)?), body).await
+    call_and_wait(&gateway, Scope::Subnet(principal(&id)?), body).await
 }
 
 async fn call_and_wait(
-    replica: &Arc<Replica>,
+    gateway: &Gateway,
     address: Scope,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    let id = match submit(replica, address, body).await? {
+    let id = match submit(gateway, address, body).await? {
         Taken::In(id) => id,
         Taken::Rejected(reject) => return Ok(cbor(&CallAnswer::NonReplicatedRejection(reject))),
     };
     Ok(
-        match tokio::time::timeout(CALL_WAIT, replica.answered(id)).await {
+        match tokio::time::timeout(CALL_WAIT, gateway.replica.answered(id)).await {
             Ok(certificate) => cbor(&CallAnswer::Replied { certificate }),
             Err(_) => StatusCode::ACCEPTED.into_response(),
         },
     )
 }
 
-async fn submit(replica: &Arc<Replica>, address: Scope, body: Bytes) -> Result<Taken, Refusal> {
-    let replica = Arc::clone(replica);
-    match blocking(move || replica.submit(address, &body)).await? {
+async fn submit(gateway: &Gateway, address: Scope, body: Bytes) -> Result<Taken, Refusal> {
+    let replica = Arc::clone(&gateway.replica);
+    let work = move || replica.submit(address, &body);
+    match gateway.work.run(work).await? {
         Ok(id) => Ok(Taken::In(id)),
         Err(SubmitError::Rejected(reject)) => Ok(Taken::Rejected(reject_response(&reject))),
         Err(error) => {

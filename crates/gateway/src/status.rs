@@ -1,9 +1,16 @@
-//! What the replica says about itself, for agents and for people.
-use crate::answer::cbor;
-use axum::{Json, extract::State, response::Response};
-use lockstep_subnet::replica::{Replica, Status};
+//! What the replica says about itself, for agents, for people and for whoever restarts or routes around it.
+use crate::{
+    Gateway,
+    answer::{Refusal, cbor},
+};
+use axum::{
+    Json,
+    extract::State,
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use lockstep_subnet::replica::Status;
 use serde::Serialize;
-use std::sync::Arc;
 
 #[derive(Serialize)]
 struct AgentStatus<'replica> {
@@ -14,22 +21,75 @@ struct AgentStatus<'replica> {
     certified_height: u64,
 }
 
+/// How far a replica can be asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Condition {
+    Healthy,
+    /// Nothing has been certified since the start.
+    Uncertified,
+    /// The certified state is this many nanoseconds old.
+    Behind(u64),
+    Halted(String),
+}
+
+impl Condition {
+    fn of(gateway: &Gateway) -> Self {
+        if let Some(reason) = gateway.replica.halted() {
+            return Self::Halted(reason.to_owned());
+        }
+        let Some(certified) = gateway.replica.certified() else {
+            return Self::Uncertified;
+        };
+        // Blocks come also when there is nothing to do, so that the age is small on a replica that keeps up.
+        let age_ns = gateway
+            .clock
+            .now_ns()
+            .saturating_sub(certified.executed.state.time_ns);
+        if u128::from(age_ns) > gateway.settings.behind_max.as_nanos() {
+            return Self::Behind(age_ns);
+        }
+        Self::Healthy
+    }
+
+    /// The words that agents know. A replica that has halted shows a state that will not change.
+    fn for_agents(&self) -> &'static str {
+        match self {
+            Self::Healthy => "healthy",
+            Self::Uncertified => "waiting_for_certified_state",
+            Self::Behind(_) | Self::Halted(_) => "certified_state_behind",
+        }
+    }
+}
+
 /// `/api/v2/status`.
-pub(crate) async fn status(State(replica): State<Arc<Replica>>) -> Response {
-    let health = match (replica.halted(), replica.certified_height()) {
-        (Some(_), _) => "halted",
-        (None, 0) => "certified_state_behind",
-        (None, _) => "healthy",
-    };
+pub(crate) async fn status(State(gateway): State<Gateway>) -> Response {
     cbor(&AgentStatus {
-        root_key: &replica.genesis().root_key,
+        root_key: &gateway.replica.genesis().root_key,
         impl_version: env!("CARGO_PKG_VERSION"),
-        replica_health_status: health,
-        certified_height: replica.certified_height(),
+        replica_health_status: Condition::of(&gateway).for_agents(),
+        certified_height: gateway.replica.certified_height(),
     })
 }
 
 /// `/_/lockstep/status`.
-pub(crate) async fn for_people(State(replica): State<Arc<Replica>>) -> Json<Status> {
-    Json(replica.status())
+pub(crate) async fn for_people(State(gateway): State<Gateway>) -> Json<Status> {
+    Json(gateway.replica.status())
+}
+
+/// `/health`: whether the process answers at all.
+pub(crate) async fn health() -> &'static str {
+    "live\n"
+}
+
+/// `/ready`: whether clients should be sent here: there is a certified state, it is recent, and the replica goes on.
+pub(crate) async fn ready(State(gateway): State<Gateway>) -> Response {
+    let text = match Condition::of(&gateway) {
+        Condition::Healthy => return "ready\n".into_response(),
+        Condition::Uncertified => "nothing has been certified since the start".to_owned(),
+        Condition::Behind(age_ns) => {
+            format!("the certified state is {} s old", age_ns / 1_000_000_000)
+        }
+        Condition::Halted(reason) => format!("the replica has halted: {reason}"),
+    };
+    Refusal::saying(StatusCode::SERVICE_UNAVAILABLE, text).into_response()
 }

@@ -5,11 +5,7 @@ use ic_management_canister_types::{
     CanisterIdRecord, CanisterInstallMode, InstallCodeArgs, ProvisionalCreateCanisterWithCyclesArgs,
 };
 use ic_verify_bls_signature::PrivateKey;
-use lockstep_canister::{
-    engine::Engine,
-    models::{Generation, GenerationError, ModelHost},
-    session::{GenerationRequest, ModelDigest, Progress},
-};
+use lockstep_canister::{engine::Engine, models::NoModels};
 use lockstep_subnet::{
     application::{Application, FinalizedBlock},
     replica::{Replica, SystemClock},
@@ -49,19 +45,6 @@ const COUNTER: &str = r#"(module
         (call $append (i32.const 0) (call $certificate_size))
         (call $reply))
     (@custom "icp:public candid:service" "service : {}"))"#;
-
-struct NoModels;
-
-impl ModelHost for NoModels {
-    fn start(
-        &self,
-        _: &ModelDigest,
-        _: &GenerationRequest,
-        _: &Progress,
-    ) -> Result<Box<dyn Generation>, GenerationError> {
-        Err(GenerationError::Rejected("there are no models".into()))
-    }
-}
 
 /// A replica whose own proposals become blocks at once.
 struct Subnet {

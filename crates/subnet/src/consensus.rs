@@ -6,9 +6,10 @@
 //! `aggregation` (certificates) do the work; this module is the only one that names them (decision record
 //! 0008). It drives an [`Application`](crate::application::Application) and knows nothing of canisters.
 //!
-//! - [`genesis`] deals and stores the keys.
-//! - [`loopback`] runs the nodes of a subnet in one process, each on its own runtime, over
-//!   authenticated connections on the loopback interface.
+//! - [`genesis`] deals and stores the keys, and says where the nodes are.
+//! - [`machine`] runs one node on its own runtime, over authenticated connections.
+//! - [`loopback`] runs the nodes of a subnet in one process, each a machine, over
+//!   the loopback interface.
 //! - [`simulation`] runs the same nodes in virtual time over simulated links, from a seed.
 //!
 //! # Invariants
@@ -25,6 +26,7 @@ mod executor;
 pub mod genesis;
 mod gossip;
 pub mod loopback;
+pub mod machine;
 mod node;
 mod progress;
 mod replica;

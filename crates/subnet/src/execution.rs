@@ -36,7 +36,7 @@ use lockstep_canister::{
 };
 use long::LongRuns;
 use sessions::Generations;
-use std::sync::Arc;
+use std::{collections::BTreeMap, sync::Arc};
 
 /// The error code of a canister's own rejection.
 const CANISTER_REJECTED: u16 = 406;
@@ -71,6 +71,8 @@ pub struct Outcome {
     pub instructions: Instructions,
     /// Work done for sessions.
     pub work: Work,
+    /// Instructions of canisters' messages that ended at this height, but for those that installed code.
+    pub by_canister: BTreeMap<Principal, Instructions>,
     /// What canisters printed, round by round, in the order of their ids.
     pub printed: Vec<(Principal, String)>,
 }
@@ -141,6 +143,7 @@ pub fn execute(
         calls: done.executed,
         instructions,
         work,
+        by_canister: done.by_canister,
         printed: done.printed,
     })
 }

@@ -7,7 +7,9 @@
 //!
 //! # Units and bounds
 //! Envelopes are at most [`MESSAGE_BYTES_MAX`] long, nonces at most [`NONCE_BYTES_MAX`], chains of
-//! delegations at most [`DELEGATIONS_MAX`] with [`TARGETS_MAX`] targets each. A request expires at most [`INGRESS_TTL_NS`] plus [`DRIFT_NS`] after the time it is checked at.
+//! delegations at most [`DELEGATIONS_MAX`] with [`TARGETS_MAX`] targets each, reads at most [`PATHS_MAX`] paths with
+//! [`LABELS_MAX`] labels each. A request expires at most [`INGRESS_TTL_NS`] plus [`DRIFT_NS`] after the time it is
+//! checked at.
 //!
 //! # Errors
 //! [`IngressError`] names the rule that a request breaks. No input panics.
@@ -31,6 +33,10 @@ pub const NONCE_BYTES_MAX: usize = 32;
 pub const INGRESS_TTL_NS: u64 = 300_000_000_000;
 /// How far clocks may differ, nanoseconds.
 pub const DRIFT_NS: u64 = 60_000_000_000;
+/// Most paths that a request reads.
+pub const PATHS_MAX: usize = 1000;
+/// Most labels of a path.
+pub const LABELS_MAX: usize = 127;
 /// The tag with which self-described CBOR begins.
 const SELF_DESCRIBED: [u8; 3] = [0xd9, 0xd9, 0xf7];
 

@@ -16,14 +16,21 @@
 //! A replica that cannot execute a block as the others do, or whose root differs from the certified
 //! one, halts: [`Replica::halted`] says why, and executing panics from then on.
 mod apply;
+mod canisters;
 mod clock;
 mod read;
+mod recent;
 mod status;
 mod submit;
 
-pub use crate::{mempool::NoRoom, store::StoreError};
+pub use crate::{
+    mempool::NoRoom,
+    store::{DiskFault, Medium, MemoryDisk, StoreError},
+};
+pub use canisters::{CANISTERS_PER_PAGE_MAX, CanisterPage, CanisterSummary};
 pub use clock::{Clock, SystemClock};
 pub use read::{ReadError, reject_response};
+pub use recent::{RECENT_BLOCKS_MAX, RecentBlock};
 pub use status::Status;
 pub use submit::SubmitError;
 
@@ -38,11 +45,11 @@ use crate::{
 use bytes::Bytes;
 use ic_principal::Principal;
 use lockstep_canister::{engine::Engine, models::ModelHost};
+use recent::Recent;
 use status::Counters;
 use std::{
     collections::BTreeMap,
     fmt,
-    path::Path,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
@@ -132,6 +139,7 @@ pub struct Replica {
     gossip: OnceLock<Gossip>,
     halted: OnceLock<String>,
     counters: Counters,
+    recent: Mutex<Recent>,
 }
 
 impl fmt::Debug for Replica {
@@ -144,13 +152,13 @@ impl fmt::Debug for Replica {
 }
 
 impl Replica {
-    /// Opens the replica whose state is kept at `store`, creating it when there is none.
+    /// Opens the replica whose state is kept on `store`, creating it when there is none.
     /// `node_key` is the Ed25519 key with which it signs answers to queries.
     ///
     /// # Errors
     /// [`StoreError`] when the file cannot be used.
     pub fn open(
-        store: &Path,
+        store: impl Into<Medium>,
         genesis: Genesis,
         node_key: [u8; 32],
         engine: Arc<Engine>,
@@ -158,7 +166,7 @@ impl Replica {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let genesis = Arc::new(genesis);
-        let store = Store::open(store, Arc::clone(&genesis), &engine)?;
+        let store = Store::open(store.into(), Arc::clone(&genesis), &engine)?;
         let node_key = ic_ed25519::PrivateKey::deserialize_raw_32(&node_key);
         let node_id = Principal::self_authenticating(node_key.public_key().serialize_rfc8410_der());
         let roots = store.roots();
@@ -189,6 +197,7 @@ impl Replica {
             gossip: OnceLock::new(),
             halted: OnceLock::new(),
             counters: Counters::default(),
+            recent: Mutex::default(),
         })
     }
 

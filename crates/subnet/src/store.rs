@@ -9,8 +9,11 @@
 //!
 //! # Errors
 //! [`StoreError`]: a file that is damaged, of another program or of another subnet is refused.
+mod disk;
 mod record;
 mod tables;
+
+pub use disk::{DiskFault, MemoryDisk};
 
 use crate::{
     application::Height,
@@ -69,6 +72,27 @@ pub enum StoreError {
     },
 }
 
+/// Where a store's bytes are.
+#[derive(Debug)]
+pub enum Medium {
+    /// A file, made when there is none.
+    File(PathBuf),
+    /// A disk in memory.
+    Memory(MemoryDisk),
+}
+
+impl<P: AsRef<Path> + ?Sized> From<&P> for Medium {
+    fn from(path: &P) -> Self {
+        Self::File(path.as_ref().to_owned())
+    }
+}
+
+impl From<MemoryDisk> for Medium {
+    fn from(disk: MemoryDisk) -> Self {
+        Self::Memory(disk)
+    }
+}
+
 /// An open store and the state that it holds.
 #[derive(Debug)]
 pub(crate) struct Store {
@@ -81,19 +105,35 @@ pub(crate) struct Store {
 impl Store {
     /// Opens a store, creating it with the state before the first block.
     pub(crate) fn open(
-        path: &Path,
+        medium: Medium,
         genesis: Arc<Genesis>,
         engine: &Engine,
     ) -> Result<Self, StoreError> {
-        let failed = |error: redb::Error| StoreError::Database {
-            path: path.into(),
-            source: Box::new(error),
+        let path = match &medium {
+            Medium::File(path) => path.clone(),
+            Medium::Memory(_) => PathBuf::from("in memory"),
         };
-        let database = database(path).map_err(failed)?;
+        let failed = |error: redb::Error| match error {
+            redb::Error::Corrupted(reason) => StoreError::Damaged {
+                path: path.clone(),
+                reason,
+            },
+            error => StoreError::Database {
+                path: path.clone(),
+                source: Box::new(error),
+            },
+        };
+        let database = match medium {
+            Medium::File(path) => database(&path),
+            Medium::Memory(disk) => builder()
+                .create_with_backend(disk.backend())
+                .map_err(Into::into),
+        };
+        let database = database.map_err(failed)?;
         let empty = ReplicatedState::new(Arc::clone(&genesis));
         let mut store = Self {
             database: Arc::new(database),
-            path: path.into(),
+            path: path.clone(),
             written: empty,
         };
         if store.is_new().map_err(failed)? {
@@ -385,7 +425,14 @@ fn database(path: &Path) -> Result<Database, redb::Error> {
             .and_then(|folder| folder.sync_all())
             .map_err(redb::Error::Io)?;
     }
-    Ok(Database::create(path)?)
+    Ok(builder().create(path)?)
+}
+
+/// Everything is read when a store is opened; that all of it is as it was written is checked before.
+fn builder() -> redb::Builder {
+    let mut builder = Database::builder();
+    builder.set_check_integrity_on_open(true);
+    builder
 }
 
 /// Roots of executed heights.

@@ -29,8 +29,7 @@ use ic_principal::Principal;
 use ic_transport_types::{Envelope, EnvelopeContent};
 use lockstep_canister::{
     engine::{Cycles, Engine, Instructions},
-    models::{Generation, GenerationError, ModelHost},
-    session::{GenerationRequest, ModelDigest, Progress},
+    models::NoModels,
 };
 pub use lockstep_subnet::state::{Reject, Status};
 use lockstep_subnet::{
@@ -76,20 +75,6 @@ pub struct Subnet {
     waiting: Vec<Bytes>,
     /// Queries print, too, and change nothing.
     printed: RefCell<Vec<Printed>>,
-}
-
-/// There are no models here.
-struct NoModels;
-
-impl ModelHost for NoModels {
-    fn start(
-        &self,
-        _model: &ModelDigest,
-        _request: &GenerationRequest,
-        _progress: &Progress,
-    ) -> Result<Box<dyn Generation>, GenerationError> {
-        Err(GenerationError::Rejected("there are no models here".into()))
-    }
 }
 
 impl Default for Subnet {

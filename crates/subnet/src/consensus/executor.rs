@@ -5,7 +5,8 @@
 //! A block is acknowledged only after the application made its effects durable. Blocks come at
 //! least once; one that was executed is acknowledged again without a second execution. If the
 //! application's state is behind what was acknowledged (an older copy of its directory), the
-//! blocks between are taken from consensus's own archive.
+//! blocks between are taken from consensus's own archive, at once: a node that is far behind does not
+//! vote, and without its vote there may never be a next block to deliver.
 //!
 //! # Panics
 //!
@@ -66,6 +67,13 @@ pub(crate) async fn execute<A: Application>(
     archive: Mailbox<ed25519::Scheme, Standard<Block>>,
     mut deliveries: mpsc::UnboundedReceiver<Delivery>,
 ) {
+    loop {
+        let next = replica.application.executed_height() + 1;
+        let Some(block) = archive.get_block(types::Height::new(next)).await else {
+            break;
+        };
+        execute_one(&replica, &block.inner().finalized(block.digest()));
+    }
     while let Some((block, acknowledgement)) = deliveries.recv().await {
         let height = block.height().get();
         loop {

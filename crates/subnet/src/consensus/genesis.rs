@@ -5,40 +5,37 @@
 //! A trusted dealer makes everything from one 32-byte seed: an Ed25519 identity per node (peer
 //! authentication and votes), a separate Ed25519 seed per node for signing query responses, and a
 //! Feldman sharing of the subnet's BLS12-381 key in which any `n - f` of the `n` nodes sign, where
-//! `f = (n - 1) / 3`. The dealer knows the whole key; a deployment whose operators do not trust
-//! each other needs a distributed key generation instead.
+//! `f = (n - 1) / 3`. The dealer knows the whole key; operators who do not trust each other hold a
+//! [`ceremony`] instead.
 //!
 //! On disk `subnet.json` is public and `node-<index>.json` is one node's secret (mode 0600). Nodes
-//! are numbered by the order of their public identities.
+//! are numbered by the order of their public identities. What is public stands in one file, so that
+//! an operator brings two files to a machine and no more.
 use super::certification::IcVariant;
-use commonware_codec::{Copying, Decode as _, DecodeExt as _, Encode as _};
+use commonware_codec::{Copying, DecodeExt as _};
 use commonware_cryptography::{
     Signer as _,
-    bls12381::{
-        dkg::feldman_desmedt,
-        primitives::{
-            group::Share,
-            sharing::{Mode, ModeVersion, Sharing},
-        },
-    },
+    bls12381::{dkg::feldman_desmedt, primitives::sharing::Mode},
     ed25519::{PrivateKey, PublicKey},
 };
-use commonware_utils::{N3f1, Participant, TryCollect as _, ordered::Set, sys_rng};
+use commonware_utils::{N3f1, TryCollect as _, ordered::Set, sys_rng};
 use rand_core::{Rng as _, TryCryptoRng, TryRng};
 use std::{
     convert::Infallible,
-    fmt, fs, io,
-    num::NonZeroU32,
+    fs, io,
     path::{Path, PathBuf},
 };
 use thiserror::Error;
 
+mod address;
+pub mod ceremony;
 mod files;
+mod keys;
+mod subnet;
 
-use files::{
-    FORMAT_VERSION, NodeFile, SubnetFile, check_version, decode_hex, malformed, node_path,
-    read_json, write_json,
-};
+pub use address::PeerAddress;
+pub use keys::NodeKeys;
+pub use subnet::{SUBNET_FILE, Subnet};
 
 /// The most nodes that a subnet has.
 pub const NODE_COUNT_MAX: u32 = 128;
@@ -65,6 +62,24 @@ pub enum GenesisError {
         /// What the system says.
         source: io::Error,
     },
+    /// What should be a node's address is none.
+    #[error("not an address HOST:PORT that peers can connect to: {text}")]
+    Address {
+        /// What was given.
+        text: String,
+    },
+    /// There is not one address of its own for each node.
+    #[error("{node_count} nodes need as many different addresses")]
+    Addresses {
+        /// How many nodes there are.
+        node_count: usize,
+    },
+    /// Everybody on the machine can read a secret.
+    #[error("everybody on this machine can read the secret key file: {}", path.display())]
+    Exposed {
+        /// The file.
+        path: PathBuf,
+    },
     /// A file is not what this version writes.
     #[error("malformed key file {}: {reason}", path.display())]
     Malformed {
@@ -73,179 +88,6 @@ pub enum GenesisError {
         /// What is wrong with it.
         reason: String,
     },
-}
-
-/// What everybody may know of a subnet.
-#[derive(Clone, Debug, PartialEq)]
-pub struct Subnet {
-    nodes: Set<PublicKey>,
-    sharing: Sharing<IcVariant>,
-}
-
-impl Subnet {
-    /// How many nodes it has.
-    #[must_use]
-    pub fn node_count(&self) -> usize {
-        self.nodes.len()
-    }
-
-    /// The key that verifies its certificates: a compressed point of BLS12-381 G2.
-    #[must_use]
-    pub fn public_key(&self) -> [u8; 96] {
-        self.sharing
-            .public()
-            .encode()
-            .as_ref()
-            .try_into()
-            .expect("a compressed G2 point has 96 bytes")
-    }
-
-    /// The Ed25519 identity of node `index`.
-    #[must_use]
-    pub fn node_identity(&self, index: usize) -> Option<[u8; 32]> {
-        self.nodes.get(index)?.as_ref().try_into().ok()
-    }
-
-    /// Reads it from `directory`.
-    ///
-    /// # Errors
-    ///
-    /// If `subnet.json` is missing or malformed.
-    pub fn read(directory: &Path) -> Result<Self, GenesisError> {
-        let path = directory.join("subnet.json");
-        let file: SubnetFile = read_json(&path)?;
-        check_version(&path, file.version)?;
-        let nodes: Set<PublicKey> = file
-            .nodes
-            .iter()
-            .map(|node| decode_hex(&path, node))
-            .collect::<Result<Vec<PublicKey>, _>>()?
-            .into_iter()
-            .try_collect()
-            .map_err(|_| malformed(&path, "a node appears twice"))?;
-        let node_count = u32::try_from(nodes.len()).unwrap_or(u32::MAX);
-        let bytes = hex::decode(&file.sharing).map_err(|error| malformed(&path, error))?;
-        let bound = NonZeroU32::new(NODE_COUNT_MAX).expect("not zero");
-        let sharing = Sharing::decode_cfg(bytes::Bytes::from(bytes), &(bound, ModeVersion::v0()))
-            .map_err(|error| malformed(&path, error))?;
-        let subnet = Self { nodes, sharing };
-        let quorum = node_count - node_count.saturating_sub(1) / 3;
-        if subnet.sharing.total().get() != node_count || subnet.sharing.required() != quorum {
-            return Err(malformed(
-                &path,
-                "the sharing is for another number of nodes",
-            ));
-        }
-        if file.public_key != hex::encode(subnet.public_key()) {
-            return Err(malformed(&path, "the public key is not the sharing's"));
-        }
-        Ok(subnet)
-    }
-
-    pub(crate) fn participants(&self) -> &Set<PublicKey> {
-        &self.nodes
-    }
-
-    pub(crate) fn sharing(&self) -> &Sharing<IcVariant> {
-        &self.sharing
-    }
-
-    fn write(&self, directory: &Path) -> Result<(), GenesisError> {
-        let file = SubnetFile {
-            version: FORMAT_VERSION,
-            public_key: hex::encode(self.public_key()),
-            sharing: hex::encode(self.sharing.encode()),
-            nodes: self.nodes.iter().map(hex::encode).collect(),
-        };
-        write_json(&directory.join("subnet.json"), &file, 0o644)
-    }
-}
-
-/// The secrets of one node.
-#[derive(Clone)]
-pub struct NodeKeys {
-    index: usize,
-    identity: PrivateKey,
-    query_seed: [u8; 32],
-    share: Share,
-}
-
-impl fmt::Debug for NodeKeys {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("NodeKeys")
-            .field("index", &self.index)
-            .finish_non_exhaustive()
-    }
-}
-
-impl NodeKeys {
-    /// The node's number in its subnet.
-    #[must_use]
-    pub fn index(&self) -> usize {
-        self.index
-    }
-
-    /// The secret seed of the Ed25519 key that signs this node's query responses. It is not the
-    /// node's identity and signs nothing else.
-    #[must_use]
-    pub fn query_signing_seed(&self) -> [u8; 32] {
-        self.query_seed
-    }
-
-    /// Reads the keys of node `index` of `subnet` from `directory`.
-    ///
-    /// # Errors
-    ///
-    /// If `node-<index>.json` is missing, malformed, or of another subnet.
-    pub fn read(directory: &Path, subnet: &Subnet, index: usize) -> Result<Self, GenesisError> {
-        let path = node_path(directory, index);
-        let file: NodeFile = read_json(&path)?;
-        check_version(&path, file.version)?;
-        let identity: PrivateKey = decode_hex(&path, &file.identity)?;
-        let share: Share = decode_hex(&path, &file.share)?;
-        if subnet.nodes.get(index) != Some(&identity.public_key()) {
-            return Err(malformed(
-                &path,
-                "the identity is not that of this node of the subnet",
-            ));
-        }
-        let public = subnet
-            .sharing
-            .partial_public(Participant::from_usize(index));
-        if share.index != Participant::from_usize(index)
-            || public.ok() != Some(share.public::<IcVariant>())
-        {
-            return Err(malformed(&path, "the share is not of the subnet's key"));
-        }
-        let mut query_seed = [0; 32];
-        hex::decode_to_slice(&file.query_seed, &mut query_seed)
-            .map_err(|error| malformed(&path, error))?;
-        Ok(Self {
-            index,
-            identity,
-            query_seed,
-            share,
-        })
-    }
-
-    pub(crate) fn identity(&self) -> &PrivateKey {
-        &self.identity
-    }
-
-    pub(crate) fn share(&self) -> &Share {
-        &self.share
-    }
-
-    fn write(&self, directory: &Path) -> Result<(), GenesisError> {
-        let file = NodeFile {
-            version: FORMAT_VERSION,
-            identity: hex::encode(self.identity.encode()),
-            query_seed: hex::encode(self.query_seed),
-            share: hex::encode(self.share.encode()),
-        };
-        write_json(&node_path(directory, self.index), &file, 0o600)
-    }
 }
 
 /// A subnet with the secrets of all its nodes, as the dealer holds it.
@@ -273,8 +115,7 @@ impl Genesis {
         }
         let mut secrets: Vec<(PublicKey, PrivateKey, [u8; 32])> = (0..node_count)
             .map(|number| {
-                let identity = PrivateKey::decode(Copying(&derive(IDENTITY_CONTEXT, seed, number)))
-                    .expect("any 32 bytes are an Ed25519 secret");
+                let identity = identity(&derive(IDENTITY_CONTEXT, seed, number));
                 (
                     identity.public_key(),
                     identity,
@@ -303,18 +144,11 @@ impl Genesis {
                     .get_value(&public)
                     .expect("every node has a share")
                     .clone();
-                NodeKeys {
-                    index,
-                    identity,
-                    query_seed,
-                    share,
-                }
+                NodeKeys::new(index, identity, query_seed, share)
             })
-            .collect();
-        let subnet = Subnet {
-            nodes,
-            sharing: output.public().clone(),
-        };
+            .collect::<Vec<_>>();
+        let query_keys = node_keys.iter().map(NodeKeys::query_key).collect();
+        let subnet = Subnet::new(nodes, query_keys, output.public().clone());
         Ok(Self {
             subnet,
             nodes: node_keys,
@@ -363,6 +197,10 @@ impl Genesis {
     }
 }
 
+fn identity(seed: &[u8; 32]) -> PrivateKey {
+    PrivateKey::decode(Copying(seed)).expect("any 32 bytes are an Ed25519 secret")
+}
+
 fn derive(context: &str, seed: &[u8; 32], number: u32) -> [u8; 32] {
     let mut hasher = blake3::Hasher::new_derive_key(context);
     hasher.update(seed).update(&number.to_be_bytes());
@@ -373,7 +211,7 @@ fn derive(context: &str, seed: &[u8; 32], number: u32) -> [u8; 32] {
 struct SeedStream(blake3::OutputReader);
 
 impl SeedStream {
-    fn new(context: &str, seed: &[u8; 32]) -> Self {
+    fn new(context: &str, seed: &[u8]) -> Self {
         Self(
             blake3::Hasher::new_derive_key(context)
                 .update(seed)

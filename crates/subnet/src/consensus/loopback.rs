@@ -2,39 +2,23 @@
 //!
 //! # Design
 //!
-//! Each node has its own runtime on its own thread, its own storage directory and its own port, as
-//! if it ran on a machine of its own: it can be stopped in the middle of anything and started
-//! again from its directory while the others go on. Connections are authenticated and encrypted
-//! with the nodes' identities.
-//!
-//! Stopping a node aborts its tasks where they stand; only a running
-//! [`execute`](crate::application::Application::execute) is waited for. What was not yet synced to
-//! disk is lost, as in a crash.
+//! Each node is a [`Machine`] with its own storage directory and its own port, as if it ran on a
+//! machine of its own: it can be stopped in the middle of anything and started again from its
+//! directory while the others go on.
 use super::{
-    genesis::{Genesis, NodeKeys, Subnet},
-    node::{self, CHANNEL_RATES, Network, NodeConfig, NodeHandle},
+    genesis::{Genesis, NodeKeys, PeerAddress, Subnet},
+    machine::{Machine, MachineConfig, MachineError},
+    node::NodeHandle,
 };
 use crate::application::Application;
-use commonware_cryptography::{ChaCha20Poly1305, ed25519::PublicKey};
-use commonware_p2p::{Address, AddressableManager as _, authenticated::lookup};
-use commonware_runtime::{Runner as _, Supervisor as _, tokio};
-use commonware_stream::{
-    cups::{self, Cups},
-    sake::{self, Sake},
-};
-use commonware_utils::{NZUsize, channel::oneshot, ordered::Map, sys_rng};
+use commonware_utils::sys_rng;
 use rand_core::Rng as _;
 use std::{
-    any::Any,
     collections::BTreeSet,
-    io,
     net::{Ipv4Addr, SocketAddr, TcpListener},
-    num::NonZeroUsize,
     ops::Range,
     path::PathBuf,
-    sync::{Arc, mpsc},
-    thread::{self, JoinHandle},
-    time::Duration,
+    sync::Arc,
 };
 use thiserror::Error;
 
@@ -42,9 +26,6 @@ use thiserror::Error;
 /// those occupies a stopped node's port.
 const PORTS: Range<u16> = 20_000..32_000;
 const PORT_TRIES_MAX: usize = 1_000;
-const WORKER_THREADS: usize = 2;
-/// How far apart the clocks of two nodes may be for their handshake.
-const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(5);
 
 /// Why a node did not start or did not run to its stop.
 #[derive(Debug, Error)]
@@ -73,39 +54,23 @@ pub enum ClusterError {
     /// No free port was found.
     #[error("no free port on the loopback interface")]
     NoPort,
-    /// The node's thread cannot be started.
-    #[error("cannot start a thread for node: {index}")]
-    Thread {
+    /// The node did not start, or it failed.
+    #[error("node {index}")]
+    Node {
         /// The node.
         index: usize,
-        /// What the system says.
-        source: io::Error,
-    },
-    /// A part of the node ended or panicked.
-    #[error("node {index} failed: {reason}")]
-    Failed {
-        /// The node.
-        index: usize,
-        /// What it said.
-        reason: String,
+        /// What is wrong with it.
+        source: MachineError,
     },
 }
 
-/// A subnet whose nodes run in this process.
+/// A subnet whose nodes run in this process. Dropping it stops them.
 #[derive(Debug)]
 pub struct Cluster {
     subnet: Arc<Subnet>,
     keys: Vec<NodeKeys>,
     directory: PathBuf,
-    addresses: Vec<SocketAddr>,
-    nodes: Vec<Option<RunningNode>>,
-}
-
-#[derive(Debug)]
-struct RunningNode {
-    handle: NodeHandle,
-    stop: oneshot::Sender<()>,
-    thread: JoinHandle<Result<(), String>>,
+    nodes: Vec<Option<Machine>>,
 }
 
 impl Cluster {
@@ -121,9 +86,8 @@ impl Cluster {
             nodes: keys,
         } = genesis;
         Ok(Self {
-            addresses: free_addresses(keys.len())?,
+            subnet: Arc::new(on_free_ports(subnet)?),
             nodes: keys.iter().map(|_| None).collect(),
-            subnet: Arc::new(subnet),
             keys,
             directory: directory.into(),
         })
@@ -165,19 +129,19 @@ impl Cluster {
     /// Where node `index` listens for its peers.
     #[must_use]
     pub fn address(&self, index: usize) -> Option<SocketAddr> {
-        self.addresses.get(index).copied()
+        self.subnet.addresses().get(index)?.socket()
     }
 
     /// The handle of node `index`, if it was started and not stopped.
     #[must_use]
     pub fn node(&self, index: usize) -> Option<&NodeHandle> {
-        Some(&self.nodes.get(index)?.as_ref()?.handle)
+        Some(self.nodes.get(index)?.as_ref()?.handle())
     }
 
     /// Whether node `index` runs: it was started, not stopped, and did not fail.
     #[must_use]
     pub fn is_running(&self, index: usize) -> bool {
-        matches!(self.nodes.get(index), Some(Some(node)) if !node.thread.is_finished())
+        matches!(self.nodes.get(index), Some(Some(node)) if node.is_running())
     }
 
     /// Starts node `index`, from its directory if it ran before. Blocks until its storage is open.
@@ -190,48 +154,24 @@ impl Cluster {
         index: usize,
         application: Arc<A>,
     ) -> Result<NodeHandle, ClusterError> {
-        let keys = self
-            .keys
-            .get(index)
-            .ok_or(ClusterError::UnknownNode { index })?
-            .clone();
+        let unknown = ClusterError::UnknownNode { index };
+        let keys = self.keys.get(index).cloned();
+        let (Some(keys), Some(listen)) = (keys, self.address(index)) else {
+            return Err(unknown);
+        };
         if self.nodes[index].is_some() {
             return Err(ClusterError::Running { index });
         }
-        let peers = self.peers();
-        let listen = self.addresses[index];
-        let storage = self.directory.join(format!("node-{index}"));
-        let config = NodeConfig {
+        let machine = Machine::start(MachineConfig {
             subnet: self.subnet.clone(),
             keys,
+            listen,
+            storage: self.directory.join(format!("node-{index}")),
             application,
-            partition: "chain".to_owned(),
-        };
-        let (stop, stopped) = oneshot::channel();
-        let (started, start) = mpsc::channel();
-        let thread = thread::Builder::new()
-            .name(format!("node-{index}"))
-            .spawn(move || {
-                let runtime = tokio::Config::new()
-                    .with_worker_threads(WORKER_THREADS)
-                    .with_storage_directory(storage);
-                tokio::Runner::new(runtime)
-                    .start(|runtime| run(runtime, config, listen, peers, started, stopped))
-            })
-            .map_err(|source| ClusterError::Thread { index, source })?;
-        let Ok(handle) = start.recv() else {
-            return Err(
-                failure(index, thread).unwrap_or_else(|| ClusterError::Failed {
-                    index,
-                    reason: "it ended while it started".to_owned(),
-                }),
-            );
-        };
-        self.nodes[index] = Some(RunningNode {
-            handle: handle.clone(),
-            stop,
-            thread,
         });
+        let machine = machine.map_err(|source| ClusterError::Node { index, source })?;
+        let handle = machine.handle().clone();
+        self.nodes[index] = Some(machine);
         Ok(handle)
     }
 
@@ -242,10 +182,9 @@ impl Cluster {
     /// If there is no such running node, or it had failed before.
     pub fn stop_node(&mut self, index: usize) -> Result<(), ClusterError> {
         let node = self.nodes.get_mut(index).and_then(Option::take);
-        let RunningNode { stop, thread, .. } = node.ok_or(ClusterError::UnknownNode { index })?;
-        // A failed node no longer listens; joining it tells why.
-        let _ = stop.send(());
-        failure(index, thread).map_or(Ok(()), Err)
+        let node = node.ok_or(ClusterError::UnknownNode { index })?;
+        node.stop()
+            .map_err(|source| ClusterError::Node { index, source })
     }
 
     /// Stops all running nodes, the failed ones too.
@@ -254,117 +193,41 @@ impl Cluster {
     ///
     /// The first failure of a node, after all are stopped.
     pub fn shutdown(mut self) -> Result<(), ClusterError> {
-        self.stop_all()
-    }
-
-    fn stop_all(&mut self) -> Result<(), ClusterError> {
-        let running = self.nodes.iter_mut().enumerate();
-        let stopping: Vec<_> = running
-            .filter_map(|(index, node)| {
-                let RunningNode { stop, thread, .. } = node.take()?;
-                let _ = stop.send(());
-                Some((index, thread))
-            })
-            .collect();
+        // All are told before the first is waited for.
+        self.nodes
+            .iter_mut()
+            .flatten()
+            .for_each(Machine::begin_stop);
         let mut result = Ok(());
-        for (index, thread) in stopping {
-            let stopped = failure(index, thread).map_or(Ok(()), Err);
-            result = result.and(stopped);
+        for index in 0..self.nodes.len() {
+            if self.nodes[index].is_some() {
+                result = result.and(self.stop_node(index));
+            }
         }
         result
-    }
-
-    fn peers(&self) -> Map<PublicKey, Address> {
-        let identities = self.subnet.participants().iter().cloned();
-        let addresses = self.addresses.iter().map(|address| Address::from(*address));
-        let peers: Vec<_> = identities.zip(addresses).collect();
-        Map::try_from(peers).expect("identities differ")
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        // A failure was visible through `is_running`; a destructor has nobody to tell.
-        let _ = self.stop_all();
+        self.nodes
+            .iter_mut()
+            .flatten()
+            .for_each(Machine::begin_stop);
     }
 }
 
-/// A node's life on its own runtime.
-async fn run<A: Application>(
-    runtime: tokio::Context,
-    config: NodeConfig<A>,
-    listen: SocketAddr,
-    peers: Map<PublicKey, Address>,
-    started: mpsc::Sender<NodeHandle>,
-    stopped: oneshot::Receiver<()>,
-) -> Result<(), String> {
-    let node_count = NonZeroUsize::new(config.subnet.node_count()).expect("a subnet has nodes");
-    let handshake = Cups::<_, ChaCha20Poly1305>::new(
-        Sake {
-            signer: config.keys.identity().clone(),
-            synchrony_bound: CLOCK_DIFFERENCE_MAX,
-            max_handshake_age: 2 * CLOCK_DIFFERENCE_MAX,
-            version: sake::Version::V1,
-        },
-        cups::Version::V1,
-    );
-    let mut options = lookup::Config::local(
-        handshake,
-        &node::namespace(&config.subnet, "peers"),
-        listen,
-        node_count,
-        node::message_bytes_max(node_count.get()),
-        NZUsize!(1_024),
-    );
-    options.tracked_peer_sets = NZUsize!(1);
-    options.allow_dns = false;
-    let (mut network, mut oracle) = lookup::Network::new(runtime.child("network"), options);
-    oracle.track(0, peers);
-    let mut channel = 0;
-    let channels = CHANNEL_RATES.map(|rate| {
-        let registered = network.register(channel, node::quota(rate));
-        channel += 1;
-        registered
-    });
-    network.start();
-    let network = Network {
-        channels,
-        blocker: oracle.clone(),
-        peers: oracle,
-    };
-    let (handle, ended) = node::start(runtime.child("node"), config, network).await;
-    // The starter may have given up; then the stop channel is closed too.
-    let _ = started.send(handle);
-    ::tokio::select! {
-        biased;
-        _ = stopped => Ok(()),
-        () = ended => Err("a part of it ended".to_owned()),
-    }
-}
-
-/// Waits for a node's thread and says what made it fail, if anything.
-fn failure(index: usize, thread: JoinHandle<Result<(), String>>) -> Option<ClusterError> {
-    let reason = match thread.join() {
-        Ok(Ok(())) => return None,
-        Ok(Err(reason)) => reason,
-        Err(panic) => panic_message(&*panic),
-    };
-    Some(ClusterError::Failed { index, reason })
-}
-
-fn panic_message(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
-    text.or_else(|| panic.downcast_ref::<String>().cloned())
-        .unwrap_or_else(|| "it panicked".to_owned())
-}
-
-/// Addresses at which nothing listens now, chosen at random so that clusters started at the same
-/// time rarely meet.
-fn free_addresses(count: usize) -> Result<Vec<SocketAddr>, ClusterError> {
+/// The subnet with an address on this machine's loopback interface for each node, at which nothing
+/// listens now; chosen at random, so that clusters started at the same time rarely meet.
+///
+/// # Errors
+///
+/// If no free ports are found.
+pub fn on_free_ports(subnet: Subnet) -> Result<Subnet, ClusterError> {
     let mut random = sys_rng();
     let mut addresses = BTreeSet::new();
     for _ in 0..PORT_TRIES_MAX {
-        if addresses.len() == count {
+        if addresses.len() == subnet.node_count() {
             break;
         }
         let offset = random.next_u32() % u32::from(PORTS.end - PORTS.start);
@@ -374,8 +237,8 @@ fn free_addresses(count: usize) -> Result<Vec<SocketAddr>, ClusterError> {
             addresses.insert(address);
         }
     }
-    if addresses.len() < count {
-        return Err(ClusterError::NoPort);
-    }
-    Ok(addresses.into_iter().collect())
+    let addresses = addresses.into_iter().map(PeerAddress::from).collect();
+    subnet
+        .with_addresses(addresses)
+        .map_err(|_| ClusterError::NoPort)
 }

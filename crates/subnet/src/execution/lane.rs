@@ -38,6 +38,8 @@ pub(super) struct Taken {
     pub(super) outputs: Vec<Output>,
     /// Messages and tasks executed.
     pub(super) executed: u64,
+    /// Their instructions.
+    pub(super) instructions: Instructions,
     pub(super) printed: Vec<String>,
     /// A message that turned out to be long, if there is place for it.
     pub(super) begins: Option<Begins>,
@@ -103,6 +105,7 @@ impl Lane<'_> {
             message_bytes: self.message_bytes,
             outputs: Vec::new(),
             time: 0,
+            instructions: 0,
             pace: None,
             printed: Vec::new(),
         };
@@ -138,6 +141,7 @@ impl Lane<'_> {
             keys,
             outputs: turn.outputs,
             executed,
+            instructions: turn.instructions,
             printed: turn.printed,
             begins,
         }
@@ -180,6 +184,7 @@ impl Lane<'_> {
                 message_bytes: long.message_bytes,
                 outputs: Vec::new(),
                 time: 0,
+                instructions: 0,
                 pace: None,
                 printed: Vec::new(),
             };
@@ -202,6 +207,7 @@ impl Lane<'_> {
                     keys: Vec::new(),
                     outputs: Vec::new(),
                     executed: 0,
+                    instructions: 0,
                     printed: Vec::new(),
                     begins: None,
                 };
@@ -221,6 +227,7 @@ impl Lane<'_> {
             keys,
             outputs: turn.outputs,
             executed: 1,
+            instructions: turn.instructions,
             printed: turn.printed,
             begins: None,
         }

@@ -54,6 +54,8 @@ pub(super) struct Done {
     pub(super) time: Instructions,
     /// Those of an installation's slice, which has a time of its own.
     pub(super) installation_time: Instructions,
+    /// Instructions of canisters' messages that have ended.
+    pub(super) by_canister: BTreeMap<Principal, Instructions>,
     /// What canisters printed.
     pub(super) printed: Vec<(Principal, String)>,
 }
@@ -300,6 +302,9 @@ fn deliver(state: &mut ReplicatedState, mut taken: Vec<Taken>, done: &mut Done) 
     for turn in taken {
         done.executed += turn.executed;
         let id = turn.canister.state.id;
+        if turn.instructions > 0 {
+            *done.by_canister.entry(id).or_default() += turn.instructions;
+        }
         done.printed
             .extend(turn.printed.into_iter().map(|line| (id, line)));
         for key in turn.keys {

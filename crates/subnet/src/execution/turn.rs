@@ -109,6 +109,8 @@ pub(super) struct Turn {
     pub(super) outputs: Vec<Output>,
     /// Instructions of the time of the work under way or done last.
     pub(super) time: Instructions,
+    /// Instructions of all its work, tasks of forks counted one by one.
+    pub(super) instructions: Instructions,
     /// In which slices they are taken.
     pub(super) pace: Option<Pace>,
     /// What the messages printed.
@@ -388,6 +390,7 @@ impl Turn {
         };
         let execution = self.round.engine.execute(state, call, &environment);
         self.time += execution.time;
+        self.instructions += execution.instructions;
         self.log(&execution);
         execution
     }

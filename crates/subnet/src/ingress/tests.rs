@@ -1,3 +1,5 @@
+mod mutations;
+
 use super::*;
 use ic_transport_types::{Delegation, DelegationPermissions, SignedDelegation};
 use proptest::prelude::*;

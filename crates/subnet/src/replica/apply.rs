@@ -1,6 +1,7 @@
 //! What consensus asks of a replica.
 use super::{
-    Certified, Executed, IDLE, PACE, Pending, Replica, UNCERTIFIED_MAX, UNEXECUTED_BLOCKS_MAX, lock,
+    Certified, Executed, IDLE, PACE, Pending, Replica, UNCERTIFIED_MAX, UNEXECUTED_BLOCKS_MAX,
+    lock, recent::Took,
 };
 use crate::{
     application::{Application, FinalizedBlock, Height, Payload},
@@ -89,6 +90,7 @@ impl Application for Replica {
             }
         };
         self.counters.add(&outcome);
+        let took = Took::of(block, &outcome);
         let executed = Arc::new(Executed::new(outcome.state, block.digest));
         let root = *executed.tree.digest();
         if let Err(error) = executor.store.commit(&executed.state, Some(root)) {
@@ -96,6 +98,7 @@ impl Application for Replica {
             panic!("height {} cannot be stored: {error}", block.height);
         }
         executor.in_step = true;
+        lock(&self.recent).add(took, &executed);
         self.publish(executed);
         root
     }

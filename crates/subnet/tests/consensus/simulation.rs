@@ -3,7 +3,7 @@ use crate::toy::{Idle, Toy};
 use bytes::Bytes;
 use lockstep_subnet::consensus::{
     genesis::Genesis,
-    simulation::{SimulationConfig, World, simulate},
+    simulation::{SimulatedLink, SimulationConfig, World, simulate},
 };
 use std::{sync::Arc, time::Duration};
 
@@ -14,10 +14,13 @@ fn config(seed: u64, node_count: u32, loss_percent: u8) -> SimulationConfig {
     SimulationConfig {
         seed,
         genesis: Genesis::deal(node_count, &[1; 32]).unwrap(),
-        latency: Duration::from_millis(20),
-        jitter: Duration::from_millis(5),
-        loss_percent,
+        link: SimulatedLink {
+            latency: Duration::from_millis(20),
+            jitter: Duration::from_millis(5),
+            loss_percent,
+        },
         time_max: Duration::from_secs(600),
+        nodes_may_fail: false,
     }
 }
 

@@ -4,5 +4,6 @@ mod certificates;
 mod execution;
 mod kills;
 mod management;
+mod people;
 mod restart;
 mod support;

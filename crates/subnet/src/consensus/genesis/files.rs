@@ -1,30 +1,12 @@
 //! The files that hold keys: JSON with hexadecimal values.
 use super::GenesisError;
 use commonware_codec::DecodeExt as _;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::{Serialize, de::DeserializeOwned};
 use std::{
     fmt, fs,
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
-
-pub(super) const FORMAT_VERSION: u32 = 1;
-
-#[derive(Serialize, Deserialize)]
-pub(super) struct SubnetFile {
-    pub(super) version: u32,
-    pub(super) public_key: String,
-    pub(super) sharing: String,
-    pub(super) nodes: Vec<String>,
-}
-
-#[derive(Serialize, Deserialize)]
-pub(super) struct NodeFile {
-    pub(super) version: u32,
-    pub(super) identity: String,
-    pub(super) query_seed: String,
-    pub(super) share: String,
-}
 
 pub(super) fn node_path(directory: &Path, index: usize) -> PathBuf {
     directory.join(format!("node-{index}.json"))
@@ -37,11 +19,49 @@ pub(super) fn malformed(path: &Path, reason: impl fmt::Display) -> GenesisError 
     }
 }
 
-pub(super) fn check_version(path: &Path, version: u32) -> Result<(), GenesisError> {
-    if version == FORMAT_VERSION {
-        return Ok(());
+/// Refuses a file of another version, before anything else of it is looked at.
+pub(super) fn check_version(
+    path: &Path,
+    document: &serde_json::Value,
+    expected: u32,
+) -> Result<(), GenesisError> {
+    match document.get("version").and_then(serde_json::Value::as_u64) {
+        Some(version) if version == u64::from(expected) => Ok(()),
+        Some(version) if version < u64::from(expected) => Err(malformed(
+            path,
+            format_args!(
+                "an earlier lockstep wrote it (version {version}, this one reads {expected}): \
+                 its subnet cannot be continued, make a new one in another directory"
+            ),
+        )),
+        Some(version) => Err(malformed(
+            path,
+            format_args!("a later lockstep wrote it: version {version}, this one reads {expected}"),
+        )),
+        None => Err(malformed(path, "it has no version")),
     }
-    Err(malformed(path, format_args!("unknown version: {version}")))
+}
+
+/// Refuses a secret that everybody on the machine can read. A group may: that is how service
+/// managers hand secrets over.
+#[cfg(unix)]
+pub(super) fn check_private(path: &Path) -> Result<(), GenesisError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    let metadata = fs::metadata(path).map_err(|source| GenesisError::File {
+        path: path.to_owned(),
+        source,
+    })?;
+    if metadata.permissions().mode() & 0o007 != 0 {
+        return Err(GenesisError::Exposed {
+            path: path.to_owned(),
+        });
+    }
+    Ok(())
+}
+
+#[cfg(not(unix))]
+pub(super) fn check_private(_: &Path) -> Result<(), GenesisError> {
+    Ok(())
 }
 
 pub(super) fn decode_hex<T: commonware_codec::Read<Cfg = ()>>(

@@ -1,0 +1,5 @@
+//! Four nodes, a process each, under load: what is acknowledged stays, and is done once.
+mod damage;
+mod fleet;
+mod kills;
+mod load;

@@ -1,0 +1,231 @@
+//! `lockstep ceremony`: the operators of a subnet make its keys together, and nobody has the whole of them.
+//!
+//! # Design
+//! A step reads what lies in the ceremony's directory and writes there what others need; operators carry
+//! the files. What a step makes is the same if it is repeated.
+
+use crate::{
+    error::{Failure, chain},
+    models, network,
+};
+use anyhow::Result;
+use lockstep_subnet::consensus::genesis::{
+    GenesisError, PeerAddress, SUBNET_FILE,
+    ceremony::{self, Acknowledgements, Candidate, CeremonyError, Dealing, Entry, Log, Plan},
+};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{
+    collections::BTreeMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+const SECRET_FILE: &str = "secret.json";
+const PLAN_FILE: &str = "plan.json";
+/// Of an identity in the name of an entry's file.
+const NAME_DIGITS: usize = 8;
+
+/// Makes a subnet's keys together with the operators of the other nodes.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    step: Step,
+    /// Where the ceremony's files lie: one's own, and what others sent.
+    #[arg(long, default_value = "ceremony", global = true)]
+    directory: PathBuf,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Step {
+    /// 1: make this node's secrets, and its entry, which all others need.
+    Join {
+        /// Where this node listens for its peers.
+        #[arg(long, value_name = "HOST:PORT")]
+        address: PeerAddress,
+    },
+    /// 2: with the entries of all, make a dealing for each node, which that node alone may get.
+    Deal {
+        /// Models that canisters of this subnet may use, by file, alias or digest; the same for all.
+        #[arg(long = "model")]
+        models: Vec<String>,
+    },
+    /// 3: with the dealings of all for this node, make its acknowledgement, which all others need.
+    Acknowledge,
+    /// 4: with the acknowledgements of all, make this node's log, which all others need.
+    Conclude,
+    /// 5: with the logs of all, make subnet.json, which is the same for all, and this node's keys.
+    Finish,
+}
+
+/// What all agreed on before they dealt.
+#[derive(Serialize, Deserialize)]
+struct PlanFile {
+    entries: Vec<Entry>,
+    models: BTreeMap<String, String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let directory = &arguments.directory;
+    match &arguments.step {
+        Step::Join { address } => join(directory, address),
+        Step::Deal { models } => deal(directory, models),
+        Step::Acknowledge => acknowledge(directory),
+        Step::Conclude => conclude(directory),
+        Step::Finish => finish(directory),
+    }
+}
+
+fn join(directory: &Path, address: &PeerAddress) -> Result<()> {
+    let secret = directory.join(SECRET_FILE);
+    if secret.exists() {
+        return Err(Failure::user(format!(
+            "this node has joined already: {}",
+            secret.display()
+        ))
+        .hint("for another ceremony, give another --directory")
+        .into());
+    }
+    fs::create_dir_all(directory).map_err(|error| {
+        Failure::environment(format!("cannot create {}: {error}", directory.display()))
+    })?;
+    let candidate = Candidate::generate(address.clone());
+    candidate.write(&secret).map_err(unwritten)?;
+    let entry = candidate.entry();
+    let path = directory.join(format!("entry-{}.json", &entry.identity[..NAME_DIGITS]));
+    write(&path, &entry, false)?;
+    eprintln!(
+        "give it to all others; go on with `deal` when theirs are in {}",
+        directory.display()
+    );
+    Ok(())
+}
+
+fn deal(directory: &Path, names: &[String]) -> Result<()> {
+    let candidate = candidate(directory)?;
+    let models = models::open_named(names)?;
+    let models = models
+        .iter()
+        .map(|(name, model)| (name.clone(), model.digest().to_string()));
+    let file = PlanFile {
+        entries: read_all(directory, "entry-", ".json")?,
+        models: models.collect(),
+    };
+    let plan = plan_of(&file)?;
+    let index = plan.index(&candidate).map_err(refused)?;
+    println!("plan {}", plan.digest());
+    for (node, address) in plan.addresses().iter().enumerate() {
+        let mark = if node == index { " (this one)" } else { "" };
+        println!("node {node} {address}{mark}");
+    }
+    write(&directory.join(PLAN_FILE), &file, false)?;
+    for dealing in plan.deal(&candidate).map_err(refused)? {
+        let name = format!("dealing-{index}-for-{}.json", dealing.receiver());
+        write(&directory.join(name), &dealing, true)?;
+    }
+    eprintln!(
+        "compare the plan with all others by voice; then give each node its dealing, so that nobody else can \
+         read it, and go on with `acknowledge` when those for node {index} are here"
+    );
+    Ok(())
+}
+
+fn acknowledge(directory: &Path) -> Result<()> {
+    let (candidate, plan) = (candidate(directory)?, plan(directory)?);
+    let index = plan.index(&candidate).map_err(refused)?;
+    let acknowledgement = plan
+        .acknowledge(&candidate, &dealings(directory, index)?)
+        .map_err(refused)?;
+    let path = directory.join(format!("acknowledgement-{index}.json"));
+    write(&path, &acknowledgement, false)?;
+    eprintln!("give it to all others; go on with `conclude` when theirs are here");
+    Ok(())
+}
+
+fn conclude(directory: &Path) -> Result<()> {
+    let (candidate, plan) = (candidate(directory)?, plan(directory)?);
+    let index = plan.index(&candidate).map_err(refused)?;
+    let acknowledgements: Vec<Acknowledgements> = read_all(directory, "acknowledgement-", ".json")?;
+    let log = plan
+        .conclude(&candidate, &acknowledgements)
+        .map_err(refused)?;
+    write(&directory.join(format!("log-{index}.json")), &log, false)?;
+    eprintln!("give it to all others; go on with `finish` when theirs are here");
+    Ok(())
+}
+
+fn finish(directory: &Path) -> Result<()> {
+    let (candidate, plan) = (candidate(directory)?, plan(directory)?);
+    let index = plan.index(&candidate).map_err(refused)?;
+    let logs: Vec<Log> = read_all(directory, "log-", ".json")?;
+    let (subnet, keys) = plan
+        .finish(&candidate, &dealings(directory, index)?, &logs)
+        .map_err(refused)?;
+    keys.write(directory).map_err(unwritten)?;
+    subnet.write(directory).map_err(unwritten)?;
+    let genesis = network::genesis(&subnet)?;
+    println!("subnet   {}", genesis.subnet_id);
+    println!("root key {}", hex::encode(&genesis.root_key));
+    println!("genesis  {}", hex::encode(genesis.digest()));
+    eprintln!(
+        "compare the genesis with all others; then keep {SUBNET_FILE} and node-{index}.json, and delete {SECRET_FILE} \
+         and the dealings"
+    );
+    Ok(())
+}
+
+fn candidate(directory: &Path) -> Result<Candidate> {
+    let candidate = Candidate::read(&directory.join(SECRET_FILE));
+    Ok(candidate.map_err(|error| Failure::user(chain(error)).hint("begin with `join`"))?)
+}
+
+fn plan(directory: &Path) -> Result<Plan> {
+    let file = ceremony::read(&directory.join(PLAN_FILE));
+    let file: PlanFile =
+        file.map_err(|error| Failure::user(chain(error)).hint("`deal` comes before this step"))?;
+    plan_of(&file)
+}
+
+fn plan_of(file: &PlanFile) -> Result<Plan> {
+    let mut models = BTreeMap::new();
+    for (name, text) in &file.models {
+        let mut digest = [0; 32];
+        hex::decode_to_slice(text, &mut digest)
+            .map_err(|error| Failure::user(format!("the digest of model {name}: {error}")))?;
+        models.insert(name.clone(), digest);
+    }
+    Ok(Plan::new(file.entries.clone(), models).map_err(refused)?)
+}
+
+fn dealings(directory: &Path, index: usize) -> Result<Vec<Dealing>> {
+    read_all(directory, "dealing-", &format!("-for-{index}.json"))
+}
+
+/// The files of the directory whose names begin and end so.
+fn read_all<T: DeserializeOwned>(directory: &Path, begin: &str, end: &str) -> Result<Vec<T>> {
+    let entries = fs::read_dir(directory)
+        .map_err(|error| Failure::user(format!("cannot read {}: {error}", directory.display())))?;
+    let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        name.starts_with(begin) && name.ends_with(end)
+    });
+    paths.sort();
+    let read =
+        |path: &PathBuf| Ok(ceremony::read(path).map_err(|error| Failure::user(chain(error)))?);
+    paths.iter().map(read).collect()
+}
+
+fn write(path: &Path, content: &impl Serialize, is_secret: bool) -> Result<()> {
+    ceremony::write(path, content, is_secret).map_err(unwritten)?;
+    println!("{}", path.display());
+    Ok(())
+}
+
+fn refused(error: CeremonyError) -> Failure {
+    Failure::user(chain(error))
+}
+
+fn unwritten(error: GenesisError) -> Failure {
+    Failure::environment(chain(error))
+}

@@ -1,0 +1,291 @@
+//! One replica of a subnet: its state, its part of the chain, its kernels, the gateway before it.
+//!
+//! # Design
+//! State lies in `state.redb` of the member's directory, its part of the chain under `chain/`. Of
+//! the two either can be lost: what the chain has is executed again, what peers have is fetched.
+//!
+//! Clients are served as soon as the member is ready: a height after the one that it started with is
+//! certified, and few blocks that are known to be final are not executed. Before that it would answer from a
+//! state that the subnet has left behind, or refuse calls to canisters that it does not know yet;
+//! connections wait meanwhile.
+//!
+//! # Errors
+//! Those of its start name what is wrong and, where something can be done, what.
+
+use crate::{
+    error::{Failure, chain},
+    models::Resident,
+};
+use anyhow::{Context, Result, anyhow};
+use lockstep_canister::engine::Engine;
+use lockstep_gateway::{Gateway, Peers, Settings};
+use lockstep_model::Model;
+use lockstep_numeric::Kernels;
+use lockstep_subnet::{
+    application::{Application, Height},
+    consensus::{
+        BACKLOG_MAX, Heights, NodeHandle,
+        genesis::{NodeKeys, Subnet},
+        machine::{Machine, MachineConfig, MachineError},
+    },
+    replica::{Replica, StoreError, SystemClock},
+    state::Genesis,
+};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle, time};
+
+/// How often it is looked whether a member is ready.
+pub(crate) const READINESS_PERIOD: Duration = Duration::from_millis(10);
+
+/// What a member is made of.
+#[derive(Debug)]
+pub(crate) struct MemberConfig {
+    /// The subnet, with the addresses of its nodes.
+    pub(crate) subnet: Arc<Subnet>,
+    /// The keys of one of them.
+    pub(crate) keys: NodeKeys,
+    /// The state before the first block.
+    pub(crate) genesis: Genesis,
+    /// Resident models.
+    pub(crate) models: Vec<Arc<Model>>,
+    /// What computes for it.
+    pub(crate) kernels: Arc<Kernels>,
+    /// Where its state and its part of the chain lie.
+    pub(crate) directory: PathBuf,
+    /// Where it listens for its peers.
+    pub(crate) listen: SocketAddr,
+    /// Where it serves clients; port 0 takes a free one.
+    pub(crate) http: SocketAddr,
+    /// Where the gateways of the subnet are, as far as they are known here; this one's is added.
+    pub(crate) peers: Peers,
+}
+
+/// A running replica with its gateway.
+pub(crate) struct Member {
+    replica: Arc<Replica>,
+    kernels: Arc<Kernels>,
+    machine: Machine,
+    readiness: Readiness,
+    url: String,
+    stop: oneshot::Sender<()>,
+    gateway: JoinHandle<()>,
+}
+
+impl Member {
+    /// Starts a member, from its directory if it ran before.
+    pub(crate) fn start(runtime: &Runtime, config: MemberConfig) -> Result<Self> {
+        allow_open_files();
+        let listener = runtime
+            .block_on(TcpListener::bind(config.http))
+            .map_err(|error| {
+                Failure::environment(format!(
+                    "cannot listen for clients on {}: {error}",
+                    config.http
+                ))
+                .hint("choose another port")
+            })?;
+        let url = format!("http://{}", listener.local_addr()?);
+        config.peers.set(config.keys.index(), &url);
+        let replica = Arc::new(open(&config)?);
+        let started_at = replica.executed_height();
+        let machine = Machine::start(MachineConfig {
+            subnet: config.subnet,
+            keys: config.keys,
+            listen: config.listen,
+            storage: config.directory.join("chain"),
+            application: Arc::clone(&replica),
+        })
+        .map_err(unstartable)?;
+        let gossip = machine.handle().gossip().clone();
+        replica.set_gossip(move |message| {
+            // Best effort: this replica keeps the message until it is ordered.
+            let _ = gossip.send(message);
+        });
+        let readiness = Readiness {
+            replica: Arc::clone(&replica),
+            node: machine.handle().clone(),
+            started_at,
+        };
+        let (stop, stopped) = oneshot::channel();
+        let gateway = runtime.spawn(serve(listener, readiness.clone(), config.peers, stopped));
+        Ok(Self {
+            replica,
+            kernels: config.kernels,
+            machine,
+            readiness,
+            url,
+            stop,
+            gateway,
+        })
+    }
+
+    /// The replica.
+    pub(crate) fn replica(&self) -> &Arc<Replica> {
+        &self.replica
+    }
+
+    /// What it computes with.
+    pub(crate) fn kernels(&self) -> &Arc<Kernels> {
+        &self.kernels
+    }
+
+    /// Where it serves clients.
+    pub(crate) fn url(&self) -> &str {
+        &self.url
+    }
+
+    /// How far it is.
+    pub(crate) fn heights(&self) -> Heights {
+        self.machine.handle().heights()
+    }
+
+    /// Whether it has caught up since its start, and so answers clients.
+    pub(crate) fn is_ready(&self) -> bool {
+        self.readiness.is_given()
+    }
+
+    /// Whether it is well.
+    pub(crate) fn check(&self) -> Result<()> {
+        if let Some(reason) = self.replica.halted() {
+            return Err(anyhow!("the replica has halted: {reason}"));
+        }
+        if let Some(reason) = self.machine.failure() {
+            return Err(anyhow!("consensus ended: {reason}"));
+        }
+        if self.gateway.is_finished() {
+            return Err(anyhow!("the gateway has ended"));
+        }
+        Ok(())
+    }
+
+    /// Stops it: what clients are being answered is finished, state is on disk already.
+    pub(crate) fn stop(self, runtime: &Runtime) -> Result<()> {
+        // A gateway that has ended already hears nothing.
+        let _ = self.stop.send(());
+        runtime
+            .block_on(self.gateway)
+            .context("waiting for the gateway")?;
+        Ok(self.machine.stop()?)
+    }
+}
+
+/// What tells whether a member has caught up.
+#[derive(Clone)]
+struct Readiness {
+    replica: Arc<Replica>,
+    node: NodeHandle,
+    started_at: Height,
+}
+
+impl Readiness {
+    fn is_given(&self) -> bool {
+        let heights = self.node.heights();
+        self.replica.certified_height() > self.started_at
+            && heights.finalized.saturating_sub(heights.executed) <= BACKLOG_MAX
+    }
+}
+
+/// Serves clients from when the member is ready until it is stopped.
+async fn serve(
+    listener: TcpListener,
+    readiness: Readiness,
+    peers: Peers,
+    mut stopped: oneshot::Receiver<()>,
+) {
+    let ready = async {
+        while !readiness.is_given() {
+            time::sleep(READINESS_PERIOD).await;
+        }
+    };
+    tokio::select! {
+        () = ready => {}
+        _ = &mut stopped => return,
+    }
+    let shutdown = async move {
+        // An error means that the member was dropped: stop as well.
+        let _ = stopped.await;
+    };
+    let settings = Settings {
+        // Who reaches the loopback interface may see metrics as well.
+        public_metrics: listener
+            .local_addr()
+            .is_ok_and(|address| address.ip().is_loopback()),
+        ..Settings::default()
+    };
+    let Readiness { replica, node, .. } = readiness;
+    let gateway = Gateway::new(replica, settings).with_peers(peers);
+    gateway.set_finalized(move || node.heights().finalized);
+    gateway.serve(listener, None, shutdown).await;
+}
+
+/// Opens the state.
+fn open(config: &MemberConfig) -> Result<Replica> {
+    // With the instruction set that was just checked.
+    let engine = Engine::new()
+        .on_isa(config.kernels.isa())
+        .map_err(Failure::user)?;
+    let resident = Resident::new(config.models.iter().cloned(), Arc::clone(&config.kernels));
+    let directory = &config.directory;
+    fs::create_dir_all(directory).map_err(|error| {
+        Failure::environment(format!("cannot create {}: {error}", directory.display()))
+    })?;
+    let replica = Replica::open(
+        &directory.join("state.redb"),
+        config.genesis.clone(),
+        config.keys.query_signing_seed(),
+        Arc::new(engine),
+        Arc::new(resident),
+        Arc::new(SystemClock),
+    );
+    replica.map_err(|error| unreadable(error).into())
+}
+
+/// What to do about a state that does not open.
+fn unreadable(error: StoreError) -> Failure {
+    let (is_ours, hint) = match &error {
+        StoreError::OtherGenesis { .. } | StoreError::Foreign { .. } => (
+            false,
+            "give the genesis that it was started with, or another directory; if the file is damaged, move it away"
+                .to_owned(),
+        ),
+        StoreError::Database { path, .. } | StoreError::Damaged { path, .. } => (
+            true,
+            format!(
+                "if the file is damaged, move {} away: the replica makes its state anew from the chain",
+                path.display()
+            ),
+        ),
+    };
+    let message = chain(error);
+    let failure = if is_ours {
+        Failure::environment(message)
+    } else {
+        Failure::user(message)
+    };
+    failure.hint(hint)
+}
+
+/// What to do about consensus that does not start.
+fn unstartable(error: MachineError) -> anyhow::Error {
+    match &error {
+        MachineError::Listen { .. }
+        | MachineError::Directory { .. }
+        | MachineError::InUse { .. } => Failure::environment(chain(error)).into(),
+        MachineError::UnknownIdentity | MachineError::NoAddresses => {
+            Failure::user(chain(error)).into()
+        }
+        _ => error.into(),
+    }
+}
+
+/// Lets this process open as many files as it may: every canister with code has one in memory.
+fn allow_open_files() {
+    let limit = getrlimit(Resource::Nofile);
+    let raised = Rlimit {
+        current: limit.maximum,
+        maximum: limit.maximum,
+    };
+    // A system that refuses shows it when the limit is reached.
+    let _ = setrlimit(Resource::Nofile, raised);
+}

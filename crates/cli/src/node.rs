@@ -1,0 +1,196 @@
+//! `lockstep node`: one replica of a subnet on this machine, with a gateway, served until it is told to stop.
+
+use crate::{
+    error::{Failure, chain},
+    kernels, models,
+    network::{self, Directory, Member, MemberConfig, READINESS_PERIOD},
+    run::open,
+    stop::{Stop, Watched},
+    store::Store,
+};
+use anyhow::{Context, Result};
+use lockstep_gateway::Peers;
+use lockstep_model::{Digest, Model};
+use lockstep_subnet::consensus::genesis::{NodeKeys, SUBNET_FILE, Subnet};
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    num::NonZeroUsize,
+    ops::ControlFlow,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::{Duration, Instant},
+};
+use tokio::runtime::Runtime;
+
+/// How often it is looked whether a node is well.
+const HEALTH_PERIOD: Duration = Duration::from_secs(1);
+/// How often a node that is not ready says how far it is.
+const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
+
+/// Starts a node.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The subnet's public file, or the directory that has it as subnet.json.
+    #[arg(long, value_name = "FILE_OR_DIRECTORY")]
+    genesis: PathBuf,
+    /// This node's secret file.
+    #[arg(long, value_name = "FILE")]
+    keys: PathBuf,
+    /// Where this node keeps its state and its part of the chain.
+    #[arg(long)]
+    directory: PathBuf,
+    /// Where the gateway serves clients. Port 0 takes a free one.
+    #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4943")]
+    http: SocketAddr,
+    /// Where this node listens for its peers: its address in the genesis when not given, or that
+    /// port on all interfaces if the address is a name.
+    #[arg(long, value_name = "IP:PORT")]
+    listen: Option<SocketAddr>,
+    /// Models of the genesis that lie elsewhere than in the store, by file.
+    #[arg(long = "model")]
+    models: Vec<String>,
+    /// Worker threads; all cores when not given. No result depends on it.
+    #[arg(long)]
+    threads: Option<NonZeroUsize>,
+    /// Print one JSON object with addresses and keys when ready.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let kernels = kernels::checked(arguments.threads)?;
+    let subnet = read_subnet(&arguments.genesis)?;
+    let keys = NodeKeys::read_file(&arguments.keys, &subnet)
+        .map_err(|error| Failure::user(chain(error)))?;
+    let (index, count) = (keys.index(), subnet.node_count());
+    let address = &subnet.addresses()[index];
+    let listen = arguments.listen.unwrap_or_else(|| {
+        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+        address.socket().unwrap_or(everywhere)
+    });
+    let models = resident(&subnet, &arguments.models)?;
+    let directory = Directory::take(&arguments.directory)?;
+    let genesis = network::genesis(&subnet)?;
+    let root_key = genesis.root_key.clone();
+    eprintln!(
+        "node {index} of {count}, subnet {}, genesis {}",
+        genesis.subnet_id,
+        hex::encode(genesis.digest())
+    );
+    eprintln!(
+        "kernels {} on {} threads, checked against the frozen digests",
+        kernels.isa(),
+        kernels.pool().threads()
+    );
+    let runtime = Runtime::new().context("starting the runtime")?;
+    let config = MemberConfig {
+        subnet: Arc::new(subnet),
+        keys,
+        genesis,
+        models,
+        kernels,
+        directory: directory.path().to_owned(),
+        listen,
+        http: arguments.http,
+        peers: Peers::default(),
+    };
+    let member = Member::start(&runtime, config)?;
+    let mut stop = Stop::new(&runtime)?;
+    eprintln!(
+        "state at height {}; listening for peers on {listen}",
+        member.heights().executed
+    );
+    if wait_until_ready(&member, &runtime, &mut stop)? == Watched::Done {
+        let (height, url) = (member.replica().certified_height(), member.url());
+        eprintln!("ready: height {height} is certified, clients are served at {url}");
+        if arguments.json {
+            let ready = serde_json::json!({
+                "node": index,
+                "url": url,
+                "listen": listen,
+                "height": height,
+                "root_key": hex::encode(root_key),
+            });
+            println!("{ready}");
+        }
+        stop.watch(&runtime, HEALTH_PERIOD, || {
+            member.check().map(ControlFlow::Continue)
+        })?;
+    }
+    eprintln!("stopping at height {}", member.heights().executed);
+    member.stop(&runtime)
+}
+
+/// Waits until a height is certified, and says meanwhile how far the node is.
+fn wait_until_ready(member: &Member, runtime: &Runtime, stop: &mut Stop) -> Result<Watched> {
+    let mut said = Instant::now();
+    stop.watch(runtime, READINESS_PERIOD, || {
+        member.check()?;
+        if member.is_ready() {
+            return Ok(ControlFlow::Break(()));
+        }
+        if said.elapsed() >= PROGRESS_PERIOD {
+            said = Instant::now();
+            let heights = member.heights();
+            eprintln!(
+                "waiting for a certified height: executed {}, final {}",
+                heights.executed, heights.finalized
+            );
+        }
+        Ok(ControlFlow::Continue(()))
+    })
+}
+
+fn read_subnet(path: &Path) -> Result<Subnet> {
+    let file = if path.is_dir() {
+        path.join(SUBNET_FILE)
+    } else {
+        path.to_owned()
+    };
+    let subnet = Subnet::read_file(&file)
+        .map_err(|error| Failure::user(chain(error)).hint("make one with lockstep genesis"))?;
+    if subnet.addresses().is_empty() {
+        return Err(Failure::user(format!(
+            "{} does not say where its nodes are",
+            file.display()
+        ))
+        .hint("lockstep up made it; make one with lockstep genesis")
+        .into());
+    }
+    Ok(subnet)
+}
+
+/// The models that the genesis names: from the given files, or by digest from the store.
+fn resident(subnet: &Subnet, given: &[String]) -> Result<Vec<Arc<Model>>> {
+    let mut found = Vec::new();
+    for name in given {
+        let model = open(name)?;
+        let digest = models::digest(&model).0;
+        if !subnet.models().values().any(|known| *known == digest) {
+            return Err(Failure::user(format!(
+                "the genesis has no model with the digest of {name}: {}",
+                model.digest()
+            ))
+            .into());
+        }
+        found.push(model);
+    }
+    for (name, digest) in subnet.models() {
+        if found.iter().any(|model| models::digest(model).0 == *digest) {
+            continue;
+        }
+        let file = Store::open()?.find(&Digest(*digest).to_string());
+        let file = file.ok_or_else(|| {
+            Failure::user(format!(
+                "model {name} of the genesis is not here: {}",
+                Digest(*digest)
+            ))
+            .hint(format!(
+                "fetch it (lockstep pull {name}), or give its file with --model"
+            ))
+        })?;
+        found.push(open(&file.to_string_lossy())?);
+    }
+    Ok(found)
+}

@@ -1,0 +1,105 @@
+//! Request rates per address.
+//!
+//! # Design
+//! A token bucket, kept as one moment per address: the time at which the bucket is full again (the generic cell rate
+//! algorithm of ITU-T I.371). Addresses lie in two generations. A full young one becomes the old one, and what was old
+//! is forgotten: memory is bounded, and an address that keeps asking is never forgotten.
+use super::Source;
+use crate::{
+    Gateway,
+    answer::{Reason, Refusal},
+    settings::Settings,
+};
+use axum::{
+    extract::{Request, State},
+    http::StatusCode,
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+use std::{
+    collections::HashMap,
+    mem,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
+use tokio::time::Instant;
+
+#[derive(Debug, Default)]
+struct Generations {
+    young: HashMap<Source, Instant>,
+    old: HashMap<Source, Instant>,
+}
+
+/// The rates of all addresses.
+#[derive(Debug)]
+pub(crate) struct Rates {
+    /// What a request costs.
+    interval: Duration,
+    /// What a full bucket holds.
+    depth: Duration,
+    /// Most addresses in a generation.
+    generation_max: usize,
+    generations: Mutex<Generations>,
+}
+
+impl Rates {
+    pub(crate) fn new(settings: &Settings) -> Self {
+        let interval = Duration::from_secs(1) / settings.requests_per_second.get();
+        Self {
+            interval,
+            depth: interval * settings.requests_burst.get(),
+            generation_max: (settings.addresses_max / 2).max(1),
+            generations: Mutex::default(),
+        }
+    }
+
+    /// Takes a request of an address at `now`.
+    ///
+    /// # Errors
+    /// How long it has to wait.
+    pub(crate) fn take(&self, source: Source, now: Instant) -> Result<(), Duration> {
+        let mut generations = self
+            .generations
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let young = generations.young.get(&source);
+        let known = young.or_else(|| generations.old.get(&source)).copied();
+        let full_at = known.map_or(now, |full_at| full_at.max(now)) + self.interval;
+        let too_soon = (full_at - now).saturating_sub(self.depth);
+        if !too_soon.is_zero() {
+            return Err(too_soon);
+        }
+        if generations.young.len() >= self.generation_max
+            && !generations.young.contains_key(&source)
+        {
+            generations.old = mem::take(&mut generations.young);
+        }
+        generations.young.insert(source, full_at);
+        Ok(())
+    }
+
+    #[cfg(test)]
+    pub(super) fn known(&self) -> usize {
+        let generations = self.generations.lock().expect("nothing panicked");
+        generations.young.len() + generations.old.len()
+    }
+}
+
+/// Refuses requests of addresses that make too many.
+pub(crate) async fn limit(
+    State(gateway): State<Gateway>,
+    request: Request,
+    next: Next,
+) -> Response {
+    let source = request.extensions().get::<Source>().copied();
+    match source.map_or(Ok(()), |source| gateway.rates.take(source, Instant::now())) {
+        Ok(()) => next.run(request).await,
+        Err(wait) => Refusal::because(
+            StatusCode::TOO_MANY_REQUESTS,
+            Reason::Rate,
+            "too many requests from your address; try again later".to_owned(),
+        )
+        .after(wait)
+        .into_response(),
+    }
+}

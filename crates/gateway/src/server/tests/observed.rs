@@ -1,0 +1,279 @@
+//! What operators see: metrics, logs, health.
+use super::*;
+use axum::extract::Request;
+use lockstep_subnet::replica::Clock;
+use std::{collections::BTreeMap, future::Future, pin::Pin};
+use tower_service::Service;
+
+/// The metrics, by name and labels. Panics at a line that is not of the format.
+fn parse(text: &str) -> BTreeMap<String, f64> {
+    let text = text.strip_suffix("# EOF\n").expect("the end is marked");
+    let mut values = BTreeMap::new();
+    let is_name = |name: &str| {
+        !name.is_empty()
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || byte == b'_')
+    };
+    for line in text.lines() {
+        if let Some(comment) = line.strip_prefix("# ") {
+            let mut words = comment.splitn(3, ' ');
+            let kind = words.next().expect("a word");
+            assert!(["HELP", "TYPE", "UNIT"].contains(&kind), "{line}");
+            assert!(words.next().is_some_and(is_name), "{line}");
+            continue;
+        }
+        let (name, value) = line.rsplit_once(' ').expect("a name and a value");
+        let (bare, labels) = name.split_once('{').unwrap_or((name, "}"));
+        assert!(is_name(bare) && labels.ends_with('}'), "{line}");
+        let value = value.parse().expect("a number");
+        assert!(
+            values.insert(name.to_owned(), value).is_none(),
+            "twice: {line}"
+        );
+    }
+    values
+}
+
+/// Asks a router without a connection.
+async fn ask(mut router: Router, path: &str) -> (u16, String) {
+    let request = Request::get(path).body(axum::body::Body::empty());
+    let answer = router
+        .call(request.expect("a request"))
+        .await
+        .expect("an answer");
+    let status = answer.status().as_u16();
+    let bytes = axum::body::to_bytes(answer.into_body(), usize::MAX)
+        .await
+        .expect("a body");
+    (status, String::from_utf8_lossy(&bytes).into_owned())
+}
+
+#[tokio::test]
+async fn metrics_are_served_apart_and_name_no_canister() {
+    let site = Site::new(settings()).await;
+    certify_one(&site.gateway.replica).await;
+    for _ in 0..3 {
+        assert_answer(
+            &site.get("/named/rrkah-fqaaa-aaaaa-aaaaq-cai").await,
+            200,
+            "named",
+        );
+    }
+    assert_answer(&site.get("/absent").await, 404, "");
+    assert_answer(&site.get("/metrics").await, 404, "");
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("it is bound");
+    let gateway = site.gateway.clone();
+    let operators = tokio::spawn(async move {
+        gateway
+            .serve_metrics(listener, std::future::pending())
+            .await;
+    });
+    let mut stream = TcpStream::connect(address).await.expect("it listens");
+    let request = b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
+    stream.write_all(request).await.expect("it is taken");
+    let answer = all(&mut stream).await;
+    assert_answer(
+        &answer,
+        200,
+        "content-type: application/openmetrics-text; version=1.0.0",
+    );
+    operators.abort();
+    let (_, text) = answer.split_once("\r\n\r\n").expect("a body");
+    assert!(!text.contains("rrkah"), "{text}");
+    let values = parse(text);
+    for (name, value) in [
+        ("lockstep_executed_height", 1.0),
+        ("lockstep_certified_height", 1.0),
+        ("lockstep_canisters", 0.0),
+        ("lockstep_calls_waiting", 0.0),
+        ("lockstep_halted", 0.0),
+        ("lockstep_blocks_executed_total", 1.0),
+        ("lockstep_calls_executed_total", 0.0),
+        (
+            "lockstep_http_requests_total{route=\"/named/{name}\",class=\"2xx\"}",
+            3.0,
+        ),
+        (
+            "lockstep_http_requests_total{route=\"other\",class=\"4xx\"}",
+            2.0,
+        ),
+        (
+            "lockstep_http_request_duration_seconds_count{route=\"/named/{name}\"}",
+            3.0,
+        ),
+        (
+            "lockstep_http_request_duration_seconds_bucket{le=\"+Inf\",route=\"other\"}",
+            2.0,
+        ),
+        ("lockstep_http_connections_accepted_total", 6.0),
+        ("lockstep_http_requests_under_way", 1.0),
+    ] {
+        assert_eq!(values.get(name), Some(&value), "{name} in {text}");
+    }
+    for name in [
+        "lockstep_process_resident_memory_bytes",
+        "lockstep_process_cpu_seconds_total",
+        "lockstep_process_open_files",
+    ] {
+        let value = values.get(name).copied();
+        assert_eq!(
+            value.is_some_and(|value| value >= 0.0),
+            cfg!(target_os = "linux"),
+            "{name}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn metrics_are_public_if_that_is_set() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let settings = Settings {
+        public_metrics: true,
+        ..settings()
+    };
+    let gateway = Gateway::new(replica(&directory), settings);
+    gateway.set_finalized(|| 7);
+    let (status, text) = ask(gateway.router(), "/metrics").await;
+    assert_eq!(status, 200);
+    assert_eq!(parse(&text)["lockstep_finalized_height"], 7.0);
+}
+
+/// A clock that a test sets.
+struct Set(Mutex<u64>);
+
+impl Clock for Set {
+    fn now_ns(&self) -> u64 {
+        *self.0.lock().expect("no panic")
+    }
+
+    fn sleep(&self, _: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(std::future::pending())
+    }
+}
+
+#[tokio::test]
+async fn a_replica_is_ready_with_a_recent_certified_state() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let replica = replica(&directory);
+    let clock = Arc::new(Set(Mutex::new(0)));
+    let gateway = Gateway {
+        clock: Arc::clone(&clock) as _,
+        ..Gateway::new(Arc::clone(&replica), settings())
+    };
+    let health = async || {
+        assert_eq!(
+            ask(gateway.router(), "/health").await,
+            (200, "live\n".into())
+        );
+        let ready = ask(gateway.router(), "/ready").await;
+        let (_, status) = ask(gateway.router(), "/api/v2/status").await;
+        let words = [
+            "healthy",
+            "waiting_for_certified_state",
+            "certified_state_behind",
+        ];
+        let word = words.into_iter().find(|word| status.contains(word));
+        (ready, word.expect("one of them"))
+    };
+    let none = "nothing has been certified since the start\n".to_owned();
+    assert_eq!(health().await, ((503, none), "waiting_for_certified_state"));
+    certify_one(&replica).await;
+    let time_ns = replica.executed().state.time_ns;
+    let behind_max_ns = 30_000_000_000;
+    for (age_ns, ready) in [(0, true), (behind_max_ns, true), (behind_max_ns + 1, false)] {
+        *clock.0.lock().expect("no panic") = time_ns + age_ns;
+        let expected = if ready {
+            ((200, "ready\n".to_owned()), "healthy")
+        } else {
+            let text = "the certified state is 30 s old\n".to_owned();
+            ((503, text), "certified_state_behind")
+        };
+        assert_eq!(health().await, expected);
+    }
+}
+
+#[tokio::test]
+async fn requests_are_logged_without_what_they_say() {
+    let site = Site::new(Settings {
+        body_bytes_max: 10,
+        ..settings()
+    })
+    .await;
+    let written = Written::default();
+    let subscriber = tracing_subscriber::fmt().json().with_writer({
+        let written = written.clone();
+        move || written.clone()
+    });
+    let logging = tracing::subscriber::set_default(subscriber.finish());
+    assert_answer(
+        &site.exchange(post_of("/length", "secret")).await,
+        200,
+        "6\n",
+    );
+    let long = site.exchange(post_of("/length", "secret secret")).await;
+    assert_answer(&long, 413, "x-request-id: 1\r\n");
+    site.get("/named/secret?secret").await;
+    drop(logging);
+    let text = String::from_utf8(written.0.lock().expect("no panic").clone()).expect("text");
+    assert!(!text.contains("secret"), "{text}");
+    let fields = |line: &str| {
+        let line: serde_json::Value = serde_json::from_str(line).expect("JSON");
+        let fields = &line["fields"];
+        (
+            fields["request"].as_u64(),
+            fields["method"].as_str().map(str::to_owned),
+            fields["route"].as_str().map(str::to_owned),
+            fields["status"].as_u64(),
+            fields["bytes_in"].as_u64(),
+            fields["bytes_out"].as_u64(),
+            fields["refused"].as_str().map(str::to_owned),
+            fields["duration_us"].is_u64(),
+        )
+    };
+    let line =
+        |number, method: &str, route: &str, status, bytes_in, bytes_out, refused: Option<&str>| {
+            (
+                Some(number),
+                Some(method.to_owned()),
+                Some(route.to_owned()),
+                Some(status),
+                Some(bytes_in),
+                Some(bytes_out),
+                refused.map(str::to_owned),
+                true,
+            )
+        };
+    let expected = [
+        line(0, "POST", "/length", 200, 6, 2, None),
+        line(1, "POST", "/length", 413, 13, 55, Some("body_too_large")),
+        line(2, "GET", "/named/{name}", 200, 0, 6, None),
+    ];
+    let told: Vec<_> = text
+        .lines()
+        .filter(|line| line.contains("answered"))
+        .map(fields)
+        .collect();
+    assert_eq!(told, expected, "{text}");
+}
+
+#[tokio::test]
+async fn pages_of_any_origin_may_send_requests() {
+    let site = Site::new(settings()).await;
+    let preflight = "OPTIONS /api/v3/canister/aaaaa-aa/call HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\
+        origin: https://example.org\r\naccess-control-request-method: POST\r\n\
+        access-control-request-headers: content-type\r\n\r\n";
+    let answer = site.exchange(preflight).await;
+    assert_answer(&answer, 204, "access-control-allow-origin: *\r\n");
+    assert!(
+        answer.contains("access-control-allow-methods: GET, POST, OPTIONS\r\n"),
+        "{answer}"
+    );
+    assert!(
+        answer.contains("access-control-allow-headers: *\r\n"),
+        "{answer}"
+    );
+    let answer = site.get("/named/a").await;
+    assert_answer(&answer, 200, "access-control-allow-origin: *\r\n");
+}

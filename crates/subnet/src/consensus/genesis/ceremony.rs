@@ -1,0 +1,290 @@
+//! Distributed generation of a subnet's keys: nobody ever has the whole key.
+//!
+//! # Design
+//!
+//! Joint Feldman generation, carried by files. Every operator makes a [`Candidate`] and gives its
+//! [`Entry`] to all. The entries are a [`Plan`], whose digest all compare. By the plan every node
+//! deals a sharing of a random key of its own: a [`Dealing`] for each node, confidential. Whoever
+//! finds the dealings for it in order gives [`Acknowledgements`] of them to all; with those of all
+//! nodes a dealer signs its [`Log`]. The sum of the dealings of the first `n - f` nodes, of which one
+//! at least is honest, is the subnet's key, and a node's share of it the sum of what they dealt to it.
+//!
+//! # Invariants
+//!
+//! Every step needs the files of all nodes: a ceremony without one of them is begun anew. So no log
+//! has shares in it, and all nodes add up the same dealings. Dealings are derived from a candidate's
+//! secret and the plan, so that a step can be repeated, and another plan has others.
+use super::{
+    GenesisError, PeerAddress,
+    files::{check_private, check_version, decode_hex, malformed, read_json, write_json},
+    keys::query_key,
+};
+use commonware_codec::Encode as _;
+use commonware_cryptography::{Signer as _, ed25519::PrivateKey};
+use commonware_utils::sys_rng;
+use rand_core::Rng as _;
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use std::{fmt, path::Path};
+use thiserror::Error;
+
+mod plan;
+
+pub use plan::Plan;
+
+const VERSION: u32 = 1;
+const NAMESPACE: &[u8] = b"lockstep/ceremony";
+const PLAN_CONTEXT: &str = "lockstep 2026 subnet ceremony: plan";
+const DEALING_CONTEXT: &str = "lockstep 2026 subnet ceremony: dealing";
+
+/// Why a step of a ceremony cannot be done.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum CeremonyError {
+    /// The entries make no subnet.
+    #[error("the entries make no subnet: {reason}")]
+    Plan {
+        /// What is wrong with them.
+        reason: String,
+    },
+    /// The candidate is not in the plan.
+    #[error("the plan has no entry of this candidate")]
+    Stranger,
+    /// A file was made by another plan.
+    #[error("{what} of node {node} is of another plan")]
+    OtherPlan {
+        /// What the file holds.
+        what: &'static str,
+        /// Whose it is.
+        node: usize,
+    },
+    /// There is not one file of each node.
+    #[error("{what} of every node is needed, once: {problem} node {node}")]
+    Incomplete {
+        /// What the file holds.
+        what: &'static str,
+        /// Whether it lacks or is there twice.
+        problem: &'static str,
+        /// Whose.
+        node: usize,
+    },
+    /// A file does not hold what it should.
+    #[error("{what} of node {node} is wrong: {reason}")]
+    Wrong {
+        /// What the file holds.
+        what: &'static str,
+        /// Whose it is.
+        node: usize,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// The secrets of a node before the subnet has a key.
+#[derive(Clone)]
+pub struct Candidate {
+    identity: PrivateKey,
+    query_seed: [u8; 32],
+    dealing_seed: [u8; 32],
+    address: PeerAddress,
+}
+
+impl fmt::Debug for Candidate {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Candidate")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CandidateFile {
+    version: u32,
+    identity: String,
+    query_seed: String,
+    dealing_seed: String,
+    address: String,
+}
+
+/// What everybody may know of a node that takes part.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Entry {
+    /// Its Ed25519 identity, hexadecimal.
+    pub identity: String,
+    /// The Ed25519 key that verifies its query responses, hexadecimal.
+    pub query_key: String,
+    /// Where its peers reach it.
+    pub address: String,
+}
+
+impl Candidate {
+    /// New secrets for a node at `address`.
+    #[must_use]
+    pub fn generate(address: PeerAddress) -> Self {
+        let secret = || {
+            let mut bytes = [0; 32];
+            sys_rng().fill_bytes(&mut bytes);
+            bytes
+        };
+        Self {
+            identity: super::identity(&secret()),
+            query_seed: secret(),
+            dealing_seed: secret(),
+            address,
+        }
+    }
+
+    /// The public part.
+    #[must_use]
+    pub fn entry(&self) -> Entry {
+        Entry {
+            identity: hex::encode(self.identity.public_key()),
+            query_key: hex::encode(query_key(&self.query_seed)),
+            address: self.address.to_string(),
+        }
+    }
+
+    /// Reads the secrets from a file.
+    ///
+    /// # Errors
+    ///
+    /// If the file is missing, can be read by everybody, or is malformed.
+    pub fn read(path: &Path) -> Result<Self, GenesisError> {
+        check_private(path)?;
+        let document: serde_json::Value = read_json(path)?;
+        check_version(path, &document, VERSION)?;
+        let file: CandidateFile =
+            serde_json::from_value(document).map_err(|error| malformed(path, error))?;
+        let seed = |text: &str| {
+            let mut bytes = [0; 32];
+            hex::decode_to_slice(text, &mut bytes).map_err(|error| malformed(path, error))?;
+            Ok::<_, GenesisError>(bytes)
+        };
+        Ok(Self {
+            identity: decode_hex(path, &file.identity)?,
+            query_seed: seed(&file.query_seed)?,
+            dealing_seed: seed(&file.dealing_seed)?,
+            address: file
+                .address
+                .parse()
+                .map_err(|error| malformed(path, error))?,
+        })
+    }
+
+    /// Writes the secrets to a file that only its owner can read.
+    ///
+    /// # Errors
+    ///
+    /// If it cannot be written.
+    pub fn write(&self, path: &Path) -> Result<(), GenesisError> {
+        let file = CandidateFile {
+            version: VERSION,
+            identity: hex::encode(self.identity.encode()),
+            query_seed: hex::encode(self.query_seed),
+            dealing_seed: hex::encode(self.dealing_seed),
+            address: self.address.to_string(),
+        };
+        write_json(path, &file, 0o600)
+    }
+}
+
+/// What one node dealt to another. Secret: only the two may know it.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Dealing {
+    plan: String,
+    from: usize,
+    to: usize,
+    commitment: String,
+    share: String,
+}
+
+/// A node's signatures that its dealings are in order, by dealer.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Acknowledgements {
+    plan: String,
+    from: usize,
+    signatures: Vec<String>,
+}
+
+/// A dealer's signed word that all nodes have acknowledged its dealings.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Log {
+    plan: String,
+    from: usize,
+    log: String,
+}
+
+impl fmt::Debug for Dealing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Dealing")
+            .field("from", &self.from)
+            .field("to", &self.to)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What one node makes by a plan, and gives to others in a file.
+trait Piece {
+    const WHAT: &'static str;
+    fn plan(&self) -> &str;
+    fn from(&self) -> usize;
+}
+
+macro_rules! piece {
+    ($type:ty, $what:literal) => {
+        impl Piece for $type {
+            const WHAT: &'static str = $what;
+            fn plan(&self) -> &str {
+                &self.plan
+            }
+            fn from(&self) -> usize {
+                self.from
+            }
+        }
+    };
+}
+
+piece!(Dealing, "the dealing");
+piece!(Acknowledgements, "the acknowledgement");
+piece!(Log, "the log");
+
+impl Dealing {
+    /// Who dealt.
+    #[must_use]
+    pub fn dealer(&self) -> usize {
+        self.from
+    }
+
+    /// To whom.
+    #[must_use]
+    pub fn receiver(&self) -> usize {
+        self.to
+    }
+}
+
+/// Reads an entry or a piece from a file.
+///
+/// # Errors
+///
+/// If the file is missing or malformed.
+pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, GenesisError> {
+    read_json(path)
+}
+
+/// Writes an entry or a piece to a file: one that only its owner can read if it is secret.
+///
+/// # Errors
+///
+/// If it cannot be written.
+pub fn write(path: &Path, content: &impl Serialize, is_secret: bool) -> Result<(), GenesisError> {
+    write_json(path, content, if is_secret { 0o600 } else { 0o644 })
+}
+
+#[cfg(test)]
+mod tests;

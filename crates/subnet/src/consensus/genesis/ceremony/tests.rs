@@ -1,0 +1,220 @@
+use super::*;
+use crate::consensus::{
+    certification::IcVariant,
+    genesis::{NodeKeys, Subnet},
+};
+use commonware_cryptography::bls12381::primitives::ops::threshold;
+use commonware_parallel::Sequential;
+use std::collections::BTreeMap;
+
+/// Candidates in the order of their numbers, and their plan.
+fn gathered(count: usize) -> (Vec<Candidate>, Plan) {
+    let mut candidates: Vec<_> = (0..count)
+        .map(|index| Candidate::generate(format!("10.0.0.1:{}", 4_900 + index).parse().unwrap()))
+        .collect();
+    let entries = candidates.iter().map(Candidate::entry).collect();
+    let plan = Plan::new(entries, BTreeMap::from([("small".to_owned(), [1; 32])])).unwrap();
+    candidates.sort_by_key(|candidate| plan.index(candidate).unwrap());
+    (candidates, plan)
+}
+
+/// All dealings, by receiver.
+fn dealt(candidates: &[Candidate], plan: &Plan) -> Vec<Vec<Dealing>> {
+    let all: Vec<Dealing> = candidates
+        .iter()
+        .flat_map(|candidate| plan.deal(candidate).unwrap())
+        .collect();
+    let to = |node| {
+        all.iter()
+            .filter(|dealing| dealing.receiver() == node)
+            .cloned()
+            .collect()
+    };
+    (0..candidates.len()).map(to).collect()
+}
+
+fn acknowledged(
+    candidates: &[Candidate],
+    plan: &Plan,
+    dealt: &[Vec<Dealing>],
+) -> Vec<Acknowledgements> {
+    let pairs = candidates.iter().zip(dealt);
+    pairs
+        .map(|(candidate, dealings)| plan.acknowledge(candidate, dealings).unwrap())
+        .collect()
+}
+
+fn held(count: usize) -> Vec<(Subnet, NodeKeys)> {
+    let (candidates, plan) = gathered(count);
+    let dealt = dealt(&candidates, &plan);
+    let acknowledged = acknowledged(&candidates, &plan, &dealt);
+    let logs: Vec<Log> = candidates
+        .iter()
+        .map(|candidate| plan.conclude(candidate, &acknowledged).unwrap())
+        .collect();
+    let pairs = candidates.iter().zip(&dealt);
+    pairs
+        .map(|(candidate, dealings)| plan.finish(candidate, dealings, &logs).unwrap())
+        .collect()
+}
+
+#[test]
+fn all_nodes_get_one_subnet_and_every_quorum_signs_for_it() {
+    for count in [1, 4, 7] {
+        let nodes = held(count);
+        let subnet = &nodes[0].0;
+        assert!(nodes.iter().all(|(other, _)| other == subnet));
+        assert_eq!(subnet.models()["small"], [1; 32]);
+        let required = subnet.sharing().required() as usize;
+        assert_eq!(required, count - (count - 1) / 3);
+        let root = [3; 32];
+        for first in 0..=count - required {
+            let partials: Vec<_> = nodes[first..first + required]
+                .iter()
+                .map(|(_, keys)| {
+                    threshold::sign_message::<IcVariant>(keys.share(), b"ic-state-root", &root)
+                })
+                .collect();
+            let signature =
+                threshold::recover::<IcVariant, _>(subnet.sharing(), partials.iter(), &Sequential)
+                    .unwrap()
+                    .encode();
+            let message = [b"\x0Dic-state-root".as_slice(), &root].concat();
+            let key = subnet.public_key();
+            ic_verify_bls_signature::verify_bls_signature(&signature, &message, &key).unwrap();
+        }
+    }
+}
+
+#[test]
+fn what_a_ceremony_makes_survives_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path();
+    for (subnet, keys) in held(4) {
+        subnet.write(path).unwrap();
+        keys.write(path).unwrap();
+        assert_eq!(Subnet::read(path).unwrap(), subnet);
+        let read = NodeKeys::read(path, &subnet, keys.index()).unwrap();
+        assert_eq!(read.share().encode(), keys.share().encode());
+    }
+    let candidate = Candidate::generate("a.example:1".parse().unwrap());
+    let file = path.join("secret.json");
+    candidate.write(&file).unwrap();
+    assert_eq!(Candidate::read(&file).unwrap().entry(), candidate.entry());
+}
+
+#[test]
+fn a_step_can_be_repeated_and_another_plan_deals_otherwise() {
+    let (candidates, plan) = gathered(4);
+    let shares = |plan: &Plan| {
+        let dealings = plan.deal(&candidates[0]).unwrap();
+        dealings
+            .into_iter()
+            .map(|dealing| dealing.share)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(shares(&plan), shares(&plan));
+    let entries = candidates.iter().map(Candidate::entry).collect();
+    let other = Plan::new(entries, BTreeMap::new()).unwrap();
+    assert_ne!(plan.digest(), other.digest());
+    assert!(
+        shares(&plan)
+            .iter()
+            .all(|share| !shares(&other).contains(share))
+    );
+}
+
+#[test]
+fn entries_that_make_no_subnet_are_refused() {
+    let (candidates, _) = gathered(4);
+    let entries: Vec<Entry> = candidates.iter().map(Candidate::entry).collect();
+    let refused = |change: &dyn Fn(&mut Vec<Entry>)| {
+        let mut changed = entries.clone();
+        change(&mut changed);
+        Plan::new(changed, BTreeMap::new()).unwrap_err().to_string()
+    };
+    assert!(refused(&|entries| entries.clear()).contains("1 to 128 nodes"));
+    assert!(refused(&|entries| entries[1] = entries[0].clone()).contains("one address"));
+    let address = entries[0].address.clone();
+    assert!(refused(&|entries| entries[1].address.clone_from(&address)).contains("one address"));
+    assert!(refused(&|entries| entries[1].address = "nowhere".into()).contains("not an address"));
+    assert!(refused(&|entries| entries[1].identity.push('0')).contains("make no subnet"));
+    assert!(refused(&|entries| entries[1].query_key.truncate(6)).contains("make no subnet"));
+    let again = entries[0].identity.clone();
+    assert!(refused(&|entries| entries[1].identity.clone_from(&again)).contains("twice"));
+}
+
+#[test]
+fn files_that_lack_or_do_not_fit_are_named() {
+    let (candidates, plan) = gathered(4);
+    let dealt = dealt(&candidates, &plan);
+    let acknowledge = |dealings: &[Dealing]| {
+        plan.acknowledge(&candidates[1], dealings)
+            .map(|_| ())
+            .unwrap_err()
+    };
+    let lacks = acknowledge(&dealt[1][..3]).to_string();
+    assert!(lacks.contains("there is none of node 3"), "{lacks}");
+    let twice = [&dealt[1][..], &dealt[1][2..3]].concat();
+    let twice = acknowledge(&twice).to_string();
+    assert!(twice.contains("there are two of node 2"), "{twice}");
+    assert!(matches!(
+        acknowledge(&dealt[2]),
+        CeremonyError::Wrong { node: 0, .. }
+    ));
+    let mut changed = dealt[1].clone();
+    changed[3].share.clone_from(&dealt[2][3].share);
+    assert!(matches!(
+        acknowledge(&changed),
+        CeremonyError::Wrong { node: 3, .. }
+    ));
+    changed[3].share = "no".to_owned();
+    assert!(matches!(
+        acknowledge(&changed),
+        CeremonyError::Wrong { node: 3, .. }
+    ));
+    changed[3].plan = "other".to_owned();
+    assert!(matches!(
+        acknowledge(&changed),
+        CeremonyError::OtherPlan { node: 3, .. }
+    ));
+
+    let acknowledged = acknowledged(&candidates, &plan, &dealt);
+    let mut changed = acknowledged.clone();
+    changed[2].signatures.swap(0, 1);
+    let concluded = plan.conclude(&candidates[0], &changed);
+    assert!(matches!(
+        concluded,
+        Err(CeremonyError::Wrong { node: 2, .. })
+    ));
+    changed[2].signatures.clear();
+    let concluded = plan.conclude(&candidates[0], &changed);
+    assert!(matches!(
+        concluded,
+        Err(CeremonyError::Wrong { node: 2, .. })
+    ));
+
+    let mut logs: Vec<Log> = candidates
+        .iter()
+        .map(|candidate| plan.conclude(candidate, &acknowledged).unwrap())
+        .collect();
+    let exchanged = logs[1].log.clone();
+    logs[3].log = exchanged;
+    let finished = plan.finish(&candidates[0], &dealt[0], &logs);
+    assert!(matches!(
+        finished,
+        Err(CeremonyError::Wrong { node: 3, .. })
+    ));
+
+    let stranger = Candidate::generate("10.0.0.9:1".parse().unwrap());
+    assert!(matches!(plan.deal(&stranger), Err(CeremonyError::Stranger)));
+}
+
+#[test]
+fn secrets_are_not_in_debug_output() {
+    let (candidates, plan) = gathered(1);
+    let dealing = &plan.deal(&candidates[0]).unwrap()[0];
+    assert!(!format!("{dealing:?}").contains(&dealing.share));
+    let secret = hex::encode(candidates[0].dealing_seed);
+    assert!(!format!("{:?}", candidates[0]).contains(&secret));
+}

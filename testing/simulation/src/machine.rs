@@ -1,0 +1,269 @@
+//! A machine of a simulated subnet: a disk, a clock and, while it has power, a replica.
+use crate::checks::{Agreement, Certificates};
+use bytes::Bytes;
+use lockstep_canister::{engine::Engine, models::NoModels};
+use lockstep_subnet::{
+    application::{Application, FinalizedBlock, Height, Payload},
+    consensus::simulation::{SimulatedClock, World},
+    replica::{Clock, MemoryDisk, Replica, StoreError},
+    state::Genesis,
+};
+use std::{
+    future::Future,
+    num::NonZeroUsize,
+    pin::Pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+/// When the world begins.
+const START_NS: u64 = 1_800_000_000_000_000_000;
+
+/// A clock that is ahead of the world's.
+#[derive(Debug, Clone)]
+pub(crate) struct SkewedClock {
+    world: SimulatedClock,
+    ahead_ns: i64,
+}
+
+impl SkewedClock {
+    pub(crate) fn new(world: SimulatedClock, ahead_ms: i64) -> Self {
+        Self {
+            world,
+            ahead_ns: ahead_ms * 1_000_000,
+        }
+    }
+}
+
+impl Clock for SkewedClock {
+    fn now_ns(&self) -> u64 {
+        (START_NS + self.world.now_ns()).saturating_add_signed(self.ahead_ns)
+    }
+
+    fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
+        Box::pin(self.world.sleep(duration))
+    }
+}
+
+/// The checks that see what replicas do.
+#[derive(Debug)]
+pub(crate) struct Seen {
+    pub(crate) agreement: Mutex<Agreement>,
+    pub(crate) certificates: Mutex<Certificates>,
+}
+
+/// Locks what only this thread uses.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// What the checks see of a replica.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Role {
+    /// Everything.
+    Honest,
+    /// Nothing.
+    Faulty,
+    /// Nothing; and the roots it gives are wrong.
+    Liar,
+}
+
+/// A replica, as consensus drives it.
+pub(crate) struct Observed {
+    replica: Arc<Replica>,
+    node: usize,
+    role: Role,
+    seen: Arc<Seen>,
+}
+
+impl Observed {
+    fn told(&self, mut root: [u8; 32]) -> [u8; 32] {
+        if self.role == Role::Liar {
+            root[0] ^= 1;
+        }
+        root
+    }
+}
+
+impl Application for Observed {
+    fn propose(&self, parent_time_ns: u64) -> impl Future<Output = Payload> + Send {
+        self.replica.propose(parent_time_ns)
+    }
+
+    fn verify(&self, parent_time_ns: u64, payload: &Payload) -> bool {
+        self.replica.verify(parent_time_ns, payload)
+    }
+
+    fn execute(&self, block: &FinalizedBlock) -> [u8; 32] {
+        let root = self.replica.execute(block);
+        if self.role == Role::Honest {
+            lock(&self.seen.agreement).executed(self.node, block, root);
+        }
+        self.told(root)
+    }
+
+    fn executed_height(&self) -> Height {
+        self.replica.executed_height()
+    }
+
+    fn root(&self, height: Height) -> Option<[u8; 32]> {
+        self.replica.root(height).map(|root| self.told(root))
+    }
+
+    fn certified(&self, height: Height, root: [u8; 32], signature: [u8; 48]) {
+        if self.role == Role::Honest {
+            let agreed = lock(&self.seen.agreement).root(height);
+            lock(&self.seen.certificates).certified(height, root, signature, agreed);
+        }
+        Application::certified(&*self.replica, height, root, signature);
+    }
+
+    fn gossip(&self, message: Bytes) {
+        self.replica.gossip(message);
+    }
+}
+
+/// How often something happened to a machine.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Incidents {
+    /// It lost power or its process ended.
+    pub stops: u64,
+    /// Its state was found to be damaged, and made anew from the chain.
+    pub damaged: u64,
+}
+
+/// See the module.
+pub(crate) struct Machine {
+    pub(crate) node: usize,
+    pub(crate) disk: MemoryDisk,
+    pub(crate) backup: Option<MemoryDisk>,
+    pub(crate) replica: Option<Arc<Replica>>,
+    pub(crate) incidents: Incidents,
+    clock: SkewedClock,
+    engine: Arc<Engine>,
+    genesis: Genesis,
+    seen: Arc<Seen>,
+    /// Which storage its consensus has.
+    storage: u32,
+}
+
+impl Machine {
+    pub(crate) fn new(node: usize, clock: SkewedClock, genesis: Genesis, seen: Arc<Seen>) -> Self {
+        let threads = NonZeroUsize::MIN.saturating_add(node % 2);
+        Self {
+            node,
+            disk: MemoryDisk::default(),
+            backup: None,
+            replica: None,
+            incidents: Incidents::default(),
+            clock,
+            engine: Arc::new(Engine::new().on_threads(threads)),
+            genesis,
+            seen,
+            storage: 0,
+        }
+    }
+
+    /// Starts an honest node from what it has stored. State that is damaged is made anew.
+    ///
+    /// # Errors
+    /// If it does not start.
+    pub(crate) async fn start(&mut self, world: &mut World) -> Result<(), String> {
+        let opened = match self.open(world, &self.disk) {
+            Err(StoreError::Damaged { .. }) => {
+                self.incidents.damaged += 1;
+                self.disk = MemoryDisk::default();
+                self.open(world, &self.disk)
+            }
+            opened => opened,
+        };
+        let replica = opened.map_err(|error| format!("node {}: {error:?}", self.node))?;
+        self.run(world, replica, Role::Honest).await
+    }
+
+    pub(crate) async fn start_faulty(
+        &mut self,
+        world: &mut World,
+        lies: bool,
+    ) -> Result<(), String> {
+        let role = if lies { Role::Liar } else { Role::Faulty };
+        let replica = self.open(world, &self.disk);
+        let replica = replica.map_err(|error| format!("node {}: {error:?}", self.node))?;
+        self.run(world, replica, role).await
+    }
+
+    /// Starts the machine and another one with the same keys.
+    ///
+    /// # Errors
+    /// If a state cannot be opened.
+    pub(crate) async fn start_twins(
+        &mut self,
+        world: &mut World,
+        sides: &[lockstep_subnet::consensus::simulation::Twin],
+    ) -> Result<(), StoreError> {
+        let first = self.open(world, &self.disk)?;
+        // Otherwise the two would do the same, often enough.
+        self.clock.ahead_ns += 1_000_000;
+        let second = self.open(world, &MemoryDisk::default())?;
+        let twins = [first, second].map(|replica| self.observed(replica, Role::Faulty));
+        world.start_twins(self.node, twins, sides).await;
+        Ok(())
+    }
+
+    /// The power goes; sectors that `survives` is true for reach the disk yet.
+    pub(crate) async fn stop(&mut self, world: &mut World, survives: impl FnMut() -> bool) {
+        self.incidents.stops += 1;
+        self.disk.lose_power(survives);
+        if self.replica.take().is_some() {
+            world.stop_node(self.node).await;
+        }
+    }
+
+    /// Loses everything.
+    pub(crate) fn wipe(&mut self) {
+        self.disk = MemoryDisk::default();
+        self.storage += 1;
+    }
+
+    fn open(&self, world: &World, disk: &MemoryDisk) -> Result<Arc<Replica>, StoreError> {
+        let keys = &world.genesis().nodes[self.node];
+        Replica::open(
+            disk.clone(),
+            self.genesis.clone(),
+            keys.query_signing_seed(),
+            Arc::clone(&self.engine),
+            Arc::new(NoModels),
+            Arc::new(self.clock.clone()),
+        )
+        .map(Arc::new)
+    }
+
+    fn observed(&self, replica: Arc<Replica>, role: Role) -> Arc<Observed> {
+        Arc::new(Observed {
+            replica,
+            node: self.node,
+            role,
+            seen: Arc::clone(&self.seen),
+        })
+    }
+
+    async fn run(
+        &mut self,
+        world: &mut World,
+        replica: Arc<Replica>,
+        role: Role,
+    ) -> Result<(), String> {
+        let observed = self.observed(Arc::clone(&replica), role);
+        let started = world
+            .try_start_node(self.node, observed, self.storage)
+            .await;
+        self.replica = Some(Arc::clone(&replica));
+        let handle = started.ok_or_else(|| format!("node {} does not start", self.node))?;
+        let gossip = handle.gossip().clone();
+        replica.set_gossip(move |message| {
+            // Best effort: the replica keeps the message until it is ordered.
+            let _ = gossip.send(message);
+        });
+        Ok(())
+    }
+}
