@@ -35,9 +35,13 @@ fn dealt() -> (TempDir, Value) {
 }
 
 fn node(directory: &Path) -> Command {
+    node_at(directory, "127.0.0.1:0")
+}
+
+fn node_at(directory: &Path, http: &str) -> Command {
     let mut command = inside(directory);
     command.args(["node", "--genesis", "genesis", "--directory", "state"]);
-    command.args(["--http", "127.0.0.1:0", "--threads", "1"]);
+    command.args(["--http", http, "--threads", "1"]);
     command
 }
 
@@ -125,7 +129,7 @@ fn node_says_which_port_is_taken() {
         peers.starts_with("exit code: 3\n") && peers.contains(&expected),
         "{peers}"
     );
-    let clients = report(node(path).args(keys).args(["--http", &address]));
+    let clients = report(node_at(path, &address).args(keys));
     let expected = format!("error: cannot listen for clients on {address}: Address already in use");
     assert!(
         clients.starts_with("exit code: 3\n") && clients.contains(&expected),

@@ -26,9 +26,9 @@ pub(crate) struct Arguments {
     /// Resident models, by file, alias or digest. A network keeps those that it was started with.
     #[arg(long = "model")]
     models: Vec<String>,
-    /// Leave out the ledgers and the minting canister that clients of the Internet Computer expect.
+    /// Install the ledgers and the minting canister that `icp` expects, for development: everybody has their tokens.
     #[arg(long)]
-    no_builtin_canisters: bool,
+    builtin_canisters: bool,
     /// Print one JSON object with the addresses and the root key when ready.
     #[arg(long)]
     json: bool,
@@ -63,7 +63,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let network = Network::start(&directory, options)?;
     serve(network, |network| {
-        if !arguments.no_builtin_canisters
+        if arguments.builtin_canisters
             && let Some(url) = network.url(0)
         {
             network.runtime().block_on(builtin::install(url))?;

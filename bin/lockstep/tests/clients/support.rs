@@ -74,7 +74,14 @@ impl Up {
     pub(crate) fn start(arguments: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a folder can be made");
         let mut child = Command::new(env!("CARGO_BIN_EXE_lockstep"))
-            .args(["up", "--no-model", "--json", "--port", "0", "--directory"])
+            .args([
+                "up",
+                "--builtin-canisters",
+                "--json",
+                "--port",
+                "0",
+                "--directory",
+            ])
             .arg(directory.path())
             .args(arguments)
             .stdout(Stdio::piped())
