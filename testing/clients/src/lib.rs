@@ -7,12 +7,16 @@ use std::{
     sync::Mutex,
 };
 
-/// This package: `agent` checks with the JavaScript agent, `project` is deployed by `icp`.
-pub const SOURCES: &str = env!("CARGO_MANIFEST_DIR");
 /// The command line, below the folder that [`install`] returns.
 const ICP: &str = "node_modules/@icp-sdk/icp-cli-linux-x64/bin/icp";
 /// Installations in one process wait for each other.
 static INSTALLING: Mutex<()> = Mutex::new(());
+
+/// This package: `agent` checks with the JavaScript agent, `project` is deployed by `icp`.
+#[must_use]
+pub fn sources() -> PathBuf {
+    lockstep_guests::root().join("testing/clients")
+}
 
 /// Clients that are installed.
 #[derive(Debug)]
@@ -36,11 +40,11 @@ impl Clients {
         fs::create_dir_all(folder).expect("the folder of temporary files can be written");
         let lock = "package-lock.json";
         let is_installed = folder.join(ICP).exists()
-            && fs::read(folder.join(lock)).ok() == fs::read(Path::new(SOURCES).join(lock)).ok();
+            && fs::read(folder.join(lock)).ok() == fs::read(sources().join(lock)).ok();
         for file in ["package.json", lock, "compile.mjs"] {
-            fs::copy(Path::new(SOURCES).join(file), folder.join(file)).expect("files are copied");
+            fs::copy(sources().join(file), folder.join(file)).expect("files are copied");
         }
-        copy_folder(&Path::new(SOURCES).join("agent"), &folder.join("agent"));
+        copy_folder(&sources().join("agent"), &folder.join("agent"));
         let clients = Self {
             folder: folder.to_owned(),
         };

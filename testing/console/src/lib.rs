@@ -9,7 +9,6 @@ use std::{
     process::{Command, Output},
 };
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// Status of the tools when something cannot be installed on this machine.
 const UNAVAILABLE: i32 = 3;
 const SOURCES: [&str; 8] = [
@@ -41,7 +40,7 @@ impl Workspace {
     #[must_use]
     pub fn prepare(temporary: &Path) -> Option<Self> {
         let tools = Command::new("bash")
-            .arg(Path::new(ROOT).join("tools/browser.sh"))
+            .arg(lockstep_guests::root().join("tools/browser.sh"))
             .output()
             .expect("bash runs");
         if tools.status.code() == Some(UNAVAILABLE) {
@@ -71,7 +70,7 @@ impl Workspace {
             let _ = fs::remove_dir_all(self.folder.join(folder));
         }
         for source in SOURCES {
-            let from = Path::new(ROOT).join("console").join(source);
+            let from = lockstep_guests::root().join("console").join(source);
             copy(&from, &self.folder.join(source));
         }
     }
@@ -95,9 +94,10 @@ impl Workspace {
     #[must_use]
     pub fn node_command(&self) -> Command {
         let mut command = Command::new("node");
-        command
-            .current_dir(&self.folder)
-            .env("LOCKSTEP_CANISTERS", Path::new(ROOT).join("canisters"));
+        command.current_dir(&self.folder).env(
+            "LOCKSTEP_CANISTERS",
+            lockstep_guests::root().join("canisters"),
+        );
         command
     }
 

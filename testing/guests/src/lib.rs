@@ -4,9 +4,22 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-const ROOT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../..");
 /// Status of the tools when a target cannot be set up on this machine.
 const UNAVAILABLE: i32 = 3;
+
+/// The root of the repository that the running test belongs to. That is not where this crate was compiled: clones that
+/// share a target directory share it.
+///
+/// # Panics
+/// The test is not run by cargo.
+#[must_use]
+pub fn root() -> PathBuf {
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").expect("cargo runs tests");
+    let root = Path::new(&package)
+        .ancestors()
+        .find(|folder| folder.join("tools/target-cargo.sh").exists());
+    root.expect("a package lies in its repository").to_owned()
+}
 
 /// Builds `package` for `target` below `folder`, `arguments` being those of cargo, its command first, and returns the
 /// folder of the products; nothing, after saying why, where there is no such toolchain.
@@ -31,12 +44,12 @@ pub fn build_in(
     folder: &Path,
 ) -> Option<PathBuf> {
     let output = Command::new("bash")
-        .arg(Path::new(ROOT).join("tools/target-cargo.sh"))
+        .arg(root().join("tools/target-cargo.sh"))
         .arg(target)
         .args(arguments)
         .args(["--release", "--locked", "--package", package])
         .arg("--manifest-path")
-        .arg(Path::new(ROOT).join(manifest))
+        .arg(root().join(manifest))
         .arg("--target-dir")
         .arg(folder)
         .output()

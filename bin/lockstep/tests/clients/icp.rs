@@ -1,6 +1,6 @@
 //! The command line `icp`.
 use crate::support::{Reaper, Up, clients, counter, run, succeed};
-use lockstep_clients::{Clients, SOURCES, copy_folder};
+use lockstep_clients::{Clients, copy_folder, sources};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -21,7 +21,7 @@ struct Project {
 impl Project {
     fn new(clients: &Clients, counter: PathBuf, environment: &'static str, url: &str) -> Self {
         let folder = tempfile::tempdir().expect("a folder can be made");
-        copy_folder(&Path::new(SOURCES).join("project"), folder.path());
+        copy_folder(&sources().join("project"), folder.path());
         let manifest = folder.path().join("icp.yaml");
         let text = fs::read_to_string(&manifest).expect("it was just copied");
         fs::write(&manifest, text.replace("NETWORK_URL", url)).expect("it can be written");
