@@ -128,7 +128,7 @@ fn icp_starts_a_network_of_this_binary_and_deploys_to_it() {
     let balance = project.icp(&["cycles", "balance"]);
     assert!(balance.contains("1_000"), "{balance}");
     let balance = project.icp(&["token", "balance"]);
-    assert!(balance.contains("1_000_000"), "{balance}");
+    assert!(balance.contains("1000000.00000000 ICP"), "{balance}");
     develop(&project);
     project.icp(&["network", "stop"]);
     assert!(
