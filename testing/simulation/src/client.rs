@@ -144,7 +144,7 @@ impl Client {
         let envelope =
             register::signed_call(&self.key, register::id(), method, argument, expiry_ns);
         Call {
-            id: envelope.content.to_request_id().into(),
+            id: envelope.content.to_request_id(),
             number,
             envelope: envelope.encode_bytes().into(),
             expiry_ns,

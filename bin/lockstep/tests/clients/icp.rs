@@ -1,11 +1,7 @@
 //! The command line `icp`.
 use crate::support::{Reaper, Up, clients, counter, run, succeed};
 use lockstep_clients::{Clients, copy_folder, sources};
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::{fs, path::PathBuf, process::Command};
 use tempfile::TempDir;
 
 /// A project with a canister in Rust and one in Motoko, and a user of her own.

@@ -99,6 +99,9 @@ pub fn simulate<T>(config: SimulationConfig, scenario: impl AsyncFnOnce(World) -
     })
 }
 
+/// Messages of twins, by their node and their digest, and which of the two said them.
+type Said = Arc<Mutex<BTreeMap<(PublicKey, [u8; 32]), Twin>>>;
+
 /// A task of the world, and whether it has ended.
 struct Running {
     task: Handle<()>,
@@ -120,8 +123,8 @@ pub struct World {
     oracle: Oracle<PublicKey, deterministic::Context>,
     genesis: Genesis,
     nodes: Vec<Vec<Running>>,
-    /// Which twin said what: twins of other nodes hear their like.
-    said: Arc<Mutex<BTreeMap<(PublicKey, [u8; 32]), Twin>>>,
+    /// Twins of other nodes hear their like.
+    said: Said,
 }
 
 impl fmt::Debug for World {
