@@ -229,7 +229,8 @@ fn keys_twice_and_keys_that_nobody_knows_are_refused() {
             }
             all
         });
-        assert!(twice.len() > 8);
+        // A map in a map, with three fields at least.
+        assert!(twice.len() > 5, "{whole:?}");
         for changed in twice {
             assert!(Request::decode(&to_bytes(&changed)).is_err(), "{changed:?}");
         }
