@@ -12,7 +12,9 @@ use crate::{client, embedded};
 use anyhow::{Context, Result};
 use candid::{CandidType, Decode, Encode, Nat, Principal};
 use ic_agent::{Agent, AgentError};
-use serde::Deserialize;
+use ic_management_canister_types::{
+    CanisterIdRecord, CanisterInstallMode, InstallCodeArgs, ProvisionalCreateCanisterWithCyclesArgs,
+};
 
 /// Tokens that the anonymous principal has: a billion ICP.
 const DEVELOPMENT_E8S: u64 = 100_000_000_000_000_000;
@@ -62,32 +64,6 @@ struct CyclesLedgerInit {
 #[derive(CandidType)]
 struct CyclesMintingInit {
     development_xdr_permyriad_per_icp: u64,
-}
-
-#[derive(CandidType)]
-struct CreateArguments {
-    amount: Option<Nat>,
-    specified_id: Option<Principal>,
-}
-
-#[derive(CandidType, Deserialize)]
-struct Created {
-    canister_id: Principal,
-}
-
-#[derive(CandidType)]
-#[allow(non_camel_case_types, reason = "the interface's spelling")]
-enum InstallMode {
-    install,
-    upgrade(Option<()>),
-}
-
-#[derive(CandidType)]
-struct InstallArguments<'a> {
-    mode: InstallMode,
-    canister_id: Principal,
-    wasm_module: &'a [u8],
-    arg: &'a [u8],
 }
 
 /// An account of a principal without subaccount.
@@ -167,7 +143,7 @@ impl Builtin {
             match self.module_hash(agent).await? {
                 Some(hash) if hash == sha256(self.wasm) => Ok(()),
                 Some(_) => {
-                    self.install_code(agent, InstallMode::upgrade(None), &[])
+                    self.install_code(agent, CanisterInstallMode::Upgrade(None), &[])
                         .await
                 }
                 None => {
@@ -175,7 +151,7 @@ impl Builtin {
                     if !self.exists(agent).await? {
                         self.create(agent).await?;
                     }
-                    self.install_code(agent, InstallMode::install, &self.argument)
+                    self.install_code(agent, CanisterInstallMode::Install, &self.argument)
                         .await
                 }
             }
@@ -195,9 +171,10 @@ impl Builtin {
     }
 
     async fn create(&self, agent: &Agent) -> Result<()> {
-        let arguments = CreateArguments {
+        let arguments = ProvisionalCreateCanisterWithCyclesArgs {
             amount: Some(self.cycles.into()),
             specified_id: Some(self.id),
+            ..Default::default()
         };
         let reply = self
             .manage(
@@ -206,17 +183,23 @@ impl Builtin {
                 Encode!(&arguments)?,
             )
             .await?;
-        let created = Decode!(&reply, Created)?.canister_id;
+        let created = Decode!(&reply, CanisterIdRecord)?.canister_id;
         anyhow::ensure!(created == self.id, "it got another id: {created}");
         Ok(())
     }
 
-    async fn install_code(&self, agent: &Agent, mode: InstallMode, argument: &[u8]) -> Result<()> {
-        let arguments = InstallArguments {
+    async fn install_code(
+        &self,
+        agent: &Agent,
+        mode: CanisterInstallMode,
+        argument: &[u8],
+    ) -> Result<()> {
+        let arguments = InstallCodeArgs {
             mode,
             canister_id: self.id,
-            wasm_module: self.wasm,
-            arg: argument,
+            wasm_module: self.wasm.to_vec(),
+            arg: argument.to_vec(),
+            sender_canister_version: None,
         };
         self.manage(agent, "install_code", Encode!(&arguments)?)
             .await?;

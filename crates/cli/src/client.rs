@@ -6,6 +6,9 @@
 use anyhow::{Context, Result, bail};
 use candid::{CandidType, Decode, Encode, Principal};
 use ic_agent::{Agent, Certificate, hash_tree::LookupResult};
+use ic_management_canister_types::{
+    CanisterIdRecord, CanisterInstallMode, InstallCodeArgs, ProvisionalCreateCanisterWithCyclesArgs,
+};
 use serde::Deserialize;
 use std::time::Duration;
 
@@ -56,31 +59,6 @@ pub(crate) struct Llm {
 }
 
 #[derive(CandidType)]
-struct CreateArguments {
-    amount: Option<candid::Nat>,
-    settings: Option<()>,
-}
-
-#[derive(Deserialize, CandidType)]
-struct Created {
-    canister_id: Principal,
-}
-
-#[derive(CandidType)]
-#[allow(non_camel_case_types, reason = "the interface's spelling")]
-enum InstallMode {
-    install,
-}
-
-#[derive(CandidType)]
-struct InstallArguments<'a> {
-    mode: InstallMode,
-    canister_id: Principal,
-    wasm_module: &'a [u8],
-    arg: Vec<u8>,
-}
-
-#[derive(CandidType)]
 struct LlmInit {
     model: String,
     max_tokens: u32,
@@ -109,10 +87,7 @@ impl Llm {
         max_tokens: u32,
     ) -> Result<Self> {
         let management = Principal::management_canister();
-        let create = Encode!(&CreateArguments {
-            amount: None,
-            settings: None
-        })?;
+        let create = Encode!(&ProvisionalCreateCanisterWithCyclesArgs::default())?;
         let reply = agent
             .update(&management, "provisional_create_canister_with_cycles")
             .with_effective_canister_id(Principal::from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 1]))
@@ -120,15 +95,16 @@ impl Llm {
             .call_and_wait()
             .await
             .context("creating a canister")?;
-        let canister = Decode!(&reply, Created)?.canister_id;
-        let install = InstallArguments {
-            mode: InstallMode::install,
+        let canister = Decode!(&reply, CanisterIdRecord)?.canister_id;
+        let install = InstallCodeArgs {
+            mode: CanisterInstallMode::Install,
             canister_id: canister,
-            wasm_module: wasm,
+            wasm_module: wasm.to_vec(),
             arg: Encode!(&LlmInit {
                 model: model.to_owned(),
                 max_tokens
             })?,
+            sender_canister_version: None,
         };
         agent
             .update(&management, "install_code")

@@ -3,24 +3,12 @@ use crate::{
     fleet::{Fleet, NODES},
     load::{Ledger, alone, ledger_wasm},
 };
+use lockstep_simulation::Random;
 use std::{fs, sync::Arc};
 use tokio::runtime::Runtime;
 
 const SEED: u64 = 20_261_126;
 const KILLS: usize = 4;
-
-/// SplitMix64: which node falls, and how much is done before it does.
-struct Choices(u64);
-
-impl Choices {
-    fn below(&mut self, bound: u64) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut bits = self.0;
-        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        (bits ^ (bits >> 31)) % bound
-    }
-}
 
 #[test]
 fn nothing_acknowledged_is_lost_or_done_twice() {
@@ -30,20 +18,21 @@ fn nothing_acknowledged_is_lost_or_done_twice() {
     let fleet = Arc::new(Fleet::start());
     let ledger = runtime.block_on(Ledger::install(&fleet, &wasm));
     let clients = runtime.block_on(ledger.load());
-    let mut choices = Choices(SEED);
+    // Which node falls, and how much is done before it does.
+    let mut choices = Random::new(SEED, 0);
 
     for _ in 0..KILLS {
-        runtime.block_on(ledger.progress(choices.below(20)));
-        let node = choices.below(NODES as u64) as usize;
+        runtime.block_on(ledger.progress(choices.below(20) as u64));
+        let node = choices.below(NODES);
         fleet.kill(node);
         // Three of four go on without it.
-        runtime.block_on(ledger.progress(1 + choices.below(20)));
+        runtime.block_on(ledger.progress(1 + choices.below(20) as u64));
         fleet.launch(node);
         fleet.wait_until_ready(node);
     }
 
     // All that a node had is gone but its keys: it fetches the chain and executes it.
-    let node = choices.below(NODES as u64) as usize;
+    let node = choices.below(NODES);
     fleet.kill(node);
     fs::remove_dir_all(fleet.directory(node)).expect("it is there");
     runtime.block_on(ledger.progress(10));

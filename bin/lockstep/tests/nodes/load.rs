@@ -2,6 +2,9 @@
 use crate::fleet::{Fleet, NODES};
 use candid::{CandidType, Decode, Encode, Nat, Principal};
 use ic_agent::{Agent, Identity as _, agent::CallResponse, identity::BasicIdentity};
+use ic_management_canister_types::{
+    CanisterIdRecord, CanisterInstallMode, InstallCodeArgs, ProvisionalCreateCanisterWithCyclesArgs,
+};
 use serde::Deserialize;
 use serde_bytes::ByteBuf;
 use std::{
@@ -63,30 +66,6 @@ enum TransferError {
     GenericError { error_code: Nat, message: String },
 }
 
-#[derive(CandidType)]
-struct CreateArguments {
-    amount: Option<Nat>,
-}
-
-#[derive(CandidType, Deserialize)]
-struct Created {
-    canister_id: Principal,
-}
-
-#[derive(CandidType)]
-#[allow(non_camel_case_types, reason = "the interface's spelling")]
-enum InstallMode {
-    install,
-}
-
-#[derive(CandidType)]
-struct InstallArguments<'a> {
-    mode: InstallMode,
-    canister_id: Principal,
-    wasm_module: &'a [u8],
-    arg: Vec<u8>,
-}
-
 /// A ledger on a fleet, and what its clients know.
 pub(crate) struct Ledger {
     fleet: Arc<Fleet>,
@@ -108,11 +87,13 @@ impl Ledger {
         let reply = agent
             .update(&management, "provisional_create_canister_with_cycles")
             .with_effective_canister_id(Principal::from_slice(&[0, 0, 0, 0, 0, 0, 0, 0, 1, 1]))
-            .with_arg(Encode!(&CreateArguments { amount: None }).expect("Candid"))
+            .with_arg(Encode!(&ProvisionalCreateCanisterWithCyclesArgs::default()).expect("Candid"))
             .call_and_wait()
             .await
             .expect("it is created");
-        let canister = Decode!(&reply, Created).expect("Candid").canister_id;
+        let canister = Decode!(&reply, CanisterIdRecord)
+            .expect("Candid")
+            .canister_id;
         let config = Config {
             name: "Test".into(),
             symbol: "TST".into(),
@@ -124,11 +105,12 @@ impl Ledger {
                 .collect(),
             recent_max: None,
         };
-        let install = InstallArguments {
-            mode: InstallMode::install,
+        let install = InstallCodeArgs {
+            mode: CanisterInstallMode::Install,
             canister_id: canister,
-            wasm_module: wasm,
+            wasm_module: wasm.to_vec(),
             arg: Encode!(&config).expect("Candid"),
+            sender_canister_version: None,
         };
         agent
             .update(&management, "install_code")

@@ -1,15 +1,10 @@
 //! Which paths of the state tree a `read_state` request may ask for.
 use super::Path;
 use crate::{
-    ingress::{Authority, DelegationError, RequestId},
+    ingress::{Authority, DelegationError, LABELS_MAX, PATHS_MAX, RequestId},
     state::{ReplicatedState, is_canister_id},
 };
 use ic_principal::Principal;
-
-/// Most paths in one request.
-const PATHS_MAX: usize = 1000;
-/// Most labels in one path.
-const LABELS_MAX: usize = 127;
 
 /// What the address of a request names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
