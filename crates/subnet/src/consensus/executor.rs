@@ -12,7 +12,7 @@
 //!
 //! If consensus lost blocks that the application lacks: neither can go on alone.
 use super::{block::Block, replica::Replica};
-use crate::application::{Application, FinalizedBlock};
+use crate::application::{Application, FinalizedBlock, Height};
 use commonware_actor::Feedback;
 use commonware_consensus::{
     Heightable as _, Reporter,
@@ -67,30 +67,37 @@ pub(crate) async fn execute<A: Application>(
     archive: Mailbox<ed25519::Scheme, Standard<Block>>,
     mut deliveries: mpsc::UnboundedReceiver<Delivery>,
 ) {
-    loop {
-        let next = replica.application.executed_height() + 1;
-        let Some(block) = archive.get_block(types::Height::new(next)).await else {
-            break;
-        };
-        execute_one(&replica, &block.inner().finalized(block.digest()));
-    }
+    execute_archived(&replica, &archive, u64::MAX).await;
     while let Some((block, acknowledgement)) = deliveries.recv().await {
         let height = block.height().get();
-        loop {
-            let next = replica.application.executed_height() + 1;
-            if next >= height {
-                break;
-            }
-            let missing = archive.get_block(types::Height::new(next)).await;
-            let missing = missing.unwrap_or_else(|| {
-                panic!("the state lacks block {next}, which consensus no longer has")
-            });
-            execute_one(&replica, &missing.inner().finalized(missing.digest()));
-        }
-        if height > replica.application.executed_height() {
+        execute_archived(&replica, &archive, height).await;
+        let next = replica.application.executed_height() + 1;
+        assert!(
+            height <= next,
+            "the state lacks block {next}, which consensus no longer has"
+        );
+        if height == next {
             execute_one(&replica, &block.inner().finalized(block.digest()));
         }
         acknowledgement.acknowledge();
+    }
+}
+
+/// Executes the blocks below `end` that follow the state, as far as the archive has them.
+async fn execute_archived<A: Application>(
+    replica: &Replica<A>,
+    archive: &Mailbox<ed25519::Scheme, Standard<Block>>,
+    end: Height,
+) {
+    loop {
+        let next = replica.application.executed_height() + 1;
+        if next >= end {
+            return;
+        }
+        let Some(block) = archive.get_block(types::Height::new(next)).await else {
+            return;
+        };
+        execute_one(replica, &block.inner().finalized(block.digest()));
     }
 }
 
