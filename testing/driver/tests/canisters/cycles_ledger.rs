@@ -1,16 +1,10 @@
 //! The cycles ledger: what users hold is what the canister has, on whichever way it comes and goes.
-use crate::support::{encode, query, wasm};
+use crate::support::{Account, account, encode, query, user, wasm};
 use candid::{CandidType, Decode, Deserialize, Nat, Principal};
 use ic_management_canister_types::ProvisionalCreateCanisterWithCyclesArgs;
 use lockstep_driver::Subnet;
 use serde_bytes::ByteBuf;
 use std::time::Duration;
-
-#[derive(CandidType, Deserialize, Clone, Debug, PartialEq)]
-struct Account {
-    owner: Principal,
-    subaccount: Option<ByteBuf>,
-}
 
 #[derive(CandidType)]
 struct InitArgs {
@@ -136,17 +130,6 @@ enum CreateError {
 const FEE: u128 = 100_000_000;
 const TRILLION: u128 = 1_000_000_000_000;
 const START: u128 = 1_000 * TRILLION;
-
-fn user(number: u8) -> Principal {
-    Principal::from_slice(&[number; 29])
-}
-
-fn account(owner: Principal) -> Account {
-    Account {
-        owner,
-        subaccount: None,
-    }
-}
 
 /// A ledger on which user 1 has a thousand trillion cycles.
 struct Ledger {

@@ -1,15 +1,9 @@
 //! The ICP ledger: account identifiers and accounts are two names for the same balances.
-use crate::support::{encode, query, wasm};
+use crate::support::{Account, account, encode, query, user, wasm};
 use candid::{CandidType, Deserialize, Nat, Principal};
 use lockstep_driver::{Reject, Subnet};
 use serde_bytes::ByteBuf;
 use std::time::Duration;
-
-#[derive(CandidType, Deserialize, Clone, Debug)]
-struct Account {
-    owner: Principal,
-    subaccount: Option<ByteBuf>,
-}
 
 #[derive(CandidType, Deserialize, Clone, Copy, Debug, PartialEq)]
 struct Tokens {
@@ -67,17 +61,6 @@ struct BalanceArgs {
 
 const FEE: u64 = 10_000;
 const START: u64 = 1_000_000_000;
-
-fn user(number: u8) -> Principal {
-    Principal::from_slice(&[number; 29])
-}
-
-fn account(owner: Principal) -> Account {
-    Account {
-        owner,
-        subaccount: None,
-    }
-}
 
 /// A ledger minted by user 0, on which user 1 has ten ICP.
 struct Ledger {

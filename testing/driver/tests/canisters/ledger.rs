@@ -1,16 +1,10 @@
 //! The ledger keeps to ICRC-1, and its supply is conserved.
-use crate::support::{encode, install, query, update, wasm};
+use crate::support::{Account, account, encode, install, query, update, user, wasm};
 use candid::{CandidType, Int, Nat, Principal};
 use lockstep_driver::Subnet;
 use serde::Deserialize;
 use serde_bytes::ByteBuf;
 use std::{collections::BTreeMap, time::Duration};
-
-#[derive(CandidType, Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-struct Account {
-    owner: Principal,
-    subaccount: Option<ByteBuf>,
-}
 
 #[derive(CandidType, Clone)]
 struct Config {
@@ -61,21 +55,10 @@ struct Standard {
 
 const FEE: u64 = 10;
 
-fn user(number: u8) -> Principal {
-    Principal::from_slice(&[number; 29])
-}
-
-fn account(number: u8) -> Account {
-    Account {
-        owner: user(number),
-        subaccount: None,
-    }
-}
-
 fn to(number: u8, amount: u64) -> TransferArgs {
     TransferArgs {
         from_subaccount: None,
-        to: account(number),
+        to: account(user(number)),
         amount: amount.into(),
         fee: None,
         memo: None,
@@ -131,8 +114,8 @@ fn config() -> Config {
         symbol: "TKN".into(),
         decimals: 8,
         fee: FEE.into(),
-        minting_account: account(0),
-        initial_balances: vec![(account(1), 1000_u64.into())],
+        minting_account: account(user(0)),
+        initial_balances: vec![(account(user(1)), 1000_u64.into())],
         recent_max: Some(3),
     }
 }
@@ -150,7 +133,7 @@ fn the_interface_is_the_standards() {
     assert_eq!(ledger.ask::<Nat>("icrc1_fee"), nat(FEE));
     assert_eq!(ledger.supply(), nat(1000));
     let minting: Option<Account> = ledger.ask("icrc1_minting_account");
-    assert_eq!(minting, Some(account(0)));
+    assert_eq!(minting, Some(account(user(0))));
     let metadata: Vec<(String, Value)> = ledger.ask("icrc1_metadata");
     let expected = [
         ("icrc1:name", Value::Text("Token".into())),
@@ -174,8 +157,8 @@ fn transfers_move_mint_and_burn() {
         return;
     };
     assert_eq!(ledger.transfer(1, &to(2, 100)), Ok(nat(0)));
-    assert_eq!(ledger.balance(&account(1)), nat(890));
-    assert_eq!(ledger.balance(&account(2)), nat(100));
+    assert_eq!(ledger.balance(&account(user(1))), nat(890));
+    assert_eq!(ledger.balance(&account(user(2))), nat(100));
     assert_eq!(ledger.supply(), nat(990), "the fee is burned");
     assert_eq!(ledger.transfer(0, &to(2, 5)), Ok(nat(1)), "minted");
     assert_eq!(ledger.supply(), nat(995));
@@ -184,8 +167,8 @@ fn transfers_move_mint_and_burn() {
         Ok(nat(2)),
         "burned, without fee"
     );
-    assert_eq!(ledger.balance(&account(2)), nat(55));
-    assert_eq!(ledger.balance(&account(0)), nat(0));
+    assert_eq!(ledger.balance(&account(user(2))), nat(55));
+    assert_eq!(ledger.balance(&account(user(0))), nat(0));
     assert_eq!(ledger.supply(), nat(945));
     // Subaccounts are accounts of their own, but the one of zeros is none.
     let sub = |byte| Some(ByteBuf::from(vec![byte; 32]));
@@ -204,12 +187,12 @@ fn transfers_move_mint_and_burn() {
         Ok(nat(4)),
         "back again, to the last"
     );
-    assert_eq!(ledger.balance(&account(1)), nat(870));
+    assert_eq!(ledger.balance(&account(user(1))), nat(870));
     // To oneself it costs the fee; nothing at all may be sent.
     assert_eq!(ledger.transfer(1, &to(1, 860)), Ok(nat(5)));
-    assert_eq!(ledger.balance(&account(1)), nat(860));
+    assert_eq!(ledger.balance(&account(user(1))), nat(860));
     assert_eq!(ledger.transfer(1, &to(2, 0)), Ok(nat(6)));
-    assert_eq!(ledger.balance(&account(1)), nat(850));
+    assert_eq!(ledger.balance(&account(user(1))), nat(850));
 }
 
 #[test]
@@ -221,7 +204,7 @@ fn every_refusal_is_the_standards_and_changes_nothing() {
     let refused = |ledger: &mut Ledger, from, args: &TransferArgs, expected: TransferError| {
         assert_eq!(ledger.transfer(from, args), Err(expected));
         assert_eq!(ledger.supply(), nat(1000));
-        assert_eq!(ledger.balance(&account(1)), nat(1000));
+        assert_eq!(ledger.balance(&account(user(1))), nat(1000));
     };
     let expected_fee = |fee| TransferError::BadFee {
         expected_fee: nat(fee),
@@ -262,7 +245,7 @@ fn every_refusal_is_the_standards_and_changes_nothing() {
         };
         refused(&mut ledger, 1, &args, poor(1000));
         let burn = TransferArgs {
-            to: account(0),
+            to: account(user(0)),
             ..args.clone()
         };
         refused(&mut ledger, 1, &burn, poor(1000));
@@ -420,7 +403,7 @@ fn the_supply_is_conserved_under_random_transfers() {
             ledger.upgrade();
             for number in 0..5 {
                 let expected = balances.get(&number).copied().unwrap_or(0);
-                assert_eq!(ledger.balance(&account(number)), nat(expected));
+                assert_eq!(ledger.balance(&account(user(number))), nat(expected));
             }
         }
     }
@@ -436,14 +419,15 @@ fn configurations_without_sense_are_not_installed() {
         subnet.install(id, wasm, &encode(&(config,))).unwrap_err()
     };
     let mut minting = config();
-    minting.initial_balances.push((account(0), nat(1)));
+    minting.initial_balances.push((account(user(0)), nat(1)));
     let error = refusal(&mut subnet, minting);
     assert!(
         error.message.contains("the minting account has no balance"),
         "{error}"
     );
     let mut rich = config();
-    rich.initial_balances.push((account(2), u128::MAX.into()));
+    rich.initial_balances
+        .push((account(user(2)), u128::MAX.into()));
     let error = refusal(&mut subnet, rich);
     assert!(
         error
@@ -453,7 +437,7 @@ fn configurations_without_sense_are_not_installed() {
     );
     // Balances at 128 bits are no trouble, if their sum is.
     let mut full = config();
-    full.initial_balances = vec![(account(1), u128::MAX.into())];
+    full.initial_balances = vec![(account(user(1)), u128::MAX.into())];
     let id = install(&mut subnet, wasm, &(full,));
     let arguments = (to(2, 5),);
     let reply = subnet.update(id, user(1), "icrc1_transfer", &encode(&arguments));

@@ -3,12 +3,33 @@ use candid::{CandidType, Deserialize, utils::ArgumentEncoder};
 use ic_management_canister_types::ProvisionalCreateCanisterWithCyclesArgs;
 use ic_principal::Principal;
 use lockstep_driver::{Reject, Subnet};
+use serde_bytes::ByteBuf;
 use std::{
     collections::BTreeMap,
     path::Path,
     sync::{Mutex, PoisonError},
     time::Duration,
 };
+
+/// An account of ICRC-1.
+#[derive(CandidType, Deserialize, Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Account {
+    pub(crate) owner: Principal,
+    pub(crate) subaccount: Option<ByteBuf>,
+}
+
+/// The principal of a user.
+pub(crate) fn user(number: u8) -> Principal {
+    Principal::from_slice(&[number; 29])
+}
+
+/// An account without subaccount.
+pub(crate) fn account(owner: Principal) -> Account {
+    Account {
+        owner,
+        subaccount: None,
+    }
+}
 
 /// A package and whether it is built without fork-join.
 type Build = (&'static str, bool);
