@@ -27,6 +27,11 @@ test('a replica that does not answer holds nobody up', () => {
   assert.deepEqual(judgement.silent, [{ index: 1, reason: 'gone' }]);
 });
 
+test('where nobody answers nobody agrees', () => {
+  const judgement = judge([replica({ 7: 'a' }, { error: 'gone' }), replica({ 7: 'a' }, { error: 'gone' })]);
+  assert.equal(judgement.agreedHeight, 0);
+});
+
 test('different roots, halts and keys are seen', () => {
   const judgement = judge([
     replica({ 4: 'a', 5: 'b', 6: 'c' }),

@@ -29,7 +29,7 @@ export function judge(replicas: Seen[]): Judgement {
     const different = new Set(roots.filter(root => root !== undefined));
     if (different.size > 1) {
       disagreements.push({ height, roots });
-    } else if (answering.every(replica => replica.blocks.has(height))) {
+    } else if (answering.length > 0 && answering.every(replica => replica.blocks.has(height))) {
       agreedHeight = Math.max(agreedHeight, height);
     }
   }
