@@ -1,6 +1,6 @@
 //! The seam between consensus, which orders and certifies, and the replica, which executes.
 use bytes::Bytes;
-use std::{future::Future, time::Duration};
+use std::{fmt, pin::Pin, time::Duration};
 
 /// A height of the chain; the first block is 1.
 pub type Height = u64;
@@ -17,6 +17,9 @@ pub struct Payload {
     pub messages: Vec<Bytes>,
 }
 
+/// A payload in the making.
+pub type Proposal<'application> = Pin<Box<dyn Future<Output = Payload> + Send + 'application>>;
+
 /// A block whose place is final.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FinalizedBlock {
@@ -32,7 +35,7 @@ pub struct FinalizedBlock {
 pub trait Application: Send + Sync + 'static {
     /// Content for a block after one with `parent_time_ns`. Waits while there is nothing to do (no
     /// message, no running session), but no longer than [`PROPOSAL_WAIT_MAX`] in all.
-    fn propose(&self, parent_time_ns: u64) -> impl Future<Output = Payload> + Send;
+    fn propose(&self, parent_time_ns: u64) -> Proposal<'_>;
 
     /// Whether the payload may stand after a block with `parent_time_ns`. Looks at the payload
     /// (sizes, signatures, time, expiry) and, for a time that is ahead of it, at the clock, so that
@@ -55,4 +58,13 @@ pub trait Application: Send + Sync + 'static {
 
     /// A signed ingress message gossiped by a peer.
     fn gossip(&self, message: Bytes);
+}
+
+impl fmt::Debug for dyn Application {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("Application")
+            .field("executed_height", &self.executed_height())
+            .finish_non_exhaustive()
+    }
 }

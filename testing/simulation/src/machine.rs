@@ -3,7 +3,7 @@ use crate::checks::{Agreement, Certificates};
 use bytes::Bytes;
 use lockstep_canister::{engine::Engine, models::NoModels};
 use lockstep_subnet::{
-    application::{Application, FinalizedBlock, Height, Payload},
+    application::{Application, FinalizedBlock, Height, Payload, Proposal},
     consensus::simulation::{SimulatedClock, World},
     replica::{Clock, MemoryDisk, Replica, StoreError},
     state::Genesis,
@@ -86,7 +86,7 @@ impl Observed {
 }
 
 impl Application for Observed {
-    fn propose(&self, parent_time_ns: u64) -> impl Future<Output = Payload> + Send {
+    fn propose(&self, parent_time_ns: u64) -> Proposal<'_> {
         self.replica.propose(parent_time_ns)
     }
 
@@ -205,7 +205,8 @@ impl Machine {
         // Otherwise the two would do the same, often enough.
         self.clock.ahead_ns += 1_000_000;
         let second = self.open(world, &MemoryDisk::default())?;
-        let twins = [first, second].map(|replica| self.observed(replica, Role::Faulty));
+        let twins = [first, second]
+            .map(|replica| self.observed(replica, Role::Faulty) as Arc<dyn Application>);
         world.start_twins(self.node, twins, sides).await;
         Ok(())
     }

@@ -94,7 +94,7 @@ impl Member {
             keys: config.keys,
             listen: config.listen,
             storage: config.directory.join("chain"),
-            application: Arc::clone(&replica),
+            application: replica.clone(),
         })
         .map_err(unstartable)?;
         let gossip = machine.handle().gossip().clone();

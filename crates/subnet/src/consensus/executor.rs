@@ -12,7 +12,7 @@
 //!
 //! If consensus lost blocks that the application lacks: neither can go on alone.
 use super::{block::Block, replica::Replica};
-use crate::application::{Application, FinalizedBlock, Height};
+use crate::application::{FinalizedBlock, Height};
 use commonware_actor::Feedback;
 use commonware_consensus::{
     Heightable as _, Reporter,
@@ -28,21 +28,13 @@ pub(crate) type Delivery = (Digested<Block>, Exact);
 
 /// Takes final blocks from consensus and queues them; consensus bounds the queue by the
 /// acknowledgements it waits for.
-pub(crate) struct Queue<A> {
-    pub(crate) replica: Replica<A>,
+#[derive(Clone)]
+pub(crate) struct Queue {
+    pub(crate) replica: Replica,
     pub(crate) deliveries: mpsc::UnboundedSender<Delivery>,
 }
 
-impl<A> Clone for Queue<A> {
-    fn clone(&self) -> Self {
-        Self {
-            replica: self.replica.clone(),
-            deliveries: self.deliveries.clone(),
-        }
-    }
-}
-
-impl<A: Application> Reporter for Queue<A> {
+impl Reporter for Queue {
     type Activity = Update<Block>;
 
     fn report(&mut self, update: Update<Block>) -> Feedback {
@@ -62,8 +54,8 @@ impl<A: Application> Reporter for Queue<A> {
 }
 
 /// Executes what is queued until the queue closes.
-pub(crate) async fn execute<A: Application>(
-    replica: Replica<A>,
+pub(crate) async fn execute(
+    replica: Replica,
     archive: Mailbox<ed25519::Scheme, Standard<Block>>,
     mut deliveries: mpsc::UnboundedReceiver<Delivery>,
 ) {
@@ -84,8 +76,8 @@ pub(crate) async fn execute<A: Application>(
 }
 
 /// Executes the blocks below `end` that follow the state, as far as the archive has them.
-async fn execute_archived<A: Application>(
-    replica: &Replica<A>,
+async fn execute_archived(
+    replica: &Replica,
     archive: &Mailbox<ed25519::Scheme, Standard<Block>>,
     end: Height,
 ) {
@@ -101,7 +93,7 @@ async fn execute_archived<A: Application>(
     }
 }
 
-fn execute_one<A: Application>(replica: &Replica<A>, block: &FinalizedBlock) {
+fn execute_one(replica: &Replica, block: &FinalizedBlock) {
     let root = replica.application.execute(block);
     replica.progress.note_executed(block.height, root);
 }

@@ -70,7 +70,7 @@ pub(crate) async fn send(mut queue: mpsc::Receiver<Bytes>, mut peers: impl Sende
 }
 
 /// Gives the application what peers sent, until the network closes.
-pub(crate) async fn receive<A: Application>(application: Arc<A>, mut peers: impl Receiver) {
+pub(crate) async fn receive(application: Arc<dyn Application>, mut peers: impl Receiver) {
     while let Ok((_, message)) = peers.recv().await {
         if message.len() <= GOSSIP_BYTES_MAX {
             // A copy, because a view would keep the whole network buffer alive.

@@ -149,10 +149,10 @@ impl Cluster {
     /// # Errors
     ///
     /// If there is no such node, it runs already, or it fails while it starts.
-    pub fn start_node<A: Application>(
+    pub fn start_node(
         &mut self,
         index: usize,
-        application: Arc<A>,
+        application: Arc<dyn Application>,
     ) -> Result<NodeHandle, ClusterError> {
         let unknown = ClusterError::UnknownNode { index };
         let keys = self.keys.get(index).cloned();

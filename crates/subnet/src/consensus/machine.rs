@@ -96,7 +96,7 @@ pub enum MachineError {
 
 /// What a node on a machine is made of.
 #[derive(Debug)]
-pub struct MachineConfig<A> {
+pub struct MachineConfig {
     /// The subnet, with the addresses of its nodes.
     pub subnet: Arc<Subnet>,
     /// The keys of one of them.
@@ -106,7 +106,7 @@ pub struct MachineConfig<A> {
     /// Where it keeps its part of the chain; made if missing.
     pub storage: PathBuf,
     /// What executes blocks.
-    pub application: Arc<A>,
+    pub application: Arc<dyn Application>,
 }
 
 /// A running node. Dropping it stops it.
@@ -124,7 +124,7 @@ impl Machine {
     /// # Errors
     ///
     /// If the keys, the directory or the address cannot be used, or it fails while it starts.
-    pub fn start<A: Application>(config: MachineConfig<A>) -> Result<Self, MachineError> {
+    pub fn start(config: MachineConfig) -> Result<Self, MachineError> {
         let MachineConfig {
             subnet,
             keys,
@@ -272,9 +272,9 @@ fn lock(directory: &Path) -> Result<File, MachineError> {
 }
 
 /// A node's life on its own runtime.
-async fn run<A: Application>(
+async fn run(
     runtime: tokio::Context,
-    config: NodeConfig<A>,
+    config: NodeConfig,
     listen: SocketAddr,
     started: mpsc::Sender<NodeHandle>,
     stopped: oneshot::Receiver<()>,

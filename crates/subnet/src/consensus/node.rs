@@ -78,10 +78,10 @@ pub(crate) struct Network<S, R, B, P> {
 }
 
 /// Who the node is and what it runs.
-pub(crate) struct NodeConfig<A> {
+pub(crate) struct NodeConfig {
     pub(crate) subnet: Arc<Subnet>,
     pub(crate) keys: NodeKeys,
-    pub(crate) application: Arc<A>,
+    pub(crate) application: Arc<dyn Application>,
     /// Distinguishes nodes that share one storage.
     pub(crate) partition: String,
 }
@@ -163,14 +163,13 @@ fn epocher() -> FixedEpocher {
 /// # Panics
 ///
 /// If the storage is damaged or the keys are not of the subnet.
-pub(crate) async fn start<E, A, S, R, B, P>(
+pub(crate) async fn start<E, S, R, B, P>(
     runtime: E,
-    config: NodeConfig<A>,
+    config: NodeConfig,
     network: Network<S, R, B, P>,
-) -> (NodeHandle, impl Future<Output = ()> + use<E, A, S, R, B, P>)
+) -> (NodeHandle, impl Future<Output = ()> + use<E, S, R, B, P>)
 where
     E: Clock + CryptoRng + Spawner + Storage + Metrics,
-    A: Application,
     S: Sender<PublicKey = PublicKey>,
     R: Receiver<PublicKey = PublicKey>,
     B: Blocker<PublicKey = PublicKey>,

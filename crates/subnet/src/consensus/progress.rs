@@ -94,9 +94,9 @@ impl Progress {
 
     /// The root after `height`, as soon as it is executed. The sender is dropped if the height was
     /// executed before this start and the application no longer knows its root.
-    pub(crate) fn root_after<A: Application>(
+    pub(crate) fn root_after(
         &self,
-        application: &A,
+        application: &dyn Application,
         height: Height,
     ) -> oneshot::Receiver<Digest> {
         let (sender, receiver) = oneshot::channel();

@@ -24,25 +24,13 @@ use std::{sync::Arc, time::Duration};
 pub(super) const CERTIFICATION_WAIT_MAX: Duration = Duration::from_millis(500);
 
 /// Builds blocks from the application's payloads and checks those of others.
-pub(crate) struct Replica<A> {
-    pub(crate) application: Arc<A>,
+#[derive(Clone)]
+pub(crate) struct Replica {
+    pub(crate) application: Arc<dyn Application>,
     pub(crate) progress: Arc<Progress>,
 }
 
-impl<A> Clone for Replica<A> {
-    fn clone(&self) -> Self {
-        Self {
-            application: self.application.clone(),
-            progress: self.progress.clone(),
-        }
-    }
-}
-
-impl<E, A> commonware_consensus::Application<E> for Replica<A>
-where
-    E: Clock + Spawner,
-    A: Application,
-{
+impl<E: Clock + Spawner> commonware_consensus::Application<E> for Replica {
     type SigningScheme = ed25519::Scheme;
     type Context = Context<Digest, PublicKey>;
     type Block = Block;
@@ -98,21 +86,13 @@ pub(crate) struct Certified {
 }
 
 /// Gives aggregation the roots to sign and takes the certificates from it.
-pub(crate) struct Certifier<A> {
-    pub(crate) replica: Replica<A>,
+#[derive(Clone)]
+pub(crate) struct Certifier {
+    pub(crate) replica: Replica,
     pub(crate) certificates: mpsc::UnboundedSender<Certified>,
 }
 
-impl<A> Clone for Certifier<A> {
-    fn clone(&self) -> Self {
-        Self {
-            replica: self.replica.clone(),
-            certificates: self.certificates.clone(),
-        }
-    }
-}
-
-impl<A: Application> Automaton for Certifier<A> {
+impl Automaton for Certifier {
     type Context = types::Height;
     type Digest = Digest;
 
@@ -131,7 +111,7 @@ impl<A: Application> Automaton for Certifier<A> {
     }
 }
 
-impl<A: Application> Reporter for Certifier<A> {
+impl Reporter for Certifier {
     type Activity = Activity<IcScheme, Digest>;
 
     fn report(&mut self, activity: Self::Activity) -> Feedback {
@@ -161,8 +141,8 @@ impl<A: Application> Reporter for Certifier<A> {
 }
 
 /// Hands certificates to the application, each after its height is executed here.
-pub(crate) async fn deliver_certificates<A: Application>(
-    replica: Replica<A>,
+pub(crate) async fn deliver_certificates(
+    replica: Replica,
     mut certificates: mpsc::UnboundedReceiver<Certified>,
 ) {
     while let Some(Certified {

@@ -227,10 +227,10 @@ impl World {
     /// # Panics
     ///
     /// If there is no such node, it runs already, or it does not start.
-    pub async fn start_node<A: Application>(
+    pub async fn start_node(
         &mut self,
         index: usize,
-        application: Arc<A>,
+        application: Arc<dyn Application>,
     ) -> NodeHandle {
         self.try_start_node(index, application, 0)
             .await
@@ -242,10 +242,10 @@ impl World {
     /// # Panics
     ///
     /// If there is no such node or it runs already.
-    pub async fn try_start_node<A: Application>(
+    pub async fn try_start_node(
         &mut self,
         index: usize,
-        application: Arc<A>,
+        application: Arc<dyn Application>,
         storage: u32,
     ) -> Option<NodeHandle> {
         assert!(self.nodes[index].is_empty(), "node runs already: {index}");
@@ -266,10 +266,10 @@ impl World {
     /// # Panics
     ///
     /// If there is no such node, it runs already, a side is missing, or a twin does not start.
-    pub async fn start_twins<A: Application>(
+    pub async fn start_twins(
         &mut self,
         index: usize,
-        [first, second]: [Arc<A>; 2],
+        [first, second]: [Arc<dyn Application>; 2],
         sides: &[Twin],
     ) {
         assert!(self.nodes[index].is_empty(), "node runs already: {index}");
@@ -350,15 +350,14 @@ impl World {
         self.nodes[index].push(Running { task, ended });
     }
 
-    async fn launch<A, S, R>(
+    async fn launch<S, R>(
         &mut self,
         index: usize,
-        application: Arc<A>,
+        application: Arc<dyn Application>,
         channels: [(S, R); CHANNEL_RATES.len()],
         partition: String,
     ) -> Option<NodeHandle>
     where
-        A: Application,
         S: Sender<PublicKey = PublicKey>,
         R: Receiver<PublicKey = PublicKey>,
     {

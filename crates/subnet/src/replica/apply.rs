@@ -4,7 +4,7 @@ use super::{
     lock, recent::Took,
 };
 use crate::{
-    application::{Application, FinalizedBlock, Height, Payload},
+    application::{Application, FinalizedBlock, Height, Payload, Proposal},
     execution,
     ingress::{IngressError, Request, RequestId},
     mempool::{BLOCK_BYTES_MAX, BLOCK_CALLS_MAX, envelopes},
@@ -19,22 +19,8 @@ const TIME_NS_MAX: u64 = i64::MAX as u64;
 const DRIFT_NS_MAX: u64 = 10_000_000_000;
 
 impl Application for Replica {
-    async fn propose(&self, parent_time_ns: u64) -> Payload {
-        self.wait_for_execution(parent_time_ns).await;
-        self.wait_for_work(parent_time_ns).await;
-        let time_ns = self.proposal_time_ns(parent_time_ns);
-        let mut calls = Vec::new();
-        // Calls that the history has no room for would be ordered in vain.
-        if !self.executed().state.history.is_full() {
-            let mut mempool = lock(&self.mempool);
-            calls = mempool.select(time_ns);
-            let ids = calls.iter().map(|call| *call.id).collect();
-            mempool.offer(parent_time_ns, time_ns, ids);
-        }
-        Payload {
-            time_ns,
-            messages: envelopes(&calls),
-        }
+    fn propose(&self, parent_time_ns: u64) -> Proposal<'_> {
+        Box::pin(self.proposal(parent_time_ns))
     }
 
     fn verify(&self, parent_time_ns: u64, payload: &Payload) -> bool {
@@ -136,6 +122,25 @@ impl Application for Replica {
 }
 
 impl Replica {
+    /// See [`Application::propose`].
+    async fn proposal(&self, parent_time_ns: u64) -> Payload {
+        self.wait_for_execution(parent_time_ns).await;
+        self.wait_for_work(parent_time_ns).await;
+        let time_ns = self.proposal_time_ns(parent_time_ns);
+        let mut calls = Vec::new();
+        // Calls that the history has no room for would be ordered in vain.
+        if !self.executed().state.history.is_full() {
+            let mut mempool = lock(&self.mempool);
+            calls = mempool.select(time_ns);
+            let ids = calls.iter().map(|call| *call.id).collect();
+            mempool.offer(parent_time_ns, time_ns, ids);
+        }
+        Payload {
+            time_ns,
+            messages: envelopes(&calls),
+        }
+    }
+
     /// Checks a call of a block. One that waits here was authenticated when it came.
     fn check_call(&self, message: &Bytes, time_ns: u64) -> Result<RequestId, IngressError> {
         let request = Request::decode(message)?;

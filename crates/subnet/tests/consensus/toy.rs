@@ -1,7 +1,7 @@
 //! An application whose state is a hash chain over the blocks.
 use bytes::Bytes;
 use lockstep_subnet::{
-    application::{Application, FinalizedBlock, Height, Payload},
+    application::{Application, FinalizedBlock, Height, Payload, Proposal},
     consensus::simulation::SimulatedClock,
 };
 use std::{
@@ -112,18 +112,20 @@ impl Toy {
 }
 
 impl Application for Toy {
-    async fn propose(&self, parent_time_ns: u64) -> Payload {
-        if self.lock().pool.is_empty() {
-            match &self.idle {
-                Idle::Simulated(clock, interval) => clock.sleep(*interval).await,
-                Idle::Real(interval) if interval.is_zero() => {}
-                Idle::Real(interval) => tokio::time::sleep(*interval).await,
+    fn propose(&self, parent_time_ns: u64) -> Proposal<'_> {
+        Box::pin(async move {
+            if self.lock().pool.is_empty() {
+                match &self.idle {
+                    Idle::Simulated(clock, interval) => clock.sleep(*interval).await,
+                    Idle::Real(interval) if interval.is_zero() => {}
+                    Idle::Real(interval) => tokio::time::sleep(*interval).await,
+                }
             }
-        }
-        Payload {
-            time_ns: parent_time_ns + 1,
-            messages: self.lock().pool.clone(),
-        }
+            Payload {
+                time_ns: parent_time_ns + 1,
+                messages: self.lock().pool.clone(),
+            }
+        })
     }
 
     fn verify(&self, parent_time_ns: u64, payload: &Payload) -> bool {

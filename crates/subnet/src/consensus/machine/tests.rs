@@ -1,6 +1,6 @@
 use super::*;
 use crate::{
-    application::{FinalizedBlock, Height, Payload},
+    application::{FinalizedBlock, Height, Payload, Proposal},
     consensus::{
         genesis::{Genesis, PeerAddress},
         loopback::on_free_ports,
@@ -13,11 +13,11 @@ use std::{future, net::Ipv4Addr};
 struct Nothing;
 
 impl Application for Nothing {
-    fn propose(&self, parent_time_ns: u64) -> impl Future<Output = Payload> + Send {
-        future::ready(Payload {
+    fn propose(&self, parent_time_ns: u64) -> Proposal<'_> {
+        Box::pin(future::ready(Payload {
             time_ns: parent_time_ns + 1,
             messages: Vec::new(),
-        })
+        }))
     }
 
     fn verify(&self, _: u64, _: &Payload) -> bool {
@@ -42,7 +42,7 @@ impl Application for Nothing {
 }
 
 /// Node 0 of four, alone.
-fn config(storage: &Path) -> MachineConfig<Nothing> {
+fn config(storage: &Path) -> MachineConfig {
     let Genesis { subnet, mut nodes } = Genesis::deal(4, &[3; 32]).unwrap();
     let subnet = on_free_ports(subnet).unwrap();
     MachineConfig {

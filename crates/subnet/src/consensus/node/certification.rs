@@ -1,11 +1,8 @@
 //! Collects shares of signatures over state roots and delivers the certificates.
 use super::{BUFFER_BYTES, EPOCH, Node, RETRY_INTERVAL};
-use crate::{
-    application::Application,
-    consensus::{
-        certification::IcScheme,
-        replica::{self, Certifier, Replica},
-    },
+use crate::consensus::{
+    certification::IcScheme,
+    replica::{self, Certifier, Replica},
 };
 use commonware_consensus::{
     IndexSubscription, Monitor,
@@ -32,15 +29,14 @@ const WINDOW: NonZeroU64 = NZU64!(16);
 const RETENTION: HeightDelta = HeightDelta::new(256);
 
 /// Starts it on the channel for shares.
-pub(super) fn start<E, A, S, R, B>(
+pub(super) fn start<E, S, R, B>(
     node: &Node<E>,
-    replica: &Replica<A>,
+    replica: &Replica,
     shares: (S, R),
     blocker: B,
 ) -> [Handle<()>; 2]
 where
     E: Clock + CryptoRng + Spawner + Storage + Metrics,
-    A: Application,
     S: Sender<PublicKey = PublicKey>,
     R: Receiver<PublicKey = PublicKey>,
     B: Blocker<PublicKey = PublicKey>,

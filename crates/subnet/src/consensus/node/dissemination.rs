@@ -3,13 +3,10 @@ use super::{
     BUFFER_BYTES, FETCH_RETRY_DELAY, FETCH_TIMEOUT, ITEMS_PER_SECTION, MAILBOX_SIZE, Node,
     VIEW_RETENTION, epocher,
 };
-use crate::{
-    application::Application,
-    consensus::{
-        block::Block,
-        executor::{self, Queue},
-        replica::Replica,
-    },
+use crate::consensus::{
+    block::Block,
+    executor::{self, Queue},
+    replica::Replica,
 };
 use commonware_broadcast::buffered;
 use commonware_consensus::{
@@ -37,17 +34,16 @@ use rand_core::CryptoRng;
 const BLOCKS_PER_PEER: usize = 8;
 
 /// Starts it on the channels for whole blocks and for requests of missing ones.
-pub(super) async fn start<E, A, S, R, B, P>(
+pub(super) async fn start<E, S, R, B, P>(
     node: &Node<E>,
     scheme: Scheme,
-    replica: &Replica<A>,
+    replica: &Replica,
     (blocks, missing): ((S, R), (S, R)),
     blocker: B,
     peers: P,
 ) -> (Vec<Handle<()>>, Mailbox<Scheme, Standard<Block>>)
 where
     E: Clock + CryptoRng + Spawner + Storage + Metrics,
-    A: Application,
     S: Sender<PublicKey = PublicKey>,
     R: Receiver<PublicKey = PublicKey>,
     B: Blocker<PublicKey = PublicKey>,

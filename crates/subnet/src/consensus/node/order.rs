@@ -4,7 +4,7 @@ use super::{
     VIEW_RETENTION, epocher,
 };
 use crate::{
-    application::{Application, PROPOSAL_WAIT_MAX},
+    application::PROPOSAL_WAIT_MAX,
     consensus::{
         block::Block,
         replica::{CERTIFICATION_WAIT_MAX, Replica},
@@ -40,17 +40,16 @@ const CERTIFICATION_TIMEOUT: Duration = Duration::from_secs(4);
 const INACTIVE_AFTER: Duration = Duration::from_secs(6);
 
 /// Starts it on the channels for votes, certificates and requests of missing certificates.
-pub(super) fn start<E, A, S, R, B>(
+pub(super) fn start<E, S, R, B>(
     node: &Node<E>,
     scheme: Scheme,
-    replica: &Replica<A>,
+    replica: &Replica,
     archive: Mailbox<Scheme, Standard<Block>>,
     [votes, certificates, missing]: [(S, R); 3],
     blocker: B,
 ) -> Handle<()>
 where
     E: Clock + CryptoRng + Spawner + Storage + Metrics,
-    A: Application,
     S: Sender<PublicKey = PublicKey>,
     R: Receiver<PublicKey = PublicKey>,
     B: Blocker<PublicKey = PublicKey>,
