@@ -32,7 +32,7 @@ async fn gateway(directory: &Path, peers: &[&str]) -> SocketAddr {
     for height in 1..=2 {
         let payload = Payload {
             time_ns: height,
-            messages: vec![],
+            ..Payload::default()
         };
         let digest = [height as u8; 32];
         replica.execute(&FinalizedBlock {

@@ -15,6 +15,18 @@ pub struct Payload {
     pub time_ns: u64,
     /// Signed ingress messages: CBOR envelopes as clients sent them.
     pub messages: Vec<Bytes>,
+    /// Signatures of earlier heights that were waited for; consensus adds and verifies them.
+    pub beacons: Vec<Beacon>,
+}
+
+/// The subnet's signature of the state root after an earlier height: there is one, and nobody knows it before
+/// the height is executed by honest nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Beacon {
+    /// The height.
+    pub height: Height,
+    /// BLS12-381 signature, G1.
+    pub signature: [u8; 48],
 }
 
 /// A payload in the making.
@@ -52,6 +64,9 @@ pub trait Application: Send + Sync + 'static {
 
     /// The state root after `height`, if it was executed and is still known.
     fn root(&self, height: Height) -> Option<[u8; 32]>;
+
+    /// The heights whose signatures the next blocks should bring, the lowest first.
+    fn wanted_beacons(&self) -> Vec<Height>;
 
     /// `signature` (48 bytes, BLS12-381 G1) certifies `root` at `height`. Heights may be skipped.
     fn certified(&self, height: Height, root: [u8; 32], signature: [u8; 48]);

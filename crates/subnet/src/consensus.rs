@@ -2,9 +2,9 @@
 //!
 //! # Design
 //!
-//! commonware's `simplex` (order), `marshal` (dissemination and the archive of final blocks) and
-//! `aggregation` (certificates) do the work; this module is the only one that names them (decision record
-//! 0008). It drives an [`Application`](crate::application::Application) and knows nothing of canisters.
+//! commonware's `simplex` (order) and `marshal` (dissemination and the archive of final blocks) do the
+//! work, certificates are made by `certification`; this module is the only one that names the engine
+//! (decision record 0008). It drives an [`Application`](crate::application::Application) and knows nothing of canisters.
 //!
 //! - [`genesis`] deals and stores the keys, and says where the nodes are.
 //! - [`machine`] runs one node on its own runtime, over authenticated connections.

@@ -15,6 +15,7 @@
 mod lane;
 mod long;
 pub mod management;
+mod randomness;
 mod round;
 mod sessions;
 mod turn;
@@ -23,7 +24,7 @@ mod upkeep;
 use crate::{
     application::FinalizedBlock,
     ingress::{INGRESS_TTL_NS, Ingress},
-    state::{Answer, Canister, Entropy, Message, Reject, ReplicatedState, Status},
+    state::{Answer, Canister, Message, Reject, ReplicatedState, Status},
 };
 use ic_principal::Principal;
 pub use lockstep_canister::engine::UPDATE_INSTRUCTIONS;
@@ -124,9 +125,9 @@ pub fn execute(
     state.height = block.height;
     // Consensus orders times; a state's time never goes back, whatever it is handed.
     state.time_ns = block.payload.time_ns.max(state.time_ns);
-    state.entropy = Entropy::of_block(&block.digest, block.height);
     state.history.prune(state.time_ns);
     upkeep::begin_height(&mut state);
+    randomness::begin_height(&mut state, &block.payload.beacons);
     for bytes in &block.payload.messages {
         if let Ok(call) = Ingress::decode(bytes) {
             take_in(&mut state, call);

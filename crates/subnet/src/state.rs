@@ -12,13 +12,13 @@ mod cached;
 mod canister;
 mod changes;
 mod chunks;
-mod entropy;
 mod genesis;
 mod history;
 mod log;
 mod long;
 mod message;
 mod metrics;
+mod randomness;
 mod snapshot;
 mod stored;
 
@@ -26,13 +26,13 @@ pub use cached::Cached;
 pub use canister::{CallContext, Callback, Canister, Ledger, LowMemory, StopCall};
 pub use changes::{Change, ChangeDetails, Changes, Deployment, Originator};
 pub use chunks::{CHUNK_BYTES_MAX, CHUNKS_MAX, Chunks};
-pub use entropy::Entropy;
 pub use genesis::{Genesis, GenesisError, NODE_KEY_DER_BYTES, ROOT_KEY_DER_BYTES};
 pub use history::{Answer, History, Reject, Status};
 pub use log::{CanisterLog, LogRecord};
 pub use long::{Long, LongWork, Task};
 pub use message::{CallResult, Message, Origin, Request, Response};
 pub use metrics::{CyclesConsumed, SubnetMetrics};
+pub use randomness::{Drawing, Randomness};
 pub(crate) use snapshot::SnapshotRecord;
 pub use snapshot::{SNAPSHOTS_MAX, Snapshot, SnapshotCode, SnapshotId, SnapshotSource};
 pub use stored::Stored;
@@ -82,8 +82,8 @@ pub struct ReplicatedState {
     pub deleted: BTreeSet<Principal>,
     /// How session work was shared so far.
     pub schedule: Schedule,
-    /// Where `raw_rand` takes its bytes from.
-    pub entropy: Entropy,
+    /// Calls that wait for random bytes.
+    pub randomness: Randomness,
     /// What the subnet has done.
     pub metrics: SubnetMetrics,
 }
@@ -108,7 +108,7 @@ impl ReplicatedState {
             next_canister_index: FIRST_CANISTER_INDEX,
             deleted: BTreeSet::new(),
             schedule: Schedule::default(),
-            entropy: Entropy::default(),
+            randomness: Randomness::default(),
             metrics: SubnetMetrics::default(),
         }
     }
@@ -225,11 +225,12 @@ impl ReplicatedState {
 
     /// BLAKE3 over the whole state.
     ///
-    /// The encoding: the tag `lockstep state 4`, height, time, digest of the genesis, next canister
-    /// index, debt, last session, seed and count of values drawn, cycles consumed by deleted canisters
+    /// The encoding: the tag `lockstep state 5`, height, time, digest of the genesis, next canister
+    /// index, debt, last session, cycles consumed by deleted canisters
     /// (16 bytes), messages, instructions, digest of the sessions; then deleted ids, canisters (their
     /// digests) and queue (key, CBOR of the message preceded by its length; before its count the next
-    /// key), each preceded by its count; then the digest of the history. Integers are little-endian u64;
+    /// key), each preceded by its count; then the CBOR of the calls that wait for
+    /// random bytes, preceded by its length, and the digest of the history. Integers are little-endian u64;
     /// principals are preceded by their length.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
@@ -237,15 +238,13 @@ impl ReplicatedState {
         let number = |hasher: &mut blake3::Hasher, value: u64| {
             hasher.update(&value.to_le_bytes());
         };
-        hasher.update(b"lockstep state 4");
+        hasher.update(b"lockstep state 5");
         number(&mut hasher, self.height);
         number(&mut hasher, self.time_ns);
         hasher.update(&self.genesis.digest());
         number(&mut hasher, self.next_canister_index);
         number(&mut hasher, self.schedule.debt);
         number(&mut hasher, self.schedule.last_session);
-        hasher.update(&self.entropy.seed);
-        number(&mut hasher, self.entropy.drawn);
         hasher.update(&self.metrics.consumed_by_deleted.to_le_bytes());
         number(&mut hasher, self.metrics.messages);
         number(&mut hasher, self.metrics.instructions);
@@ -268,6 +267,10 @@ impl ReplicatedState {
             number(&mut hasher, bytes.len() as u64);
             hasher.update(&bytes);
         }
+        let mut waiting = Vec::new();
+        ciborium::into_writer(&self.randomness, &mut waiting).expect("a vector takes every byte");
+        number(&mut hasher, waiting.len() as u64);
+        hasher.update(&waiting);
         hasher.update(&self.history.digest());
         *hasher.finalize().as_bytes()
     }

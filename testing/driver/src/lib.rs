@@ -2,7 +2,7 @@
 //!
 //! # Design
 //! [`Subnet`] executes blocks as a replica does, with the same code, but without consensus,
-//! certificates, storage, clocks and signatures: every sender is believed, time is set by hand, and a
+//! certificates, storage, clocks and signatures: every sender is believed, `raw_rand` is predictable, time is set by hand, and a
 //! call returns when it is answered.
 //!
 //! ```
@@ -33,7 +33,7 @@ use lockstep_canister::{
 };
 pub use lockstep_subnet::state::{Reject, Status};
 use lockstep_subnet::{
-    application::{FinalizedBlock, Payload},
+    application::{Beacon, FinalizedBlock, Height, Payload},
     execution::{self, Unfinished, UserQuery},
     ingress::{Ingress, RequestId},
     state::{Canister, Genesis, Message, ReplicatedState},
@@ -149,6 +149,7 @@ impl Subnet {
             payload: Payload {
                 time_ns: self.time_ns,
                 messages: std::mem::take(&mut self.waiting),
+                beacons: self.state.randomness.wanted().map(beacon).collect(),
             },
         };
         let outcome = execution::execute(&self.state, &block, &self.engine, &mut self.unfinished);
@@ -323,7 +324,9 @@ impl Subnet {
         };
         let canisters: Cycles = self.state.canisters().values().map(of_canister).sum();
         let messages: Cycles = self.state.queue.values().map(under_way).sum();
-        canisters + messages + self.state.metrics.consumed_by_deleted
+        let waiting = self.state.randomness.waiting();
+        let drawings: Cycles = waiting.map(|call| call.cycles).sum();
+        canisters + messages + drawings + self.state.metrics.consumed_by_deleted
     }
 
     /// The whole state.
@@ -342,6 +345,13 @@ impl Subnet {
     pub fn take_printed(&self) -> Vec<Printed> {
         self.printed.take()
     }
+}
+
+/// What stands for the subnet's signature of a height: execution does not verify it.
+fn beacon(height: Height) -> Beacon {
+    let mut signature = [0; 48];
+    signature[..8].copy_from_slice(&height.to_le_bytes());
+    Beacon { height, signature }
 }
 
 /// The public key of a node with the Ed25519 seed 0.

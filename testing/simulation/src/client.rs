@@ -24,6 +24,8 @@ const EXPIRY: Duration = Duration::from_secs(60);
 const PATIENCE: Duration = Duration::from_secs(3);
 /// Of a hundred calls, so many fail.
 const FAILING_PERCENT: usize = 10;
+/// Of a hundred of the others, so many draw random bytes.
+const DRAWING_PERCENT: usize = 20;
 
 /// A call on its way.
 #[derive(Debug)]
@@ -138,8 +140,13 @@ impl Client {
     fn make(&mut self, expiry_ns: u64) -> Call {
         let number = self.first + self.made;
         self.made += 1;
-        let fails = self.random.percent(FAILING_PERCENT);
-        let method = if fails { "fail" } else { "add" };
+        let method = if self.random.percent(FAILING_PERCENT) {
+            "fail"
+        } else if self.random.percent(DRAWING_PERCENT) {
+            "draw"
+        } else {
+            "add"
+        };
         let argument = number.to_le_bytes().to_vec();
         let envelope =
             register::signed_call(&self.key, register::id(), method, argument, expiry_ns);

@@ -110,6 +110,10 @@ impl Application for Observed {
         self.replica.root(height).map(|root| self.told(root))
     }
 
+    fn wanted_beacons(&self) -> Vec<Height> {
+        self.replica.wanted_beacons()
+    }
+
     fn certified(&self, height: Height, root: [u8; 32], signature: [u8; 48]) {
         if self.role == Role::Honest {
             let agreed = lock(&self.seen.agreement).root(height);

@@ -10,8 +10,8 @@ use lockstep_subnet::state::canister_id;
 use std::borrow::Cow;
 
 /// `add` appends its argument (eight bytes) and replies with the list's new length; it also lets the canister
-/// send itself a message, at which it counts. `fail` appends, too, and traps. `list` replies with that count and the
-/// list.
+/// send itself a message, at which it counts. `fail` appends, too, and traps. `draw` appends and replies with the length
+/// when random bytes have come, which it keeps. `list` replies with that count and the list.
 const MODULE: &str = r#"(module
     (import "ic0" "msg_reply" (func $reply))
     (import "ic0" "msg_reply_data_append" (func $append (param i32 i32)))
@@ -19,12 +19,15 @@ const MODULE: &str = r#"(module
     (import "ic0" "canister_self_size" (func $self_size (result i32)))
     (import "ic0" "canister_self_copy" (func $self_copy (param i32 i32 i32)))
     (import "ic0" "call_new" (func $call_new (param i32 i32 i32 i32 i32 i32 i32 i32)))
+    (import "ic0" "call_data_append" (func $call_data (param i32 i32)))
     (import "ic0" "call_perform" (func $call_perform (result i32)))
     (import "ic0" "trap" (func $trap (param i32 i32)))
     (memory 8)
     (global $length (mut i64) (i64.const 0))
     (global $noted (mut i64) (i64.const 0))
     (data (i32.const 100) "notedno")
+    (data (i32.const 120) "raw_randDIDL\00\00")
+    (table funcref (elem $drawn $undrawn))
     (func $put
         (call $argument (i32.const 0) (i32.const 0) (i32.const 8))
         (i64.store
@@ -40,6 +43,19 @@ const MODULE: &str = r#"(module
         (i64.store (i32.const 8) (global.get $length))
         (call $append (i32.const 8) (i32.const 8))
         (call $reply))
+    (func (export "canister_update draw")
+        (call $put)
+        (call $call_new (i32.const 0) (i32.const 0) (i32.const 120) (i32.const 8)
+            (i32.const 0) (i32.wrap_i64 (global.get $length)) (i32.const 1) (i32.const 0))
+        (call $call_data (i32.const 128) (i32.const 6))
+        (if (call $call_perform) (then (call $trap (i32.const 105) (i32.const 2)))))
+    (func $drawn (param $length i32)
+        (call $argument (i32.const 200) (i32.const 0) (i32.const 42))
+        (i64.store (i32.const 8) (i64.extend_i32_u (local.get $length)))
+        (call $append (i32.const 8) (i32.const 8))
+        (call $reply))
+    (func $undrawn (param i32)
+        (call $trap (i32.const 105) (i32.const 2)))
     (func (export "canister_update fail")
         (call $put)
         (call $trap (i32.const 105) (i32.const 2)))

@@ -14,7 +14,7 @@ fn block(height: u64, digest: u8, time_ns: u64) -> FinalizedBlock {
         digest: [digest; 32],
         payload: Payload {
             time_ns,
-            messages: vec![],
+            ..Payload::default()
         },
     }
 }

@@ -2,15 +2,16 @@
 //!
 //! # Encoding
 //!
-//! `parent (32) | height (8) | time_ns (8) | count (2) | count x (length (4) | bytes)`, all
-//! integers big-endian. One block has one encoding; the digest is SHA-256 of a domain separator
+//! `parent (32) | height (8) | time_ns (8) | count (2) | count x (length (4) | bytes) | count (1) | count x
+//! (height (8) | signature (48))`, all integers big-endian. One block has one encoding; the digest is SHA-256 of a domain separator
 //! and the encoding.
 //!
 //! # Units and bounds
 //!
-//! At most [`MESSAGE_COUNT_MAX`] messages of together at most [`MESSAGE_BYTES_MAX`] bytes. The
-//! decoder checks both before it allocates.
-use crate::application::{FinalizedBlock, Payload};
+//! At most [`MESSAGE_COUNT_MAX`] messages of together at most [`MESSAGE_BYTES_MAX`] bytes, and at most
+//! [`BEACON_COUNT_MAX`] signatures, whose heights increase and are below the block's. The decoder checks this before it
+//! allocates.
+use crate::application::{Beacon, FinalizedBlock, Payload};
 use bytes::{Buf as _, BufMut};
 use commonware_codec::{Buf, EncodeSize, Error, FixedSize, Read, ReadExt as _, Write};
 use commonware_consensus::{BoundedBlock, Heightable, types::Height};
@@ -22,7 +23,11 @@ pub const MESSAGE_COUNT_MAX: usize = 1_000;
 /// The most bytes that a block's messages have together.
 pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 
-const HEADER_BYTES: usize = Digest::SIZE + 8 + 8 + 2;
+/// The most signatures of earlier heights that a block brings.
+pub(crate) const BEACON_COUNT_MAX: usize = 16;
+
+const HEADER_BYTES: usize = Digest::SIZE + 8 + 8 + 2 + 1;
+const BEACON_BYTES: usize = 8 + 48;
 const MESSAGE_HEADER_BYTES: usize = 4;
 const DIGEST_DOMAIN: &[u8] = b"\x0dlockstep-block";
 
@@ -44,7 +49,8 @@ impl Block {
         }
     }
 
-    /// The block after `parent`. Messages from the first that exceeds a bound on are left out.
+    /// The block after `parent`. Messages from the first that exceeds a bound on are left out, and so are
+    /// beacons.
     pub(crate) fn child(parent: &Self, parent_digest: Digest, mut payload: Payload) -> Self {
         let mut bytes = 0;
         let fitting = payload
@@ -57,6 +63,7 @@ impl Block {
             })
             .count();
         payload.messages.truncate(fitting);
+        payload.beacons.truncate(BEACON_COUNT_MAX);
         Self {
             parent: parent_digest,
             height: parent.height + 1,
@@ -102,7 +109,10 @@ impl commonware_consensus::Block for Block {
 
 impl BoundedBlock for Block {
     fn max_encode_size((): &Self::Cfg) -> usize {
-        HEADER_BYTES + MESSAGE_COUNT_MAX * MESSAGE_HEADER_BYTES + MESSAGE_BYTES_MAX
+        HEADER_BYTES
+            + MESSAGE_COUNT_MAX * MESSAGE_HEADER_BYTES
+            + MESSAGE_BYTES_MAX
+            + BEACON_COUNT_MAX * BEACON_BYTES
     }
 }
 
@@ -113,6 +123,7 @@ impl EncodeSize for Block {
             + messages
                 .map(|message| MESSAGE_HEADER_BYTES + message.len())
                 .sum::<usize>()
+            + self.payload.beacons.len() * BEACON_BYTES
     }
 }
 
@@ -125,6 +136,11 @@ impl Write for Block {
         for message in &self.payload.messages {
             buffer.put_u32(u32::try_from(message.len()).expect("bounded at creation"));
             buffer.put_slice(message);
+        }
+        buffer.put_u8(u8::try_from(self.payload.beacons.len()).expect("bounded at creation"));
+        for beacon in &self.payload.beacons {
+            buffer.put_u64(beacon.height);
+            buffer.put_slice(&beacon.signature);
         }
     }
 }
@@ -152,12 +168,40 @@ impl Read for Block {
             }
             messages.push(buffer.copy_to_bytes(size));
         }
+        let beacons = read_beacons(buffer, height)?;
         Ok(Self {
             parent,
             height,
-            payload: Payload { time_ns, messages },
+            payload: Payload {
+                time_ns,
+                messages,
+                beacons,
+            },
         })
     }
+}
+
+fn read_beacons(buffer: &mut impl Buf, height: u64) -> Result<Vec<Beacon>, Error> {
+    let count = usize::from(u8::read(buffer)?);
+    if count > BEACON_COUNT_MAX {
+        return Err(Error::InvalidLength(count));
+    }
+    let mut beacons: Vec<Beacon> = Vec::with_capacity(count);
+    for _ in 0..count {
+        let beacon = Beacon {
+            height: u64::read(buffer)?,
+            signature: <[u8; 48]>::read(buffer)?,
+        };
+        let after = beacons.last().map_or(0, |beacon| beacon.height);
+        if beacon.height <= after || beacon.height >= height {
+            return Err(Error::Invalid(
+                "block",
+                "heights of beacons do not increase to its own",
+            ));
+        }
+        beacons.push(beacon);
+    }
+    Ok(beacons)
 }
 
 #[cfg(test)]
@@ -167,6 +211,13 @@ mod tests {
     use commonware_codec::{DecodeExt as _, Encode as _};
     use proptest::prelude::*;
 
+    fn beacon(height: u64) -> Beacon {
+        Beacon {
+            height,
+            signature: [height as u8; 48],
+        }
+    }
+
     fn block(messages: Vec<Bytes>) -> Block {
         let genesis = Block::genesis();
         Block::child(
@@ -175,6 +226,7 @@ mod tests {
             Payload {
                 time_ns: 7,
                 messages,
+                beacons: Vec::new(),
             },
         )
     }
@@ -184,10 +236,12 @@ mod tests {
         fn a_block_has_one_encoding(
             time_ns: u64,
             messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..20),
+            heights in proptest::collection::btree_set(1..1_000_u64, 0..20),
         ) {
-            let genesis = Block::genesis();
+            let parent = Block { height: 1_000, ..Block::genesis() };
             let messages = messages.into_iter().map(Bytes::from).collect();
-            let block = Block::child(&genesis, genesis.digest(), Payload { time_ns, messages });
+            let beacons = heights.into_iter().map(beacon).collect();
+            let block = Block::child(&parent, parent.digest(), Payload { time_ns, messages, beacons });
             let encoded = block.encode();
             prop_assert_eq!(encoded.len(), block.encode_size());
             let decoded = Block::decode(encoded.clone()).unwrap();
@@ -223,7 +277,9 @@ mod tests {
             parent: base.digest(),
             ..base.clone()
         };
-        for other in [moved, later, higher, orphan] {
+        let mut lit = base.clone();
+        lit.payload.beacons.push(beacon(1));
+        for other in [moved, later, higher, orphan, lit] {
             assert_ne!(other.digest(), base.digest());
         }
     }
@@ -245,6 +301,7 @@ mod tests {
             payload: Payload {
                 time_ns: 0,
                 messages: vec![Bytes::new(); MESSAGE_COUNT_MAX + 1],
+                ..Payload::default()
             },
             ..Block::genesis()
         };
@@ -256,6 +313,7 @@ mod tests {
             payload: Payload {
                 time_ns: 0,
                 messages: vec![Bytes::from(vec![0; MESSAGE_BYTES_MAX + 1])],
+                ..Payload::default()
             },
             ..Block::genesis()
         };
@@ -263,5 +321,25 @@ mod tests {
             Block::decode(large.encode()),
             Err(Error::InvalidLength(_))
         ));
+    }
+
+    #[test]
+    fn beacons_are_few_and_of_heights_below_in_order() {
+        let refused = |heights: &[u64]| {
+            let block = Block {
+                height: 100,
+                payload: Payload {
+                    beacons: heights.iter().copied().map(beacon).collect(),
+                    ..Payload::default()
+                },
+                ..Block::genesis()
+            };
+            Block::decode(block.encode()).is_err()
+        };
+        let many: Vec<u64> = (1..=BEACON_COUNT_MAX as u64 + 1).collect();
+        assert!(!refused(&many[1..]) && !refused(&[1, 99]));
+        for heights in [&many[..], &[0], &[100], &[3, 3], &[4, 3]] {
+            assert!(refused(heights), "{heights:?}");
+        }
     }
 }

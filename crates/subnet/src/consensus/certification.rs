@@ -6,35 +6,53 @@
 //! G1, the ciphersuite without proof of possession); any `n - f` shares give the one signature
 //! that clients verify. The height is not signed: it stands in the state tree, under `time`.
 //!
-//! Aggregation numbers its items from 0 and the chain's first executed block is 1, so item `i`
-//! holds the root after height `i + 1`.
-use bytes::Bytes;
-use commonware_codec::Encode as _;
-use commonware_consensus::{aggregation::types::Item, types};
-use commonware_cryptography::{
-    Digest,
-    bls12381::{
-        certificate::threshold::{Certificate, Generic},
-        primitives::{
-            Error,
-            group::{DST, G1, G2, GT},
-            sharing::Sharing,
-            variant::{MinSig, Variant},
-        },
-    },
-    certificate::{
-        self, AssemblyError, Attestation, Membership, Scheme, Subject, Verification, Verifier,
-    },
-    ed25519::PublicKey,
-};
-use commonware_parallel::Strategy;
-use commonware_utils::{N3f1, iter::NonEmpty, ordered::Set};
-use rand_core::CryptoRng;
+//! A node sends everybody its share of each height that it has executed ([`collector`]). One that still
+//! lacks the certificate a while later sends its share again and says so, and gets the certificate from
+//! whoever has it ([`kept`]). So a certificate that a node has missed comes from any peer, and it makes no difference
+//! who was restarted since.
+//!
+//! # Security
+//!
+//! A signature does not say which height its root belongs to. That a root is of a height is what this
+//! node has executed or, where that is another root, what `n - f` nodes say of themselves.
+pub(crate) mod collector;
+pub(crate) mod kept;
+pub(crate) mod message;
+#[cfg(test)]
+mod tests;
 
 use crate::application::Height;
+use bytes::Bytes;
+use commonware_codec::{DecodeExt as _, Encode as _};
+use commonware_cryptography::bls12381::primitives::{
+    Error,
+    group::{DST, G1, G2, GT, Share},
+    ops::{self, threshold},
+    sharing::Sharing,
+    variant::{MinSig, PartialSignature, Variant},
+};
+use commonware_parallel::{Sequential, Strategy};
+use rand_core::CryptoRng;
 
 /// The domain that the Internet Computer puts before a state root, behind its length.
 const NAMESPACE: &[u8] = b"ic-state-root";
+
+/// A state root.
+pub(crate) type Root = [u8; 32];
+/// A signature in its compressed form.
+pub(crate) type Signature = [u8; 48];
+/// The subnet's key.
+pub(crate) type PublicKey = G2;
+/// A node's part of a signature.
+pub(crate) type Partial = PartialSignature<IcVariant>;
+
+/// A certified height.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Certificate {
+    pub(crate) height: Height,
+    pub(crate) root: Root,
+    pub(crate) signature: Signature,
+}
 
 /// [`MinSig`] with the ciphersuite of the Internet Computer.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -66,161 +84,57 @@ impl Variant for IcVariant {
     }
 }
 
-/// The height whose root `index` stands for.
-pub(crate) fn height_of(index: types::Height) -> Height {
-    index.get() + 1
+/// Makes and checks signatures with a node's share of the subnet's key.
+#[derive(Clone)]
+pub(crate) struct Signer {
+    sharing: Sharing<IcVariant>,
+    share: Share,
 }
 
-/// The signature of a certificate in its compressed form; none if the point is malformed.
-pub(crate) fn signature_bytes(certificate: &Certificate<IcVariant>) -> Option<[u8; 48]> {
-    certificate.get()?.encode().as_ref().try_into().ok()
-}
-
-/// What is signed: the item's digest, nothing else.
-#[derive(Clone, Debug)]
-pub(crate) struct Root(Bytes);
-
-impl Root {
-    fn of<D: Digest>(item: &Item<D>) -> Self {
-        Self(Bytes::copy_from_slice(item.digest.as_ref()))
-    }
-}
-
-impl Subject for Root {
-    type Namespace = Vec<u8>;
-
-    fn namespace<'a>(&self, derived: &'a Vec<u8>) -> &'a [u8] {
-        derived
+impl Signer {
+    pub(crate) fn new(sharing: Sharing<IcVariant>, share: Share) -> Self {
+        Self { sharing, share }
     }
 
-    fn message(&self) -> Bytes {
-        self.0.clone()
+    /// This node's number.
+    fn index(&self) -> u32 {
+        self.share.index.get()
     }
-}
 
-/// The aggregation scheme whose certificates are the Internet Computer's.
-#[derive(Clone, Debug)]
-pub(crate) struct IcScheme(Generic<PublicKey, IcVariant, Vec<u8>>);
-
-impl IcScheme {
-    /// A member that signs with `share`; none if the share is not of this sharing.
-    ///
-    /// # Panics
-    ///
-    /// If the sharing is for another number of participants or another threshold.
-    pub(crate) fn signer(
-        participants: Set<PublicKey>,
-        sharing: Sharing<IcVariant>,
-        share: commonware_cryptography::bls12381::primitives::group::Share,
-    ) -> Option<Self> {
-        Generic::signer::<N3f1>(NAMESPACE, participants, sharing, share).map(Self)
+    /// How many shares make a signature.
+    fn quorum(&self) -> usize {
+        self.sharing.required() as usize
     }
-}
 
-impl Verifier for IcScheme {
-    type Subject<'a, D: Digest> = &'a Item<D>;
-    type Faults = N3f1;
-    type PublicKey = PublicKey;
-    type Certificate = Certificate<IcVariant>;
+    fn sign(&self, root: &Root) -> Partial {
+        threshold::sign_message::<IcVariant>(&self.share, NAMESPACE, root)
+    }
 
-    fn verify_certificate<R: CryptoRng, D: Digest>(
+    fn is_partial(&self, root: &Root, partial: &Partial) -> bool {
+        threshold::verify_message::<IcVariant>(&self.sharing, NAMESPACE, root, partial).is_ok()
+    }
+
+    /// The signature that the shares of a quorum make, if it is one: shares are not checked before.
+    fn recover<'a>(
         &self,
-        rng: &mut R,
-        item: &Item<D>,
-        certificate: &Self::Certificate,
-        _: &impl Strategy,
-    ) -> bool {
-        self.0.verify_certificate(rng, Root::of(item), certificate)
+        root: &Root,
+        partials: impl IntoIterator<Item = &'a Partial>,
+    ) -> Option<Signature> {
+        let signature =
+            threshold::recover::<IcVariant, _>(&self.sharing, partials, &Sequential).ok()?;
+        let signature = signature.encode().as_ref().try_into().ok()?;
+        self.is_signature(root, &signature).then_some(signature)
     }
 
-    fn is_batchable() -> bool {
-        true
+    fn is_signature(&self, root: &Root, signature: &Signature) -> bool {
+        is_signature(self.sharing.public(), root, signature)
     }
-
-    fn max_certificate_size(_: u32) -> usize {
-        48
-    }
-
-    fn certificate_codec_config(&self) {}
-
-    fn certificate_codec_config_unbounded() {}
 }
 
-impl Scheme for IcScheme {
-    type Signature = G1;
-
-    fn me(&self) -> Option<Membership> {
-        self.0.signer_index().map(Membership::Signer)
-    }
-
-    fn participants(&self) -> &Set<PublicKey> {
-        self.0.participants()
-    }
-
-    fn sign<D: Digest>(&self, item: &Item<D>) -> Option<Attestation<Self>> {
-        self.0.sign(Root::of(item))
-    }
-
-    fn verify_attestation<R: CryptoRng, D: Digest>(
-        &self,
-        _: &mut R,
-        item: &Item<D>,
-        attestation: &Attestation<Self>,
-        _: &impl Strategy,
-    ) -> bool {
-        self.0.verify_attestation(Root::of(item), attestation)
-    }
-
-    fn verify_attestations<R, D, I>(
-        &self,
-        rng: &mut R,
-        item: &Item<D>,
-        attestations: I,
-        strategy: &impl Strategy,
-    ) -> Verification<Self>
-    where
-        R: CryptoRng,
-        D: Digest,
-        I: IntoIterator<Item = Attestation<Self>>,
-        I::IntoIter: Send,
-    {
-        self.0
-            .verify_attestations(rng, Root::of(item), attestations, strategy)
-    }
-
-    fn optimistic_assemble<'a, R, D, I, J>(
-        &self,
-        rng: &mut R,
-        item: &Item<D>,
-        pending: I,
-        verified: J,
-        strategy: &impl Strategy,
-    ) -> Result<Self::Certificate, Verification<Self>>
-    where
-        R: CryptoRng,
-        D: Digest,
-        I: IntoIterator<Item = Attestation<Self>>,
-        I::IntoIter: ExactSizeIterator + Send,
-        J: IntoIterator<Item = &'a Attestation<Self>>,
-        J::IntoIter: Send,
-    {
-        certificate::optimistic_assemble::<Self, _, D, _, _>(
-            self, rng, item, pending, verified, strategy,
-        )
-    }
-
-    fn assemble<I>(
-        &self,
-        attestations: NonEmpty<I>,
-        strategy: &impl Strategy,
-    ) -> Result<Self::Certificate, AssemblyError>
-    where
-        I: Iterator<Item = Attestation<Self>> + Send,
-    {
-        self.0.assemble::<Self, _>(attestations, strategy)
-    }
-
-    fn is_attributable() -> bool {
-        false
-    }
+/// Whether it is the signature of a root.
+fn is_signature(public_key: &PublicKey, root: &Root, signature: &Signature) -> bool {
+    let signature = G1::decode(Bytes::copy_from_slice(signature));
+    signature.is_ok_and(|signature| {
+        ops::verify_message::<IcVariant>(public_key, NAMESPACE, root, &signature).is_ok()
+    })
 }

@@ -3,11 +3,11 @@
 //! # Design
 //!
 //! `simplex` orders block digests, `marshal` spreads the blocks and gives the final ones in order,
-//! the executor hands them to the application, `aggregation` certifies the roots that come out.
+//! the executor hands them to the application, `certification` has the roots signed that come out.
 //! The node is generic over the runtime and the network, so that simulations run this code.
 use super::{
     block::Block,
-    certification::IcScheme,
+    certification::kept::Certificates,
     genesis::{NodeKeys, Subnet},
     gossip::{self, GOSSIP_BYTES_MAX, Gossip},
     progress::{Heights, Progress},
@@ -15,7 +15,6 @@ use super::{
 };
 use crate::application::Application;
 use commonware_consensus::{
-    aggregation,
     marshal::{self, standard::Standard},
     simplex::{self, scheme::ed25519::Scheme},
     types::{Epoch, FixedEpocher, ViewDelta},
@@ -122,7 +121,7 @@ pub(crate) fn message_bytes_max(node_count: usize) -> u32 {
     commonware_p2p::max_message_size(&[
         simplex::max_payload_size::<Scheme, Digest>(node_count),
         marshal::max_payload_size::<Standard<Block>, Scheme>(node_count, &()),
-        aggregation::max_payload_size::<IcScheme, Digest>(),
+        certification::MESSAGE_BYTES_MAX,
         GOSSIP_BYTES_MAX,
     ])
 }
@@ -207,6 +206,7 @@ where
     let replica = Replica {
         application: application.clone(),
         progress: progress.clone(),
+        certificates: Arc::new(Certificates::new(*node.subnet.sharing().public())),
     };
     let scheme = Scheme::signer(
         &namespace(&node.subnet, "votes"),
@@ -233,7 +233,7 @@ where
         votes,
         blocker.clone(),
     ));
-    tasks.extend(certification::start(&node, &replica, shares, blocker));
+    tasks.push(certification::start(&node, &replica, shares, blocker));
     let (gossip, outgoing) = Gossip::new(GOSSIP_QUEUE_MAX);
     let sending = gossip::send(outgoing, ingress.0);
     tasks.push(node.runtime.child("gossip").spawn(move |_| sending));

@@ -1,4 +1,4 @@
-//! How far a replica is: the heights that are final, executed and certified, and recent roots.
+//! How far a replica is: the heights that are final, executed and certified.
 //!
 //! # Design
 //!
@@ -6,21 +6,13 @@
 //! small. A replica neither proposes nor votes while more than [`BACKLOG_MAX`] final blocks wait
 //! for execution; it always catches up, because what is final can always be fetched and executed,
 //! so this cannot stop the chain for good. And a leader waits a moment while certification is more
-//! than [`BACKLOG_MAX`] heights behind, but no longer: certificates need new heights to move on.
-use crate::application::{Application, Height};
-use commonware_cryptography::sha256::Digest;
-use commonware_utils::channel::oneshot;
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-};
+//! than [`BACKLOG_MAX`] heights behind, but no longer: ordering does not depend on it.
+use crate::application::Height;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use tokio::sync::Notify;
 
 /// How many final blocks may wait for execution, and executed ones for a certificate.
 pub const BACKLOG_MAX: u64 = 10;
-
-/// How many roots are kept in memory; older ones are the application's to remember.
-const ROOTS_KEPT: usize = 256;
 
 /// The heights reached so far.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -29,15 +21,8 @@ pub struct Heights {
     pub finalized: Height,
     /// The highest block that is executed and durable.
     pub executed: Height,
-    /// Every root up to here is certified, by this node or, as far as it knows, by others.
+    /// The highest height whose certificate this node has had since it started.
     pub certified: Height,
-}
-
-#[derive(Default)]
-struct State {
-    heights: Heights,
-    recent: BTreeMap<Height, [u8; 32]>,
-    waiting: BTreeMap<Height, Vec<oneshot::Sender<Digest>>>,
 }
 
 /// Shared between the tasks of one node.
@@ -47,14 +32,14 @@ struct State {
 /// Waiters are woken in the order in which they came; a simulation replays.
 #[derive(Default)]
 pub(crate) struct Progress {
-    state: Mutex<State>,
+    heights: Mutex<Heights>,
     moved: Notify,
 }
 
 impl Progress {
     pub(crate) fn new(executed: Height) -> Self {
         let progress = Self::default();
-        progress.lock().heights = Heights {
+        *progress.lock() = Heights {
             finalized: executed,
             executed,
             certified: 0,
@@ -63,54 +48,25 @@ impl Progress {
     }
 
     pub(crate) fn heights(&self) -> Heights {
-        self.lock().heights
+        *self.lock()
     }
 
     pub(crate) fn note_finalized(&self, height: Height) {
-        raise(&mut self.lock().heights.finalized, height);
+        raise(&mut self.lock().finalized, height);
         self.moved.notify_waiters();
     }
 
     pub(crate) fn note_certified(&self, height: Height) {
-        raise(&mut self.lock().heights.certified, height);
+        raise(&mut self.lock().certified, height);
         self.moved.notify_waiters();
     }
 
-    /// Records the root after `height` and answers those who wait for it.
-    pub(crate) fn note_executed(&self, height: Height, root: [u8; 32]) {
+    pub(crate) fn note_executed(&self, height: Height) {
         let mut state = self.lock();
-        raise(&mut state.heights.finalized, height);
-        raise(&mut state.heights.executed, height);
-        state.recent.insert(height, root);
-        while state.recent.len() > ROOTS_KEPT {
-            state.recent.pop_first();
-        }
-        for waiter in state.waiting.remove(&height).unwrap_or_default() {
-            let _ = waiter.send(Digest(root));
-        }
+        raise(&mut state.finalized, height);
+        raise(&mut state.executed, height);
         drop(state);
         self.moved.notify_waiters();
-    }
-
-    /// The root after `height`, as soon as it is executed. The sender is dropped if the height was
-    /// executed before this start and the application no longer knows its root.
-    pub(crate) fn root_after(
-        &self,
-        application: &dyn Application,
-        height: Height,
-    ) -> oneshot::Receiver<Digest> {
-        let (sender, receiver) = oneshot::channel();
-        let mut state = self.lock();
-        if let Some(root) = state.recent.get(&height) {
-            let _ = sender.send(Digest(*root));
-        } else if height > application.executed_height() {
-            let waiting = state.waiting.entry(height).or_default();
-            waiting.retain(|waiter| !waiter.is_closed());
-            waiting.push(sender);
-        } else if let Some(root) = application.root(height) {
-            let _ = sender.send(Digest(root));
-        }
-        receiver
     }
 
     /// Waits until few enough final blocks wait for execution.
@@ -140,8 +96,8 @@ impl Progress {
         }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> MutexGuard<'_, Heights> {
+        self.heights.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

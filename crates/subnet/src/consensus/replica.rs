@@ -1,22 +1,17 @@
-//! The application as consensus sees it: builds and checks blocks, gives roots to certify.
+//! The application as the engine sees it: builds and checks blocks.
 use super::{
-    block::Block,
-    certification::{IcScheme, height_of, signature_bytes},
+    block::{BEACON_COUNT_MAX, Block},
+    certification::{Certificate, kept::Certificates},
     progress::Progress,
 };
-use crate::application::{Application, Height};
-use commonware_actor::Feedback;
+use crate::application::{Application, Beacon};
 use commonware_consensus::{
-    Automaton, Reporter,
-    aggregation::types::Activity,
     marshal::ancestry::Ancestry,
     simplex::{scheme::ed25519, types::Context},
-    types,
 };
 use commonware_cryptography::{Digested, Digestible as _, ed25519::PublicKey, sha256::Digest};
 use commonware_parallel::Sequential;
 use commonware_runtime::{Clock, Spawner};
-use commonware_utils::channel::{mpsc, oneshot};
 use futures_util::StreamExt as _;
 use std::{sync::Arc, time::Duration};
 
@@ -28,6 +23,7 @@ pub(super) const CERTIFICATION_WAIT_MAX: Duration = Duration::from_millis(500);
 pub(crate) struct Replica {
     pub(crate) application: Arc<dyn Application>,
     pub(crate) progress: Arc<Progress>,
+    pub(crate) certificates: Arc<Certificates>,
 }
 
 impl<E: Clock + Spawner> commonware_consensus::Application<E> for Replica {
@@ -49,10 +45,11 @@ impl<E: Clock + Spawner> commonware_consensus::Application<E> for Replica {
             () = self.progress.until_certified() => {}
             () = runtime.sleep(CERTIFICATION_WAIT_MAX) => {}
         }
-        let payload = self
+        let mut payload = self
             .application
             .propose(parent.inner().payload().time_ns)
             .await;
+        payload.beacons = self.beacons();
         let block = Block::child(parent.inner(), parent.digest(), payload);
         Some(Digested::compute(block, &Sequential).await)
     }
@@ -67,9 +64,19 @@ impl<E: Clock + Spawner> commonware_consensus::Application<E> for Replica {
             return std::future::pending().await;
         };
         self.progress.until_executed().await;
-        let application = self.application.clone();
+        if let Some(beacon) = block.inner().payload().beacons.last() {
+            // Its height is below this one: if this block can become final, that is executed some time.
+            self.progress.until_executed_at(beacon.height).await;
+        }
+        let replica = self.clone();
         let verdict = runtime.shared(true).spawn(move |_| async move {
-            application.verify(parent.inner().payload().time_ns, block.inner().payload())
+            let payload = block.inner().payload();
+            let parent_time_ns = parent.inner().payload().time_ns;
+            payload
+                .beacons
+                .iter()
+                .all(|beacon| replica.is_beacon(beacon))
+                && replica.application.verify(parent_time_ns, payload)
         });
         match verdict.await {
             Ok(valid) => valid,
@@ -78,80 +85,29 @@ impl<E: Clock + Spawner> commonware_consensus::Application<E> for Replica {
     }
 }
 
-/// A certificate on its way to the application.
-pub(crate) struct Certified {
-    height: Height,
-    root: [u8; 32],
-    signature: [u8; 48],
-}
-
-/// Gives aggregation the roots to sign and takes the certificates from it.
-#[derive(Clone)]
-pub(crate) struct Certifier {
-    pub(crate) replica: Replica,
-    pub(crate) certificates: mpsc::UnboundedSender<Certified>,
-}
-
-impl Automaton for Certifier {
-    type Context = types::Height;
-    type Digest = Digest;
-
-    async fn propose(&mut self, index: types::Height) -> oneshot::Receiver<Digest> {
-        self.replica
-            .progress
-            .root_after(&*self.replica.application, height_of(index))
+impl Replica {
+    /// What calls wait for, as far as this node has it.
+    fn beacons(&self) -> Vec<Beacon> {
+        let wanted = self.application.wanted_beacons().into_iter();
+        let certificates = wanted.filter_map(|height| self.certificates.get(height));
+        certificates
+            .map(|certificate| Beacon {
+                height: certificate.height,
+                signature: certificate.signature,
+            })
+            .take(BEACON_COUNT_MAX)
+            .collect()
     }
 
-    async fn verify(&mut self, index: types::Height, root: Digest) -> oneshot::Receiver<bool> {
-        let (sender, receiver) = oneshot::channel();
-        if let Ok(own) = self.propose(index).await.await {
-            let _ = sender.send(own == root);
-        }
-        receiver
-    }
-}
-
-impl Reporter for Certifier {
-    type Activity = Activity<IcScheme, Digest>;
-
-    fn report(&mut self, activity: Self::Activity) -> Feedback {
-        match activity {
-            Activity::Certified(certificate) => {
-                let Some(signature) = signature_bytes(&certificate.certificate) else {
-                    return Feedback::Ok;
-                };
-                let height = height_of(certificate.item.height);
-                let root = certificate.item.digest.0;
-                match self.certificates.send(Certified {
-                    height,
-                    root,
-                    signature,
-                }) {
-                    Ok(()) => Feedback::Ok,
-                    Err(_) => Feedback::Closed,
-                }
-            }
-            Activity::Tip(next) => {
-                self.replica.progress.note_certified(next.get());
-                Feedback::Ok
-            }
-            Activity::Ack(_) => Feedback::Ok,
-        }
-    }
-}
-
-/// Hands certificates to the application, each after its height is executed here.
-pub(crate) async fn deliver_certificates(
-    replica: Replica,
-    mut certificates: mpsc::UnboundedReceiver<Certified>,
-) {
-    while let Some(Certified {
-        height,
-        root,
-        signature,
-    }) = certificates.recv().await
-    {
-        replica.progress.until_executed_at(height).await;
-        replica.application.certified(height, root, signature);
+    /// Whether it is the signature of the root that this node knows.
+    fn is_beacon(&self, beacon: &Beacon) -> bool {
+        let root = self.application.root(beacon.height);
+        root.is_some_and(|root| {
+            self.certificates.is_certificate(&Certificate {
+                height: beacon.height,
+                root,
+                signature: beacon.signature,
+            })
+        })
     }
 }

@@ -27,7 +27,7 @@ use super::{
     round::{Done as Totals, put},
     turn::{MESSAGE_OVERHEAD, response},
 };
-use crate::state::{Canister, Message, Origin, Originator, Reject, ReplicatedState};
+use crate::state::{Canister, Drawing, Message, Origin, Originator, Reject, ReplicatedState};
 use candid::{CandidType, DecoderConfig, utils::decode_one_with_config};
 use ic_principal::Principal;
 use lockstep_canister::{
@@ -325,7 +325,12 @@ impl Manager<'_> {
             "raw_rand" => {
                 candid::decode_args::<()>(argument)
                     .map_err(|error| invalid_payload(&error.to_string()))?;
-                Ok(Done::Reply(encode(&self.state.entropy.draw().to_vec())))
+                let drawing = Drawing {
+                    origin: call.origin.clone(),
+                    cycles: call.cycles,
+                };
+                self.state.randomness.wait(self.state.height, drawing);
+                Ok(Done::Later)
             }
             method => Err(no_method(method)),
         }

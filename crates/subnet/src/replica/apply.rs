@@ -104,6 +104,10 @@ impl Application for Replica {
         self.stored_root(height)
     }
 
+    fn wanted_beacons(&self) -> Vec<Height> {
+        self.executed.borrow().state.randomness.wanted().collect()
+    }
+
     fn certified(&self, height: Height, root: [u8; 32], signature: [u8; 48]) {
         let mut pending = lock(&self.pending);
         if height > self.executed.borrow().state.height {
@@ -138,6 +142,7 @@ impl Replica {
         Payload {
             time_ns,
             messages: envelopes(&calls),
+            beacons: Vec::new(),
         }
     }
 
@@ -172,19 +177,23 @@ impl Replica {
 
     async fn wait_for_work(&self, parent_time_ns: u64) {
         let (mut executed, mut arrivals) = (self.executed.subscribe(), self.arrivals.subscribe());
+        let mut certified = self.certified.subscribe();
         let mut idle = self.clock.sleep(IDLE);
         loop {
             let time_ns = self.proposal_time_ns(parent_time_ns);
             let latest = self.executed();
             let has_calls =
                 !latest.state.history.is_full() && lock(&self.mempool).has_calls(time_ns);
-            if has_calls || latest.state.has_work() {
+            let wanted = latest.state.randomness.wanted().next();
+            let has_beacon = wanted.is_some_and(|height| height <= self.certified_height());
+            if has_calls || has_beacon || latest.state.has_work() {
                 return;
             }
             tokio::select! {
                 biased;
                 _ = executed.changed() => {}
                 _ = arrivals.changed() => {}
+                _ = certified.changed() => {}
                 () = &mut idle => return,
             }
         }

@@ -1,8 +1,8 @@
 //! What the store writes besides blocks of memories, modules and envelopes.
 use super::{StoreError, tables::Memories};
 use crate::state::{
-    Cached, Canister, Chunks, Entropy, Ledger, ReplicatedState, Schedule, Snapshot, SnapshotCode,
-    SnapshotId, SnapshotRecord, Stored, SubnetMetrics,
+    Cached, Canister, Chunks, Ledger, Randomness, ReplicatedState, Schedule, Snapshot,
+    SnapshotCode, SnapshotId, SnapshotRecord, Stored, SubnetMetrics,
 };
 use ic_principal::Principal;
 use lockstep_canister::{
@@ -35,7 +35,7 @@ pub(super) struct StateRecord {
     next_canister_index: u64,
     deleted: BTreeSet<Principal>,
     schedule: Schedule,
-    entropy: Entropy,
+    randomness: Randomness,
     metrics: SubnetMetrics,
 }
 
@@ -50,7 +50,7 @@ impl StateRecord {
             next_canister_index: state.next_canister_index,
             deleted: state.deleted.clone(),
             schedule: state.schedule,
-            entropy: state.entropy,
+            randomness: state.randomness.clone(),
             metrics: state.metrics,
         }
     }
@@ -64,7 +64,7 @@ impl StateRecord {
         state.next_canister_index = self.next_canister_index;
         state.deleted = self.deleted;
         state.schedule = self.schedule;
-        state.entropy = self.entropy;
+        state.randomness = self.randomness;
         state.metrics = self.metrics;
         self.digest
     }

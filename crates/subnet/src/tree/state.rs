@@ -13,7 +13,7 @@ use std::collections::BTreeMap;
 /// Version of the canonical arithmetic that sessions run on.
 pub const ARITHMETIC_VERSION: u64 = 1;
 /// Version of the rules by which a block changes the state.
-pub const PROTOCOL_VERSION: u64 = 3;
+pub const PROTOCOL_VERSION: u64 = 4;
 /// What agents take this subnet for.
 const SUBNET_TYPE: &str = "application";
 

@@ -35,6 +35,7 @@ struct State {
     pool: Vec<Bytes>,
     ordered: Vec<Bytes>,
     executions: u64,
+    beacons: BTreeMap<Height, [u8; 48]>,
     certificates: BTreeMap<Height, ([u8; 32], [u8; 48])>,
 }
 
@@ -106,6 +107,18 @@ impl Toy {
         }
     }
 
+    /// Checks the signatures that blocks brought, and says how many.
+    pub(crate) fn check_beacons(&self, public_key: &[u8; 96]) -> usize {
+        let state = self.lock();
+        for (height, signature) in &state.beacons {
+            let root = state.roots[*height as usize - 1];
+            let message = [b"\x0Dic-state-root".as_slice(), &root].concat();
+            ic_verify_bls_signature::verify_bls_signature(signature, &message, public_key)
+                .unwrap_or_else(|()| panic!("the beacon of height {height} verifies"));
+        }
+        state.beacons.len()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap()
     }
@@ -124,6 +137,7 @@ impl Application for Toy {
             Payload {
                 time_ns: parent_time_ns + 1,
                 messages: self.lock().pool.clone(),
+                ..Payload::default()
             }
         })
     }
@@ -157,6 +171,15 @@ impl Application for Toy {
                 state.ordered.push(message.clone());
             }
         }
+        for beacon in &block.payload.beacons {
+            assert!(
+                beacon.height < block.height,
+                "beacons are of heights before"
+            );
+            if beacon.height % 10 == 0 {
+                state.beacons.insert(beacon.height, beacon.signature);
+            }
+        }
         state.roots.push(root);
         state.executions += 1;
         root
@@ -171,6 +194,17 @@ impl Application for Toy {
             .roots
             .get(usize::try_from(height.checked_sub(1)?).ok()?)
             .copied()
+    }
+
+    /// Every tenth height, once a beacon is behind it.
+    fn wanted_beacons(&self) -> Vec<Height> {
+        let state = self.lock();
+        let answered = state.beacons.last_key_value();
+        let next = answered.map_or(10, |(height, _)| height + 10);
+        (next <= state.roots.len() as u64)
+            .then_some(next)
+            .into_iter()
+            .collect()
     }
 
     fn certified(&self, height: Height, root: [u8; 32], signature: [u8; 48]) {

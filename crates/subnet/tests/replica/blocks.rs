@@ -11,7 +11,12 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 fn votes(replica: &Replica, parent_ns: u64, time_ns: u64, messages: &[Bytes]) -> bool {
     let messages = messages.to_vec();
-    replica.verify(parent_ns, &Payload { time_ns, messages })
+    let payload = Payload {
+        time_ns,
+        messages,
+        ..Payload::default()
+    };
+    replica.verify(parent_ns, &payload)
 }
 
 #[test]

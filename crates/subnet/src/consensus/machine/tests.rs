@@ -16,7 +16,7 @@ impl Application for Nothing {
     fn propose(&self, parent_time_ns: u64) -> Proposal<'_> {
         Box::pin(future::ready(Payload {
             time_ns: parent_time_ns + 1,
-            messages: Vec::new(),
+            ..Payload::default()
         }))
     }
 
@@ -34,6 +34,10 @@ impl Application for Nothing {
 
     fn root(&self, _: Height) -> Option<[u8; 32]> {
         None
+    }
+
+    fn wanted_beacons(&self) -> Vec<Height> {
+        Vec::new()
     }
 
     fn certified(&self, _: Height, _: [u8; 32], _: [u8; 48]) {}

@@ -1,100 +1,146 @@
-//! Collects shares of signatures over state roots and delivers the certificates.
-use super::{BUFFER_BYTES, EPOCH, Node, RETRY_INTERVAL};
+//! Certifies what is executed: the [`Collector`] at work on the channel for shares.
+use super::Node;
 use crate::consensus::{
-    certification::IcScheme,
-    replica::{self, Certifier, Replica},
+    block::BEACON_COUNT_MAX,
+    certification::{
+        Signer,
+        collector::{Action, Collector},
+        message::{self, Message},
+    },
+    replica::Replica,
 };
-use commonware_consensus::{
-    IndexSubscription, Monitor,
-    aggregation::{Config, Engine},
-    types::{Epoch, EpochDelta, HeightDelta},
-};
-use commonware_cryptography::{certificate::ConstantProvider, ed25519::PublicKey};
-use commonware_p2p::{Blocker, Receiver, Sender};
-use commonware_parallel::Sequential;
+use commonware_codec::{DecodeExt as _, Encode as _};
+use commonware_cryptography::ed25519::PublicKey;
+use commonware_p2p::{Blocker, Receiver, Recipients, Sender, block};
 use commonware_runtime::{Clock, Handle, Metrics, Spawner, Storage};
-use commonware_utils::{
-    NZDuration, NZU64, NZUsize,
-    channel::{mpsc, ring},
-};
 use rand_core::CryptoRng;
-use std::{
-    num::NonZeroU64,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::time::Duration;
 
-/// How many heights are certified at once.
-const WINDOW: NonZeroU64 = NZU64!(16);
-/// How far below the highest certified height shares still count.
-const RETENTION: HeightDelta = HeightDelta::new(256);
+pub(super) const MESSAGE_BYTES_MAX: usize = message::MESSAGE_BYTES_MAX;
 
-/// Starts it on the channel for shares.
+/// How often shares are sent again whose certificates lack.
+const AGAIN_INTERVAL: Duration = Duration::from_millis(500);
+
+/// Starts it on the channel for shares, on a thread of its own: signatures take their time.
 pub(super) fn start<E, S, R, B>(
     node: &Node<E>,
     replica: &Replica,
-    shares: (S, R),
+    (sender, receiver): (S, R),
     blocker: B,
-) -> [Handle<()>; 2]
+) -> Handle<()>
 where
     E: Clock + CryptoRng + Spawner + Storage + Metrics,
     S: Sender<PublicKey = PublicKey>,
     R: Receiver<PublicKey = PublicKey>,
     B: Blocker<PublicKey = PublicKey>,
 {
-    let scheme = IcScheme::signer(
-        node.subnet.participants().clone(),
-        node.subnet.sharing().clone(),
-        node.keys.share().clone(),
-    )
-    .expect("the share is of the subnet's key");
-    let (certificates, undelivered) = mpsc::unbounded_channel();
-    let certifier = Certifier {
+    let signer = Signer::new(node.subnet.sharing().clone(), node.keys.share().clone());
+    let certification = Certification {
+        collector: Collector::new(signer, replica.certificates.clone()),
+        participants: node.subnet.participants().iter().cloned().collect(),
         replica: replica.clone(),
-        certificates,
-    };
-    let config = Config {
-        monitor: OneEpoch::default(),
-        provider: ConstantProvider::new(scheme),
-        automaton: certifier.clone(),
-        reporter: certifier,
+        sender,
         blocker,
-        priority_acks: false,
-        rebroadcast_timeout: NZDuration!(RETRY_INTERVAL),
-        epoch_bounds: (EpochDelta::new(1), EpochDelta::new(1)),
-        window: WINDOW,
-        activity_timeout: RETENTION,
-        journal_partition: node.partition("certification"),
-        journal_write_buffer: BUFFER_BYTES,
-        journal_replay_buffer: BUFFER_BYTES,
-        journal_heights_per_section: NZU64!(64),
-        journal_compression: None,
-        journal_page_cache: node.cache.clone(),
-        strategy: Sequential,
     };
-    let delivery = replica::deliver_certificates(replica.clone(), undelivered);
-    [
-        Engine::new(node.runtime.child("certification"), config).start(shares),
-        node.runtime
-            .child("certificates")
-            .dedicated()
-            .spawn(move |_| delivery),
-    ]
+    node.runtime
+        .child("certification")
+        .dedicated()
+        .spawn(move |clock| certification.run(clock, receiver))
 }
 
-/// Tells aggregation that the epoch never changes. It keeps the senders, because a closed
-/// subscription would end aggregation.
-#[derive(Clone, Default)]
-struct OneEpoch(Arc<Mutex<Vec<ring::Sender<Epoch>>>>);
+struct Certification<S, B> {
+    collector: Collector,
+    /// The nodes by their numbers.
+    participants: Vec<PublicKey>,
+    replica: Replica,
+    sender: S,
+    blocker: B,
+}
 
-impl Monitor for OneEpoch {
-    type Index = Epoch;
+impl<S, B> Certification<S, B>
+where
+    S: Sender<PublicKey = PublicKey>,
+    B: Blocker<PublicKey = PublicKey>,
+{
+    /// Ends when the network does.
+    async fn run(mut self, clock: impl Clock, mut peers: impl Receiver<PublicKey = PublicKey>) {
+        let progress = self.replica.progress.clone();
+        let mut next = 1;
+        let mut again = Box::pin(clock.sleep(AGAIN_INTERVAL));
+        loop {
+            let executed = progress.heights().executed;
+            for height in next.max(Collector::lowest(executed))..=executed {
+                // A root that is not known any more is not signed.
+                if let Some(root) = self.replica.application.root(height) {
+                    self.collector.executed(height, root);
+                }
+            }
+            next = executed + 1;
+            self.act();
+            tokio::select! {
+                biased;
+                () = progress.until_executed_at(next) => {}
+                () = &mut again => {
+                    self.want();
+                    self.collector.again();
+                    again = Box::pin(clock.sleep(AGAIN_INTERVAL));
+                }
+                message = peers.recv() => match message {
+                    Ok((peer, bytes)) => self.receive(peer, Message::decode(bytes)),
+                    Err(_) => return,
+                },
+            }
+        }
+    }
 
-    async fn subscribe(&mut self) -> (Epoch, IndexSubscription<Epoch>) {
-        let (sender, receiver) = ring::channel(NZUsize!(1));
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(sender);
-        (EPOCH, receiver)
+    /// Heights whose signatures are waited for may be older than those that are certified anyway.
+    fn want(&mut self) {
+        let application = &self.replica.application;
+        let wanted = application.wanted_beacons().into_iter();
+        for height in wanted.take(BEACON_COUNT_MAX) {
+            if let Some(root) = application.root(height) {
+                self.collector.want(height, root);
+            }
+        }
+    }
+
+    fn receive(&mut self, peer: PublicKey, message: Result<Message, commonware_codec::Error>) {
+        let number = self.participants.iter().position(|other| *other == peer);
+        let Some(number) = number.and_then(|number| u32::try_from(number).ok()) else {
+            return;
+        };
+        match message {
+            Ok(message) => self.collector.received(number, message),
+            Err(error) => {
+                block!(self.blocker, peer, %error, "invalid message about certificates");
+            }
+        }
+    }
+
+    fn act(&mut self) {
+        for action in self.collector.actions() {
+            match action {
+                Action::Broadcast(message) => {
+                    self.sender.send(Recipients::All, message.encode(), false);
+                }
+                Action::Send(node, message) => {
+                    let node = self.participants[node as usize].clone();
+                    self.sender
+                        .send(Recipients::One(node), message.encode(), false);
+                }
+                Action::Deliver(certificate) => {
+                    self.replica.application.certified(
+                        certificate.height,
+                        certificate.root,
+                        certificate.signature,
+                    );
+                    self.replica.progress.note_certified(certificate.height);
+                }
+                Action::Block(node, reason) => {
+                    let node = self.participants[node as usize].clone();
+                    block!(self.blocker, node, reason, "invalid share or certificate");
+                }
+            }
+        }
     }
 }

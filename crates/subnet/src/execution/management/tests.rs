@@ -2,7 +2,8 @@
 //! at where they wait in turn.
 use super::*;
 use crate::{
-    execution::upkeep,
+    application::Beacon,
+    execution::{randomness::begin_height, upkeep},
     state::{CallContext, CallResult, Genesis, Request, Response, Stored, canister_id},
 };
 use candid::{Decode, Encode, Nat};
@@ -38,7 +39,6 @@ impl Subnet {
         let mut state = ReplicatedState::new(Arc::new(genesis.expect("the keys are valid")));
         state.height = 5;
         state.time_ns = 1_000;
-        state.entropy = crate::state::Entropy::of_block(&[9; 32], 5);
         Self {
             state,
             engine: Engine::new(),
@@ -228,26 +228,48 @@ fn cycles_are_deposited_or_come_back() {
 }
 
 #[test]
-fn random_bytes_differ_and_follow_from_the_block() {
-    let draw = |block: [u8; 32]| {
+fn random_bytes_come_with_the_signature_of_their_height() {
+    let draw = |signature: [u8; 48]| {
         let mut subnet = Subnet::new();
-        subnet.state.entropy = crate::state::Entropy::of_block(&block, 5);
         let caller = subnet.canister(1, &[]);
         let nothing = candid::encode_args(()).expect("Candid");
-        let mut draws = Vec::new();
         for _ in 0..2 {
-            subnet.request(caller, "raw_rand", nothing.clone(), 0);
-            let (result, _) = subnet.response(subnet.calls).expect("it is answered");
+            subnet.request(caller, "raw_rand", nothing.clone(), 7);
+            assert_eq!(subnet.response(subnet.calls), None);
+        }
+        let beacon = |height| Beacon { height, signature };
+        subnet.state.height = 6;
+        begin_height(&mut subnet.state, &[beacon(4)]);
+        assert!(subnet.state.randomness.wanted().eq([5]));
+        begin_height(&mut subnet.state, &[beacon(5)]);
+        assert_eq!(subnet.state.randomness.wanted().next(), None);
+        [1, 2].map(|call| {
+            let (result, refund) = subnet.response(call).expect("it is answered");
+            assert_eq!(refund, 7);
             let bytes = Decode!(&result.expect("canisters may call"), Vec<u8>).expect("Candid");
             assert_eq!(bytes.len(), 32);
-            draws.push(bytes);
-        }
-        draws
+            bytes
+        })
     };
-    let draws = draw([9; 32]);
+    let draws = draw([9; 48]);
     assert_ne!(draws[0], draws[1]);
-    assert_eq!(draws, draw([9; 32]), "replicas draw the same");
-    assert!(draw([8; 32]).iter().all(|other| !draws.contains(other)));
+    assert_eq!(draws, draw([9; 48]), "replicas draw the same");
+    assert!(draw([8; 48]).iter().all(|other| !draws.contains(other)));
+}
+
+#[test]
+fn who_waits_too_long_for_random_bytes_is_told() {
+    let mut subnet = Subnet::new();
+    let caller = subnet.canister(1, &[]);
+    let nothing = candid::encode_args(()).expect("Candid");
+    subnet.request(caller, "raw_rand", nothing, 7);
+    subnet.state.height = 10_005;
+    begin_height(&mut subnet.state, &[]);
+    assert!(subnet.state.queue.is_empty());
+    subnet.state.height = 10_006;
+    begin_height(&mut subnet.state, &[]);
+    let (result, refund) = subnet.response(1).expect("it is answered");
+    assert_eq!((result.expect_err("no bytes").0, refund), (2, 7));
 }
 
 #[test]
@@ -490,6 +512,13 @@ fn digests_cover_what_is_kept_beside() {
     let canister = subnet.state.canister_mut(&id).expect("it is there");
     canister.stored = Stored::default();
     assert_eq!(subnet.state.digest(), before);
-    subnet.state.entropy.drawn += 1;
+    let drawing = Drawing {
+        origin: Origin::User {
+            id: [1; 32],
+            sender: id,
+        },
+        cycles: 0,
+    };
+    subnet.state.randomness.wait(5, drawing);
     assert_ne!(subnet.state.digest(), before);
 }
