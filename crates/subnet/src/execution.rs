@@ -25,6 +25,7 @@ use crate::{
     application::FinalizedBlock,
     ingress::{INGRESS_TTL_NS, Ingress},
     state::{Answer, Canister, Message, Reject, ReplicatedState, Status},
+    tree::state::state_tree,
 };
 use ic_principal::Principal;
 pub use lockstep_canister::engine::UPDATE_INSTRUCTIONS;
@@ -121,7 +122,10 @@ pub fn execute(
         state.height + 1,
         "blocks are executed in order"
     );
-    let mut state = state.clone();
+    let before = state;
+    let mut state = before.clone();
+    let root = || *state_tree(before).digest();
+    state.randomness.note_root(before.height, root);
     state.height = block.height;
     // Consensus orders times; a state's time never goes back, whatever it is handed.
     state.time_ns = block.payload.time_ns.max(state.time_ns);

@@ -72,6 +72,7 @@ pub struct Subnet {
     time_ns: u64,
     tick_ns: u64,
     nonce: u64,
+    with_beacons: bool,
     waiting: Vec<Bytes>,
     /// Queries print, too, and change nothing.
     printed: RefCell<Vec<Printed>>,
@@ -116,6 +117,7 @@ impl Subnet {
             time_ns: START_NS,
             tick_ns: 1,
             nonce: 0,
+            with_beacons: true,
             waiting: Vec::new(),
             printed: RefCell::default(),
         }
@@ -149,7 +151,7 @@ impl Subnet {
             payload: Payload {
                 time_ns: self.time_ns,
                 messages: std::mem::take(&mut self.waiting),
-                beacons: self.state.randomness.wanted().map(beacon).collect(),
+                beacons: self.beacons(),
             },
         };
         let outcome = execution::execute(&self.state, &block, &self.engine, &mut self.unfinished);
@@ -160,6 +162,17 @@ impl Subnet {
         self.printed.get_mut().extend(lines);
         self.time_ns = self.time_ns.saturating_add(self.tick_ns);
         outcome.instructions
+    }
+
+    /// Sets whether blocks bring the signatures that `raw_rand` waits for.
+    pub fn set_beacons(&mut self, with_beacons: bool) {
+        self.with_beacons = with_beacons;
+    }
+
+    fn beacons(&self) -> Vec<Beacon> {
+        let wanted = self.state.randomness.wanted();
+        let brought = wanted.filter(|_| self.with_beacons);
+        brought.map(beacon).collect()
     }
 
     /// Forgets what a replica keeps between blocks and can make again, as if it had been restarted.

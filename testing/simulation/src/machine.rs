@@ -12,7 +12,10 @@ use std::{
     future::Future,
     num::NonZeroUsize,
     pin::Pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicI64, Ordering::Relaxed},
+    },
     time::Duration,
 };
 
@@ -23,21 +26,35 @@ const START_NS: u64 = 1_800_000_000_000_000_000;
 #[derive(Debug, Clone)]
 pub(crate) struct SkewedClock {
     world: SimulatedClock,
-    ahead_ns: i64,
+    ahead_ns: Arc<AtomicI64>,
 }
 
 impl SkewedClock {
     pub(crate) fn new(world: SimulatedClock, ahead_ms: i64) -> Self {
         Self {
             world,
-            ahead_ns: ahead_ms * 1_000_000,
+            ahead_ns: Arc::new(AtomicI64::new(ahead_ms * 1_000_000)),
+        }
+    }
+
+    /// Sets by how much it is ahead, for all who read it.
+    fn set(&self, ahead_ms: i64) {
+        self.ahead_ns.store(ahead_ms * 1_000_000, Relaxed);
+    }
+
+    /// Another clock, ahead of this one.
+    fn ahead_by(&self, ahead_ns: i64) -> Self {
+        let ahead_ns = self.ahead_ns.load(Relaxed) + ahead_ns;
+        Self {
+            world: self.world.clone(),
+            ahead_ns: Arc::new(AtomicI64::new(ahead_ns)),
         }
     }
 }
 
 impl Clock for SkewedClock {
     fn now_ns(&self) -> u64 {
-        (START_NS + self.world.now_ns()).saturating_add_signed(self.ahead_ns)
+        (START_NS + self.world.now_ns()).saturating_add_signed(self.ahead_ns.load(Relaxed))
     }
 
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Future<Output = ()> + Send>> {
@@ -207,7 +224,7 @@ impl Machine {
     ) -> Result<(), StoreError> {
         let first = self.open(world, &self.disk)?;
         // Otherwise the two would do the same, often enough.
-        self.clock.ahead_ns += 1_000_000;
+        self.clock = self.clock.ahead_by(1_000_000);
         let second = self.open(world, &MemoryDisk::default())?;
         let twins = [first, second]
             .map(|replica| self.observed(replica, Role::Faulty) as Arc<dyn Application>);
@@ -222,6 +239,11 @@ impl Machine {
         if self.replica.take().is_some() {
             world.stop_node(self.node).await;
         }
+    }
+
+    /// Its clock jumps to so much ahead.
+    pub(crate) fn set_clock(&self, ahead_ms: i64) {
+        self.clock.set(ahead_ms);
     }
 
     /// Loses everything.

@@ -60,6 +60,13 @@ pub enum Event {
         /// When it starts again.
         restart_after: Duration,
     },
+    /// A node's clock jumps, forwards or back.
+    ClockJump {
+        /// The node.
+        node: usize,
+        /// How many milliseconds it is ahead then.
+        ahead_ms: i64,
+    },
     /// A node's state is copied.
     Backup {
         /// The node.
@@ -130,6 +137,8 @@ pub struct Plan {
     pub events: Vec<(Duration, Event)>,
 }
 
+/// Clocks of honest nodes jump to no more than this ahead or behind: two differ by less than consensus bears.
+const JUMP_MAX_MS: i64 = 4_500;
 /// No fault lasts longer.
 const FAULT_MAX: Duration = Duration::from_secs(6);
 
@@ -202,7 +211,7 @@ impl Event {
         let node = *random.choose(honest);
         let short = Duration::from_millis(50);
         let restart_after = random.duration(short, FAULT_MAX);
-        match random.below(20) {
+        match random.below(22) {
             0..5 => Self::Crash {
                 node,
                 restart_after,
@@ -242,6 +251,10 @@ impl Event {
                     loss_percent: random.below(40) as u8,
                 },
                 time: random.duration(short, FAULT_MAX),
+            },
+            20 | 21 => Self::ClockJump {
+                node,
+                ahead_ms: random.below(2 * JUMP_MAX_MS as usize) as i64 - JUMP_MAX_MS,
             },
             _ => Self::Burst {
                 calls: 50 + random.below(150),

@@ -246,6 +246,7 @@ impl<'plan> Scenario<'plan> {
                 self.crash(*node, *restart_after).await;
                 self.machines[*node].disk.flip_bit(*bit);
             }
+            Event::ClockJump { node, ahead_ms } => self.machines[*node].set_clock(*ahead_ms),
             Event::Backup { node } => {
                 let machine = &mut self.machines[*node];
                 machine.backup = Some(machine.disk.copy());

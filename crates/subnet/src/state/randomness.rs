@@ -5,6 +5,7 @@
 //! which a later block brings ([`Beacon`]). The signature is unique, and nobody knows it before more than f honest nodes
 //! have executed the height: when the call is ordered its bytes are unknown to everybody, and nobody can
 //! choose among several. A leader that leaves a signature out delays the answer until the next one that does not.
+//! The roots that signatures are waited for are part of the state, so that a node that has it from others can verify them.
 use super::Origin;
 use crate::application::{Beacon, Height};
 use lockstep_canister::engine::Cycles;
@@ -23,16 +24,37 @@ pub struct Drawing {
     pub cycles: Cycles,
 }
 
-/// The calls that wait, by the height at which they were executed, in order.
+/// The calls that wait, by the height at which they were executed.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Randomness {
-    waiting: BTreeMap<Height, Vec<Drawing>>,
+    waiting: BTreeMap<Height, Waiting>,
+}
+
+/// The calls of a height, in order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+struct Waiting {
+    calls: Vec<Drawing>,
+    /// The root after the height, set at the next one.
+    root: Option<[u8; 32]>,
 }
 
 impl Randomness {
     /// Lets a call wait for the signature of a height.
     pub fn wait(&mut self, height: Height, drawing: Drawing) {
-        self.waiting.entry(height).or_default().push(drawing);
+        self.waiting.entry(height).or_default().calls.push(drawing);
+    }
+
+    /// Notes the root after a height, if its signature is waited for.
+    pub fn note_root(&mut self, height: Height, root: impl FnOnce() -> [u8; 32]) {
+        if let Some(waiting) = self.waiting.get_mut(&height) {
+            waiting.root = Some(root());
+        }
+    }
+
+    /// The root after a height before the last, if its signature is waited for.
+    #[must_use]
+    pub fn root(&self, height: Height) -> Option<[u8; 32]> {
+        self.waiting.get(&height)?.root
     }
 
     /// The heights whose signatures are waited for, the lowest first.
@@ -42,7 +64,7 @@ impl Randomness {
 
     /// The calls that wait.
     pub fn waiting(&self) -> impl Iterator<Item = &Drawing> {
-        self.waiting.values().flatten()
+        self.waiting.values().flat_map(|waiting| &waiting.calls)
     }
 
     /// The calls that a signature answers, each with its bytes: the keyed hash of its number, under a key derived from
@@ -52,8 +74,8 @@ impl Randomness {
         hasher.update(&beacon.height.to_le_bytes());
         hasher.update(&beacon.signature);
         let seed = hasher.finalize();
-        let calls = self.waiting.remove(&beacon.height).unwrap_or_default();
-        let numbered = (0_u64..).zip(calls);
+        let waiting = self.waiting.remove(&beacon.height).unwrap_or_default();
+        let numbered = (0_u64..).zip(waiting.calls);
         numbered
             .map(|(number, call)| {
                 let value = blake3::keyed_hash(seed.as_bytes(), &number.to_le_bytes());
@@ -66,7 +88,8 @@ impl Randomness {
     pub fn give_up(&mut self, below: Height) -> Vec<Drawing> {
         let kept = self.waiting.split_off(&below);
         let given_up = std::mem::replace(&mut self.waiting, kept);
-        given_up.into_values().flatten().collect()
+        let given_up = given_up.into_values();
+        given_up.flat_map(|waiting| waiting.calls).collect()
     }
 }
 
@@ -100,6 +123,12 @@ mod tests {
             randomness.wait(height, drawing(callback));
         }
         assert!(randomness.wanted().eq([5, 7]));
+        randomness.note_root(5, || [3; 32]);
+        randomness.note_root(6, || unreachable!("nobody waits for it"));
+        assert_eq!(
+            [5, 6, 7].map(|height| randomness.root(height)),
+            [Some([3; 32]), None, None]
+        );
         assert_eq!(randomness.clone().draw(&beacon(6, 1)), []);
         let drawn = randomness.clone().draw(&beacon(5, 1));
         assert_eq!(drawn, randomness.clone().draw(&beacon(5, 1)));

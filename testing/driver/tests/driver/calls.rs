@@ -380,3 +380,37 @@ fn a_compute_allocation_is_a_share_of_the_heights() {
     assert_eq!((done[3], done[9]), (12, 6));
     assert!(done.iter().all(|count| *count > 0), "{done:?}");
 }
+
+#[test]
+fn random_bytes_wait_for_the_signature_of_the_root_after_the_call() {
+    let Some((mut subnet, ids)) = subnet(2) else {
+        return;
+    };
+    let draw = Call {
+        method: "raw_rand".into(),
+        argument: candid::encode_args(()).unwrap(),
+        ..Call::run(Principal::management_canister().as_slice(), &[])
+    };
+    let program = encode(&[Step::Call(draw)]);
+    subnet.set_beacons(false);
+    let mut draw = |id| subnet.submit(id, anonymous(), "run", &program);
+    let calls = [draw(ids[0]), draw(ids[1])];
+    let mut roots = std::collections::BTreeMap::new();
+    for _ in 0..5 {
+        subnet.tick();
+        roots.insert(subnet.state().height, subnet.root());
+    }
+    let randomness = &subnet.state().randomness;
+    let wanted: Vec<u64> = randomness.wanted().collect();
+    assert_eq!((wanted.len(), randomness.waiting().count()), (1, 2));
+    assert_eq!(randomness.root(wanted[0]), Some(roots[&wanted[0]]));
+    assert!(
+        calls
+            .iter()
+            .all(|call| !matches!(subnet.status(*call), Some(Status::Replied(_))))
+    );
+    subnet.set_beacons(true);
+    let replies = calls.map(|call| subnet.wait(call).unwrap());
+    assert_eq!(replies[0].len(), replies[1].len());
+    assert_ne!(replies[0], replies[1]);
+}
