@@ -137,6 +137,16 @@ fn acknowledge(directory: &Path) -> Result<()> {
         .acknowledge(&candidate, &dealings(directory, index)?)
         .map_err(refused)?;
     let path = directory.join(format!("acknowledgement-{index}.json"));
+    if let Ok(before) = ceremony::read::<Acknowledgements>(&path)
+        && before != acknowledgement
+    {
+        return Err(Failure::user(format!(
+            "this node has acknowledged other dealings before: {}",
+            path.display()
+        ))
+        .hint("a dealer has sent two; begin anew with another --directory, and tell all")
+        .into());
+    }
     write(&path, &acknowledgement, false)?;
     eprintln!("give it to all others; go on with `conclude` when theirs are here");
     Ok(())
@@ -167,8 +177,9 @@ fn finish(directory: &Path) -> Result<()> {
     println!("subnet   {}", genesis.subnet_id);
     println!("root key {}", hex::encode(&genesis.root_key));
     println!("genesis  {}", hex::encode(genesis.digest()));
+    println!("members  {}", hex::encode(subnet.digest()));
     eprintln!(
-        "compare the genesis with all others; then keep {SUBNET_FILE} and node-{index}.json, and delete {SECRET_FILE} \
+        "compare genesis and members with all others; then keep {SUBNET_FILE} and node-{index}.json, and delete {SECRET_FILE} \
          and the dealings"
     );
     Ok(())
@@ -198,11 +209,23 @@ fn plan_of(file: &PlanFile) -> Result<Plan> {
 }
 
 fn dealings(directory: &Path, index: usize) -> Result<Vec<Dealing>> {
-    read_all(directory, "dealing-", &format!("-for-{index}.json"))
+    let paths = named(directory, "dealing-", &format!("-for-{index}.json"))?;
+    let read = |path: &PathBuf| {
+        let hint = "only its owner may read it: chmod 600";
+        Ok(ceremony::read_secret(path).map_err(|error| Failure::user(chain(error)).hint(hint))?)
+    };
+    paths.iter().map(read).collect()
 }
 
-/// The files of the directory whose names begin and end so.
+/// What the files of the directory hold whose names begin and end so.
 fn read_all<T: DeserializeOwned>(directory: &Path, begin: &str, end: &str) -> Result<Vec<T>> {
+    let read =
+        |path: &PathBuf| Ok(ceremony::read(path).map_err(|error| Failure::user(chain(error)))?);
+    named(directory, begin, end)?.iter().map(read).collect()
+}
+
+/// Their paths, in order.
+fn named(directory: &Path, begin: &str, end: &str) -> Result<Vec<PathBuf>> {
     let entries = fs::read_dir(directory)
         .map_err(|error| Failure::user(format!("cannot read {}: {error}", directory.display())))?;
     let mut paths: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
@@ -211,9 +234,7 @@ fn read_all<T: DeserializeOwned>(directory: &Path, begin: &str, end: &str) -> Re
         name.starts_with(begin) && name.ends_with(end)
     });
     paths.sort();
-    let read =
-        |path: &PathBuf| Ok(ceremony::read(path).map_err(|error| Failure::user(chain(error)))?);
-    paths.iter().map(read).collect()
+    Ok(paths)
 }
 
 fn write(path: &Path, content: &impl Serialize, is_secret: bool) -> Result<()> {

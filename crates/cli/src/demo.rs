@@ -3,7 +3,7 @@
 use crate::{
     client::{self, Llm},
     embedded, models,
-    network::{Network, Options},
+    network::{Directory, Network, Options},
     pull,
     run::open,
     store::Store,
@@ -98,7 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         diverse: true,
     };
     let begun = Instant::now();
-    let network = Network::start(directory, options)?;
+    let network = Network::start(Directory::take(directory)?, options)?;
     say(format!(
         "subnet     {} replicas in {:.1} s",
         network.count(),

@@ -9,6 +9,8 @@ pub(crate) enum Kind {
     User,
     /// The surroundings: network, disk, a port in use. Exit code 3 (2 is a usage error of the parser).
     Environment,
+    /// Nobody before it is known why: this replica has computed something else than the others. Exit code 4.
+    Halted,
 }
 
 /// A failure with a hint.
@@ -33,6 +35,15 @@ impl Failure {
     pub(crate) fn environment(message: impl fmt::Display) -> Self {
         Self {
             kind: Kind::Environment,
+            message: message.to_string(),
+            hint: None,
+        }
+    }
+
+    /// A replica that cannot go on with the state that it has.
+    pub(crate) fn halted(message: impl fmt::Display) -> Self {
+        Self {
+            kind: Kind::Halted,
             message: message.to_string(),
             hint: None,
         }
@@ -78,6 +89,7 @@ pub(crate) fn report(error: &anyhow::Error) -> ExitCode {
     match failure.map(|failure| failure.kind) {
         Some(Kind::User) => ExitCode::from(1),
         Some(Kind::Environment) => ExitCode::from(3),
+        Some(Kind::Halted) => ExitCode::from(4),
         None => ExitCode::from(255),
     }
 }

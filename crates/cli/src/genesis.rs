@@ -57,6 +57,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             "subnet": genesis.subnet_id.to_text(),
             "root_key": hex::encode(&genesis.root_key),
             "genesis": hex::encode(genesis.digest()),
+            "members": hex::encode(keys.subnet.digest()),
             "nodes": arguments.nodes.iter().map(ToString::to_string).collect::<Vec<_>>(),
         });
         println!("{report}");
@@ -65,6 +66,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     println!("subnet   {}", genesis.subnet_id);
     println!("root key {}", hex::encode(&genesis.root_key));
     println!("genesis  {}", hex::encode(genesis.digest()));
+    println!("members  {}", hex::encode(keys.subnet.digest()));
     for (index, address) in arguments.nodes.iter().enumerate() {
         println!("node {index}   {address}");
     }

@@ -9,9 +9,8 @@
 //! Flags that are unknown are left aside, as the protocol grows by flags. Another major version of the protocol, a flag
 //! without its value and an address that is not this machine's own are errors.
 use crate::{
-    builtin,
     error::Failure,
-    network::{Network, Options},
+    network::{Directory, Network, Options},
     up,
 };
 use anyhow::{Context, Result};
@@ -117,26 +116,23 @@ fn check_address(address: &str) -> Result<()> {
 
 /// Starts the network, says so, and serves until interrupted.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let directory = arguments.state.join(FOLDER);
-    if directory.exists() {
-        fs::remove_dir_all(&directory).map_err(|error| {
-            Failure::environment(format!("cannot remove {}: {error}", directory.display()))
-        })?;
-    }
+    let directory = Directory::take(&arguments.state.join(FOLDER))?;
+    directory.clear()?;
     let options = Options {
         replicas: 1,
         port: arguments.port,
         models: Vec::new(),
         diverse: false,
     };
-    let network = Network::start(&directory, options)?;
-    up::serve(network, |network| announce(network, &arguments.status))
+    let network = Network::start(directory, options)?;
+    up::serve(network, true, |network| {
+        announce(network, &arguments.status)
+    })
 }
 
-/// Installs what `icp` expects, and writes the file that it waits for.
+/// Writes the file that `icp` waits for.
 fn announce(network: &Network, status_directory: &Path) -> Result<()> {
     let url = network.url(0).context("the replica runs")?;
-    network.runtime().block_on(builtin::install(url))?;
     let port: u16 = url
         .rsplit(':')
         .next()

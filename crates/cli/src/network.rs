@@ -35,10 +35,13 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     ops::ControlFlow,
-    path::Path,
     sync::Arc,
+    time::Duration,
 };
 use tokio::runtime::Runtime;
+
+/// How long clients that are being answered have when it stops: `icp` waits for 10 s.
+const DRAIN: Duration = Duration::from_secs(5);
 
 /// What a network is made of.
 #[derive(Debug)]
@@ -76,8 +79,7 @@ pub(crate) fn genesis(subnet: &Subnet) -> Result<Genesis> {
 
 impl Network {
     /// Opens the network in `directory`, making keys when it is new, and starts all replicas.
-    pub(crate) fn start(directory: &Path, options: Options) -> Result<Self> {
-        let directory = Directory::take(directory)?;
+    pub(crate) fn start(directory: Directory, options: Options) -> Result<Self> {
         let keys_directory = directory.path().join("keys");
         let Keys { subnet, nodes } = if keys_directory.join(SUBNET_FILE).exists() {
             Keys::read(&keys_directory).map_err(|error| Failure::user(chain(error)))?
@@ -94,7 +96,10 @@ impl Network {
                 nodes.len(),
                 options.replicas
             ))
-            .hint("leave --replicas out, or choose another directory")
+            .hint(format!(
+                "say --replicas {}, or choose another directory",
+                nodes.len()
+            ))
             .into());
         }
         let resident = options.models.iter();
@@ -139,6 +144,7 @@ impl Network {
             listen,
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
             peers: self.peers.clone(),
+            drain: DRAIN,
         };
         let member = Member::start(&self.runtime, config)
             .with_context(|| format!("starting replica {index}"))?;
@@ -169,8 +175,16 @@ impl Network {
             .with_context(|| format!("stopping replica {index}"))
     }
 
-    /// Stops all replicas: gateways finish what they are answering, state is on disk already.
+    /// Stops all replicas: gateways finish what they are answering, for which all replicas are needed; state is
+    /// on disk already.
     pub(crate) fn stop(mut self) -> Result<()> {
+        self.members
+            .iter_mut()
+            .flatten()
+            .for_each(Member::begin_to_stop);
+        for member in self.members.iter_mut().flatten() {
+            member.finish_serving(&self.runtime)?;
+        }
         for index in 0..self.count() {
             if self.members[index].is_some() {
                 self.stop_replica(index)?;

@@ -27,6 +27,9 @@ const HEALTH_PERIOD: Duration = Duration::from_secs(1);
 /// How often a node that is not ready says how far it is.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(5);
 
+/// How long clients that are being answered have when it stops.
+const DRAIN: Duration = Duration::from_secs(15);
+
 /// Starts a node.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
@@ -74,9 +77,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let genesis = network::genesis(&subnet)?;
     let root_key = genesis.root_key.clone();
     eprintln!(
-        "node {index} of {count}, subnet {}, genesis {}",
+        "node {index} of {count}, subnet {}, genesis {}, members {}",
         genesis.subnet_id,
-        hex::encode(genesis.digest())
+        hex::encode(genesis.digest()),
+        hex::encode(subnet.digest())
     );
     eprintln!(
         "kernels {} on {} threads, checked against the frozen digests",
@@ -94,6 +98,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         listen,
         http: arguments.http,
         peers: Peers::default(),
+        drain: DRAIN,
     };
     let member = Member::start(&runtime, config)?;
     let mut stop = Stop::new(&runtime)?;

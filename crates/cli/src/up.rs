@@ -4,11 +4,11 @@ use crate::{
     builtin,
     error::Failure,
     logs, models,
-    network::{Network, Options},
+    network::{Directory, Network, Options, READINESS_PERIOD},
     stop::{Stop, Watched},
     store,
 };
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use std::{ops::ControlFlow, path::PathBuf, time::Duration};
 
 /// Starts a subnet.
@@ -61,22 +61,24 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         models,
         diverse: false,
     };
-    let network = Network::start(&directory, options)?;
-    serve(network, |network| {
-        if arguments.builtin_canisters
-            && let Some(url) = network.url(0)
-        {
-            network.runtime().block_on(builtin::install(url))?;
-        }
+    let network = Network::start(Directory::take(&directory)?, options)?;
+    serve(network, arguments.builtin_canisters, |network| {
         announce(network, arguments.json, &directory.display().to_string());
         Ok(())
     })
 }
 
-/// Lets the network work until it is told to stop. `announce` is called when it is ready.
-pub(crate) fn serve(network: Network, announce: impl FnOnce(&Network) -> Result<()>) -> Result<()> {
+/// Lets the network work until it is told to stop. `announce` is called when it is ready, which is after the built-in
+/// canisters are there if they are wanted.
+pub(crate) fn serve(
+    network: Network,
+    with_builtins: bool,
+    announce: impl FnOnce(&Network) -> Result<()>,
+) -> Result<()> {
     let mut stop = Stop::new(network.runtime())?;
-    if network.wait_until_ready(&mut stop)? == Watched::Done {
+    if network.wait_until_ready(&mut stop)? == Watched::Done
+        && (!with_builtins || install(&network, &mut stop)? == Watched::Done)
+    {
         announce(&network)?;
         stop.watch(network.runtime(), Duration::from_secs(1), || {
             network.check().map(ControlFlow::Continue)
@@ -84,6 +86,26 @@ pub(crate) fn serve(network: Network, announce: impl FnOnce(&Network) -> Result<
     }
     eprintln!("stopping");
     network.stop()
+}
+
+/// Installs the built-in canisters, unless the process is to end or a replica fails before.
+fn install(network: &Network, stop: &mut Stop) -> Result<Watched> {
+    let url = network.url(0).context("the first replica runs")?.to_owned();
+    let installation = network
+        .runtime()
+        .spawn(async move { builtin::install(&url).await });
+    let watched = stop.watch(network.runtime(), READINESS_PERIOD, || {
+        network.check()?;
+        Ok(if installation.is_finished() {
+            ControlFlow::Break(())
+        } else {
+            ControlFlow::Continue(())
+        })
+    })?;
+    if watched == Watched::Done {
+        network.runtime().block_on(installation)??;
+    }
+    Ok(watched)
 }
 
 fn announce(network: &Network, json: bool, directory: &str) {

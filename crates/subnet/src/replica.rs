@@ -48,7 +48,7 @@ use lockstep_canister::{engine::Engine, models::ModelHost};
 use recent::Recent;
 use status::Counters;
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
@@ -116,6 +116,8 @@ struct Executor {
 #[derive(Debug, Default)]
 struct Pending {
     executed: BTreeMap<Height, Arc<Executed>>,
+    /// Wanted heights that consensus has the certificates of.
+    beacons: BTreeSet<Height>,
     /// Certificates that came before this replica had executed their heights.
     early: BTreeMap<Height, Signed>,
 }

@@ -230,7 +230,7 @@ impl ReplicatedState {
     /// (16 bytes), messages, instructions, digest of the sessions; then deleted ids, canisters (their
     /// digests) and queue (key, CBOR of the message preceded by its length; before its count the next
     /// key), each preceded by its count; then the CBOR of the calls that wait for
-    /// random bytes, preceded by its length, and the digest of the history. Integers are little-endian u64;
+    /// random bytes and of the roots after their heights, preceded by its length, and the digest of the history. Integers are little-endian u64;
     /// principals are preceded by their length.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {

@@ -37,7 +37,7 @@ use tables::{
 /// What a file of this layout says it is.
 const FORMAT: &[u8] = b"lockstep state store 7";
 /// How many roots of past heights are kept.
-const ROOTS_MAX: u64 = 65_536;
+pub(crate) const ROOTS_MAX: u64 = 65_536;
 
 /// Why a store cannot be used.
 #[derive(Debug, thiserror::Error)]

@@ -3,7 +3,7 @@ use crate::checks::{Agreement, Certificates};
 use bytes::Bytes;
 use lockstep_canister::{engine::Engine, models::NoModels};
 use lockstep_subnet::{
-    application::{Application, FinalizedBlock, Height, Payload, Proposal},
+    application::{Application, Beacon, FinalizedBlock, Height, Payload, Proposal},
     consensus::simulation::{SimulatedClock, World},
     replica::{Clock, MemoryDisk, Replica, StoreError},
     state::Genesis,
@@ -114,7 +114,12 @@ impl Application for Observed {
     fn execute(&self, block: &FinalizedBlock) -> [u8; 32] {
         let root = self.replica.execute(block);
         if self.role == Role::Honest {
-            lock(&self.seen.agreement).executed(self.node, block, root);
+            let mut agreement = lock(&self.seen.agreement);
+            agreement.executed(self.node, block, root);
+            let mut certificates = lock(&self.seen.certificates);
+            for Beacon { height, signature } in &block.payload.beacons {
+                certificates.brought(*height, *signature, agreement.root(*height));
+            }
         }
         self.told(root)
     }

@@ -53,6 +53,7 @@ fn certificates_are_of_agreed_roots_and_verify() {
     let mut certificates = good.clone();
     certificates.certified(1, root, sign(root), Some(root));
     certificates.certified(1, root, sign(root), Some(root));
+    certificates.brought(1, sign(root), Some(root));
     assert_eq!(certificates.violations.all(), [""; 0]);
     assert_eq!(certificates.count, 2);
     for (signature, agreed) in [

@@ -45,6 +45,26 @@ impl Directory {
         }
     }
 
+    /// Removes everything that is in it.
+    pub(crate) fn clear(&self) -> Result<()> {
+        let failed =
+            |error| Failure::environment(format!("cannot empty {}: {error}", self.path.display()));
+        for entry in fs::read_dir(&self.path).map_err(failed)? {
+            let entry = entry.map_err(failed)?;
+            if entry.file_name() == LOCK_FILE {
+                continue;
+            }
+            let is_directory = entry.file_type().map_err(failed)?.is_dir();
+            let removed = if is_directory {
+                fs::remove_dir_all(entry.path())
+            } else {
+                fs::remove_file(entry.path())
+            };
+            removed.map_err(failed)?;
+        }
+        Ok(())
+    }
+
     /// Where it is.
     pub(crate) fn path(&self) -> &Path {
         &self.path
@@ -65,6 +85,11 @@ mod tests {
             error,
             format!("another process uses directory {}", path.display())
         );
+        fs::create_dir(path.join("keys")).unwrap();
+        fs::write(path.join("keys/one"), "1").unwrap();
+        first.clear().unwrap();
+        assert_eq!(fs::read_dir(&path).unwrap().count(), 1);
+        assert!(Directory::take(&path).is_err(), "the lock stays");
         drop(first);
         assert_eq!(Directory::take(&path).unwrap().path(), path);
     }

@@ -57,6 +57,8 @@ pub(crate) struct MemberConfig {
     pub(crate) listen: SocketAddr,
     /// Where it serves clients; port 0 takes a free one.
     pub(crate) http: SocketAddr,
+    /// How long clients that are being answered have when it stops.
+    pub(crate) drain: Duration,
     /// Where the gateways of the subnet are, as far as they are known here; this one's is added.
     pub(crate) peers: Peers,
 }
@@ -68,7 +70,7 @@ pub(crate) struct Member {
     machine: Machine,
     readiness: Readiness,
     url: String,
-    stop: oneshot::Sender<()>,
+    stop: Option<oneshot::Sender<()>>,
     gateway: JoinHandle<()>,
 }
 
@@ -108,14 +110,21 @@ impl Member {
             started_at,
         };
         let (stop, stopped) = oneshot::channel();
-        let gateway = runtime.spawn(serve(listener, readiness.clone(), config.peers, stopped));
+        let gateway = serve(
+            listener,
+            readiness.clone(),
+            config.peers,
+            config.drain,
+            stopped,
+        );
+        let gateway = runtime.spawn(gateway);
         Ok(Self {
             replica,
             kernels: config.kernels,
             machine,
             readiness,
             url,
-            stop,
+            stop: Some(stop),
             gateway,
         })
     }
@@ -148,7 +157,7 @@ impl Member {
     /// Whether it is well.
     pub(crate) fn check(&self) -> Result<()> {
         if let Some(reason) = self.replica.halted() {
-            return Err(anyhow!("the replica has halted: {reason}"));
+            return Err(Failure::halted(format!("the replica has halted: {reason}")).into());
         }
         if let Some(reason) = self.machine.failure() {
             return Err(anyhow!("consensus ended: {reason}"));
@@ -160,13 +169,27 @@ impl Member {
     }
 
     /// Stops it: what clients are being answered is finished, state is on disk already.
-    pub(crate) fn stop(self, runtime: &Runtime) -> Result<()> {
-        // A gateway that has ended already hears nothing.
-        let _ = self.stop.send(());
-        runtime
-            .block_on(self.gateway)
-            .context("waiting for the gateway")?;
+    pub(crate) fn stop(mut self, runtime: &Runtime) -> Result<()> {
+        self.finish_serving(runtime)?;
         Ok(self.machine.stop()?)
+    }
+
+    /// Tells the gateway to finish what it is answering, and to begin nothing more.
+    pub(crate) fn begin_to_stop(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // A gateway that has ended already hears nothing.
+            let _ = stop.send(());
+        }
+    }
+
+    /// Waits until the gateway has finished. The replica goes on: others may need it to finish theirs.
+    pub(crate) fn finish_serving(&mut self, runtime: &Runtime) -> Result<()> {
+        self.begin_to_stop();
+        if self.gateway.is_finished() {
+            return Ok(());
+        }
+        let ended = runtime.block_on(&mut self.gateway);
+        ended.context("waiting for the gateway")
     }
 }
 
@@ -191,6 +214,7 @@ async fn serve(
     listener: TcpListener,
     readiness: Readiness,
     peers: Peers,
+    drain_timeout: Duration,
     mut stopped: oneshot::Receiver<()>,
 ) {
     let ready = async {
@@ -211,6 +235,7 @@ async fn serve(
         public_metrics: listener
             .local_addr()
             .is_ok_and(|address| address.ip().is_loopback()),
+        drain_timeout,
         ..Settings::default()
     };
     let Readiness { replica, node, .. } = readiness;

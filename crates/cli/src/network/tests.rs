@@ -50,7 +50,7 @@ fn a_replica_killed_during_a_generation_catches_up_to_the_same_root() {
         models,
         diverse: true,
     };
-    let mut network = Network::start(directory.path(), options).unwrap();
+    let mut network = Network::start(Directory::take(directory.path()).unwrap(), options).unwrap();
     let url = network.url(0).unwrap().to_owned();
     let (llm, job) = network.runtime().block_on(async {
         let agent = client::connect(&url).await.unwrap();

@@ -29,7 +29,7 @@ pub(crate) const BEACON_COUNT_MAX: usize = 16;
 const HEADER_BYTES: usize = Digest::SIZE + 8 + 8 + 2 + 1;
 const BEACON_BYTES: usize = 8 + 48;
 const MESSAGE_HEADER_BYTES: usize = 4;
-const DIGEST_DOMAIN: &[u8] = b"\x0dlockstep-block";
+const DIGEST_DOMAIN: &[u8] = b"\x10lockstep-block-2";
 
 /// A block of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -50,7 +50,7 @@ impl Block {
     }
 
     /// The block after `parent`. Messages from the first that exceeds a bound on are left out, and so are
-    /// beacons.
+    /// beacons, and beacons of heights that are not below it.
     pub(crate) fn child(parent: &Self, parent_digest: Digest, mut payload: Payload) -> Self {
         let mut bytes = 0;
         let fitting = payload
@@ -63,6 +63,9 @@ impl Block {
             })
             .count();
         payload.messages.truncate(fitting);
+        payload
+            .beacons
+            .retain(|beacon| beacon.height <= parent.height);
         payload.beacons.truncate(BEACON_COUNT_MAX);
         Self {
             parent: parent_digest,

@@ -6,9 +6,8 @@
 //! G1, the ciphersuite without proof of possession); any `n - f` shares give the one signature
 //! that clients verify. The height is not signed: it stands in the state tree, under `time`.
 //!
-//! A node sends everybody its share of each height that it has executed ([`collector`]). One that still
-//! lacks the certificate a while later sends its share again and says so, and gets the certificate from
-//! whoever has it ([`kept`]). So a certificate that a node has missed comes from any peer, and it makes no difference
+//! A node sends everybody its share of the heights that it executes ([`collector`]). One that still lacks a
+//! certificate at the next tick sends its share again and says so, and gets the certificate from whoever has it ([`kept`]). So a certificate that a node has missed comes from any peer, and it makes no difference
 //! who was restarted since.
 //!
 //! # Security
@@ -32,6 +31,7 @@ use commonware_cryptography::bls12381::primitives::{
     variant::{MinSig, PartialSignature, Variant},
 };
 use commonware_parallel::{Sequential, Strategy};
+use commonware_utils::Participant;
 use rand_core::CryptoRng;
 
 /// The domain that the Internet Computer puts before a state root, behind its length.
@@ -106,8 +106,16 @@ impl Signer {
         self.sharing.required() as usize
     }
 
-    fn sign(&self, root: &Root) -> Partial {
-        threshold::sign_message::<IcVariant>(&self.share, NAMESPACE, root)
+    pub(super) fn sign(&self, root: &Root) -> Signature {
+        let partial = threshold::sign_message::<IcVariant>(&self.share, NAMESPACE, root);
+        compressed(&partial.value)
+    }
+
+    /// What node `node` has signed, if it is a point; nothing else is checked.
+    pub(super) fn partial(node: u32, signature: &Signature) -> Option<Partial> {
+        let value = G1::decode(Bytes::copy_from_slice(signature)).ok()?;
+        let index = Participant::new(node);
+        Some(Partial { index, value })
     }
 
     fn is_partial(&self, root: &Root, partial: &Partial) -> bool {
@@ -115,20 +123,28 @@ impl Signer {
     }
 
     /// The signature that the shares of a quorum make, if it is one: shares are not checked before.
-    fn recover<'a>(
+    pub(super) fn recover<'a>(
         &self,
         root: &Root,
         partials: impl IntoIterator<Item = &'a Partial>,
     ) -> Option<Signature> {
         let signature =
             threshold::recover::<IcVariant, _>(&self.sharing, partials, &Sequential).ok()?;
-        let signature = signature.encode().as_ref().try_into().ok()?;
+        let signature = compressed(&signature);
         self.is_signature(root, &signature).then_some(signature)
     }
 
     fn is_signature(&self, root: &Root, signature: &Signature) -> bool {
         is_signature(self.sharing.public(), root, signature)
     }
+}
+
+fn compressed(point: &G1) -> Signature {
+    let bytes = point.encode();
+    bytes
+        .as_ref()
+        .try_into()
+        .expect("a compressed G1 point has 48 bytes")
 }
 
 /// Whether it is the signature of a root.

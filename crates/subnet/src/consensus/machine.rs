@@ -17,7 +17,7 @@
 //! [`Machine::failure`] says why.
 use super::{
     genesis::{NodeKeys, Subnet},
-    node::{self, CHANNEL_RATES, Network, NodeConfig, NodeHandle},
+    node::{self, CHANNEL_RATES, Network, NodeConfig, NodeHandle, WIRE_VERSION},
 };
 use crate::application::Application;
 use commonware_cryptography::{ChaCha20Poly1305, ed25519::PublicKey};
@@ -291,7 +291,7 @@ async fn run(
     );
     let mut options = lookup::Config::local(
         handshake,
-        &node::namespace(&config.subnet, "peers"),
+        &node::namespace(&config.subnet, &format!("peers/{WIRE_VERSION}")),
         listen,
         node_count,
         node::message_bytes_max(node_count.get()),

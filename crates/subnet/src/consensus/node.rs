@@ -40,6 +40,8 @@ mod order;
 pub(crate) const GOSSIP_RATE: u32 = 1_024;
 
 const PROTOCOL_RATE: u32 = 4_096;
+/// Messages about certificates a second that a peer may send: one for each of its heights, and at most 32 again.
+const SHARE_RATE: u32 = 256;
 const GOSSIP_QUEUE_MAX: usize = 1_024;
 const MAILBOX_SIZE: NonZeroUsize = NZUsize!(1_024);
 const BUFFER_BYTES: NonZeroUsize = NZUsize!(1 << 20);
@@ -61,7 +63,7 @@ pub(crate) const CHANNEL_RATES: [u32; 7] = [
     PROTOCOL_RATE,
     PROTOCOL_RATE,
     PROTOCOL_RATE,
-    PROTOCOL_RATE,
+    SHARE_RATE,
     GOSSIP_RATE,
 ];
 
@@ -125,6 +127,10 @@ pub(crate) fn message_bytes_max(node_count: usize) -> u32 {
         GOSSIP_BYTES_MAX,
     ])
 }
+
+/// Of the messages between nodes. Nodes of different versions do not connect: each would take what the other says for
+/// nonsense, and block it.
+pub(crate) const WIRE_VERSION: u32 = 2;
 
 /// What separates the messages of this subnet from those of any other.
 pub(crate) fn namespace(subnet: &Subnet, purpose: &str) -> Vec<u8> {

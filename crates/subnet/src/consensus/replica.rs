@@ -4,7 +4,7 @@ use super::{
     certification::{Certificate, kept::Certificates},
     progress::Progress,
 };
-use crate::application::{Application, Beacon};
+use crate::application::{Application, Beacon, Payload};
 use commonware_consensus::{
     marshal::ancestry::Ancestry,
     simplex::{scheme::ed25519, types::Context},
@@ -70,13 +70,8 @@ impl<E: Clock + Spawner> commonware_consensus::Application<E> for Replica {
         }
         let replica = self.clone();
         let verdict = runtime.shared(true).spawn(move |_| async move {
-            let payload = block.inner().payload();
             let parent_time_ns = parent.inner().payload().time_ns;
-            payload
-                .beacons
-                .iter()
-                .all(|beacon| replica.is_beacon(beacon))
-                && replica.application.verify(parent_time_ns, payload)
+            replica.is_valid(parent_time_ns, block.inner().payload())
         });
         match verdict.await {
             Ok(valid) => valid,
@@ -99,6 +94,12 @@ impl Replica {
             .collect()
     }
 
+    /// Whether a payload may stand after a block with `parent_time_ns`.
+    fn is_valid(&self, parent_time_ns: u64, payload: &Payload) -> bool {
+        payload.beacons.iter().all(|beacon| self.is_beacon(beacon))
+            && self.application.verify(parent_time_ns, payload)
+    }
+
     /// Whether it is the signature of the root that this node knows.
     fn is_beacon(&self, beacon: &Beacon) -> bool {
         let root = self.application.root(beacon.height);
@@ -109,5 +110,104 @@ impl Replica {
                 signature: beacon.signature,
             })
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        application::{FinalizedBlock, Height, Proposal},
+        consensus::{certification::Signer, genesis::Genesis},
+    };
+    use bytes::Bytes;
+
+    /// Knows the roots of heights 1 to 9 and takes every payload.
+    struct Roots;
+
+    fn root(height: Height) -> [u8; 32] {
+        [height as u8; 32]
+    }
+
+    impl Application for Roots {
+        fn propose(&self, _: u64) -> Proposal<'_> {
+            Box::pin(std::future::ready(Payload::default()))
+        }
+
+        fn verify(&self, _: u64, _: &Payload) -> bool {
+            true
+        }
+
+        fn execute(&self, block: &FinalizedBlock) -> [u8; 32] {
+            root(block.height)
+        }
+
+        fn executed_height(&self) -> Height {
+            9
+        }
+
+        fn root(&self, height: Height) -> Option<[u8; 32]> {
+            (1..10).contains(&height).then(|| root(height))
+        }
+
+        fn wanted_beacons(&self) -> Vec<Height> {
+            vec![3, 4, 12]
+        }
+
+        fn certified(&self, _: Height, _: [u8; 32], _: [u8; 48]) {}
+
+        fn gossip(&self, _: Bytes) {}
+    }
+
+    #[test]
+    fn blocks_bring_signatures_of_their_heights_or_are_not_voted_for() {
+        // A node alone is a quorum.
+        let genesis = Genesis::deal(1, &[5; 32]).unwrap();
+        let sharing = genesis.subnet.sharing();
+        let signer = Signer::new(sharing.clone(), genesis.nodes[0].share().clone());
+        let replica = Replica {
+            application: Arc::new(Roots),
+            progress: Arc::new(Progress::new(9)),
+            certificates: Arc::new(Certificates::new(*sharing.public())),
+        };
+        let certificate = |height| {
+            let root = root(height);
+            let partial = Signer::partial(0, &signer.sign(&root)).unwrap();
+            let signature = signer.recover(&root, &[partial]).unwrap();
+            Certificate {
+                height,
+                root,
+                signature,
+            }
+        };
+        let beacon = |height, of| Beacon {
+            height,
+            signature: certificate(of).signature,
+        };
+        let is_valid = |beacons: &[Beacon]| {
+            let payload = Payload {
+                beacons: beacons.to_vec(),
+                ..Payload::default()
+            };
+            replica.is_valid(0, &payload)
+        };
+        let malformed = Beacon {
+            height: 3,
+            signature: [0xff; 48],
+        };
+        for known in [false, true] {
+            assert!(is_valid(&[]) && is_valid(&[beacon(3, 3), beacon(4, 4)]));
+            // Of another height, of a root that nobody knows, and no point.
+            assert!(!is_valid(&[beacon(3, 3), beacon(4, 3)]));
+            assert!(!is_valid(&[beacon(12, 12)]));
+            assert!(!is_valid(&[malformed]));
+            if !known {
+                assert_eq!(replica.beacons(), []);
+                for height in [3, 5] {
+                    replica.certificates.insert(certificate(height));
+                }
+            }
+        }
+        assert_eq!(replica.beacons(), [beacon(3, 3)]);
     }
 }

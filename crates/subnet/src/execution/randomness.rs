@@ -8,6 +8,8 @@ use crate::{
 /// How many heights a call waits. Signatures come after one or two: that one does not come so long
 /// means that more nodes fail than may.
 const WAIT_MAX: Height = 10_000;
+// Roots are needed as long as signatures of them are waited for.
+const _: () = assert!(WAIT_MAX < crate::store::ROOTS_MAX);
 
 /// Answers the calls whose signatures a block brings, and those that have waited too long.
 pub(super) fn begin_height(state: &mut ReplicatedState, beacons: &[Beacon]) {

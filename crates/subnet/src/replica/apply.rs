@@ -121,6 +121,11 @@ impl Application for Replica {
             }
             return;
         }
+        let executed = self.executed();
+        if executed.state.randomness.is_wanted(height) {
+            pending.beacons.insert(height);
+            self.arrivals.send_replace(());
+        }
         self.certify(&mut pending, height, root, signature);
     }
 
@@ -181,15 +186,13 @@ impl Replica {
 
     async fn wait_for_work(&self, parent_time_ns: u64) {
         let (mut executed, mut arrivals) = (self.executed.subscribe(), self.arrivals.subscribe());
-        let mut certified = self.certified.subscribe();
         let mut idle = self.clock.sleep(IDLE);
         loop {
             let time_ns = self.proposal_time_ns(parent_time_ns);
             let latest = self.executed();
             let has_calls =
                 !latest.state.history.is_full() && lock(&self.mempool).has_calls(time_ns);
-            let wanted = latest.state.randomness.wanted().next();
-            let has_beacon = wanted.is_some_and(|height| height <= self.certified_height());
+            let has_beacon = !lock(&self.pending).beacons.is_empty();
             if has_calls || has_beacon || latest.state.has_work() {
                 return;
             }
@@ -197,7 +200,6 @@ impl Replica {
                 biased;
                 _ = executed.changed() => {}
                 _ = arrivals.changed() => {}
-                _ = certified.changed() => {}
                 () = &mut idle => return,
             }
         }
@@ -215,6 +217,10 @@ impl Replica {
         let height = executed.state.height;
         let before = self.executed();
         let mut pending = lock(&self.pending);
+        let randomness = &executed.state.randomness;
+        pending
+            .beacons
+            .retain(|height| randomness.is_wanted(*height));
         pending.executed.insert(height, Arc::clone(&executed));
         if pending.executed.len() > UNCERTIFIED_MAX {
             pending.executed.pop_first();

@@ -62,6 +62,12 @@ impl Randomness {
         self.waiting.keys().copied()
     }
 
+    /// Whether calls wait for the signature of a height.
+    #[must_use]
+    pub fn is_wanted(&self, height: Height) -> bool {
+        self.waiting.contains_key(&height)
+    }
+
     /// The calls that wait.
     pub fn waiting(&self) -> impl Iterator<Item = &Drawing> {
         self.waiting.values().flat_map(|waiting| &waiting.calls)

@@ -35,6 +35,26 @@ impl Certificates {
         agreed: Option<[u8; 32]>,
     ) {
         self.count += 1;
+        self.check(height, root, signature, agreed);
+    }
+
+    /// A final block brings the signature of a height; `agreed` is the root there.
+    pub fn brought(&mut self, height: Height, signature: [u8; 48], agreed: Option<[u8; 32]>) {
+        match agreed {
+            Some(root) => self.check(height, root, signature, agreed),
+            None => self.violations.add(format!(
+                "a block brings the signature of height {height}, which nobody has executed"
+            )),
+        }
+    }
+
+    fn check(
+        &mut self,
+        height: Height,
+        root: [u8; 32],
+        signature: [u8; 48],
+        agreed: Option<[u8; 32]>,
+    ) {
         if agreed != Some(root) {
             self.violations.add(format!(
                 "another root than the agreed one is certified at {height}"

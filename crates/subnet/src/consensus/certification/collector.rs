@@ -8,15 +8,19 @@
 //!
 //! # Units and bounds
 //!
-//! Shares are kept for heights up to [`AHEAD_MAX`] beyond what is executed and [`BEHIND_MAX`] below, one of each node for
-//! a height. A peer whose message cannot come from an honest node is named to be blocked.
+//! Shares are kept for heights up to [`AHEAD_MAX`] beyond what is executed and [`BEHIND_MAX`] below, and for those that are
+//! wanted, one of each node for a height. A peer whose message cannot come from an honest node is named to be blocked. A
+//! message that is of no use costs a look into a map.
 use super::{
-    Certificate, Partial, Root, Signature, Signer,
+    Certificate, Root, Signature, Signer,
     kept::Certificates,
     message::{Message, Share},
 };
 use crate::application::Height;
-use std::{collections::BTreeMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+};
 
 /// How far ahead of the executed height shares count.
 const AHEAD_MAX: u64 = 64;
@@ -26,7 +30,7 @@ const BEHIND_MAX: u64 = 64;
 const AGAIN_MAX: usize = 16;
 
 /// What is to be done, in this order.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Action {
     /// Tell everybody.
     Broadcast(Message),
@@ -44,13 +48,11 @@ struct Open {
     /// The root here, when it is executed.
     root: Option<Root>,
     /// What nodes say of themselves.
-    shares: BTreeMap<u32, (Root, Partial)>,
+    shares: BTreeMap<u32, (Root, Signature)>,
     /// A certificate that came before the height was executed, not yet verified.
     early: Option<(Root, Signature)>,
     /// Whether it has waited long enough to send its share again.
     waits: bool,
-    /// Whether somebody needs this certificate, however old it is.
-    wanted: bool,
 }
 
 /// See the module.
@@ -60,6 +62,10 @@ pub(crate) struct Collector {
     executed: Height,
     /// Those without a certificate.
     open: BTreeMap<Height, Open>,
+    /// Old heights whose certificates somebody needs.
+    wanted: BTreeSet<Height>,
+    /// Who was given which certificate since the last tick.
+    given: BTreeSet<(u32, Height)>,
     actions: Vec<Action>,
 }
 
@@ -70,6 +76,8 @@ impl Collector {
             certificates,
             executed: 0,
             open: BTreeMap::new(),
+            wanted: BTreeSet::new(),
+            given: BTreeSet::new(),
             actions: Vec::new(),
         }
     }
@@ -87,38 +95,44 @@ impl Collector {
     /// A height was executed, with this root: signs it and tells everybody.
     pub(crate) fn executed(&mut self, height: Height, root: Root) {
         self.executed = self.executed.max(height);
-        let lowest = Self::lowest(self.executed);
-        self.open
-            .retain(|height, open| *height >= lowest || open.wanted);
-        if height >= lowest {
+        self.retain();
+        if height >= Self::lowest(self.executed) {
             self.sign(height, root);
         }
     }
 
-    /// Somebody needs the certificate of an old height with this root.
-    pub(crate) fn want(&mut self, height: Height, root: Root) {
-        if self.certificates.get(height).is_none() {
-            self.sign(height, root);
-            if let Some(open) = self.open.get_mut(&height) {
-                open.wanted = true;
-            }
+    /// Somebody needs the certificates of these heights with these roots, and of no other old ones any more.
+    pub(crate) fn want(&mut self, wanted: &BTreeMap<Height, Root>) {
+        self.wanted = wanted.keys().copied().collect();
+        self.retain();
+        for (height, root) in wanted {
+            self.sign(*height, *root);
         }
+    }
+
+    fn retain(&mut self) {
+        let lowest = Self::lowest(self.executed);
+        let wanted = &self.wanted;
+        self.open
+            .retain(|height, _| *height >= lowest || wanted.contains(height));
     }
 
     fn sign(&mut self, height: Height, root: Root) {
+        if self.certificates.get(height).is_some() {
+            return;
+        }
         let open = self.open.entry(height).or_default();
-        if open.root.is_some() || self.certificates.get(height).is_some() {
+        if open.root.is_some() {
             return;
         }
         open.root = Some(root);
-        let partial = self.signer.sign(&root);
-        open.shares
-            .insert(self.signer.index(), (root, partial.clone()));
+        let signature = self.signer.sign(&root);
+        open.shares.insert(self.signer.index(), (root, signature));
         self.actions.push(Action::Broadcast(Message::Share(Share {
             height,
             root,
+            signature,
             lacks: false,
-            partial,
         })));
         match open.early.take() {
             Some((early, signature))
@@ -139,20 +153,15 @@ impl Collector {
     }
 
     fn received_share(&mut self, from: u32, share: Share) {
-        if share.partial.index.get() != from {
-            self.actions
-                .push(Action::Block(from, "it sent another node's share"));
-            return;
-        }
         if let Some(certificate) = self.certificates.get(share.height) {
-            if share.lacks {
+            if share.lacks && self.given.insert((from, share.height)) {
                 let answer = Message::Certificate(certificate);
                 self.actions.push(Action::Send(from, answer));
             }
             return;
         }
         if let Some(open) = self.find(share.height) {
-            open.shares.insert(from, (share.root, share.partial));
+            open.shares.insert(from, (share.root, share.signature));
             self.recover(share.height);
         }
     }
@@ -172,7 +181,7 @@ impl Collector {
         let own = open.root;
         match own {
             None => open.early = Some((root, signature)),
-            // Of another height, or the state here is wrong: then shares tell.
+            // Of another height, or the state here is wrong: then shares of later heights tell.
             Some(own) if own != root => {}
             Some(_) if self.signer.is_signature(&root, &signature) => {
                 self.certified(height, root, signature);
@@ -195,17 +204,18 @@ impl Collector {
     /// Sends the shares of heights that have waited for their certificates since the last time. To be
     /// called now and then.
     pub(crate) fn again(&mut self) {
+        self.given.clear();
         let mut late = Vec::new();
         for (height, open) in &mut self.open {
             if let Some(root) = open.root
                 && std::mem::replace(&mut open.waits, true)
             {
-                let partial = open.shares[&self.signer.index()].1.clone();
+                let (_, signature) = open.shares[&self.signer.index()];
                 late.push(Share {
                     height: *height,
                     root,
+                    signature,
                     lacks: true,
-                    partial,
                 });
             }
         }
@@ -216,43 +226,46 @@ impl Collector {
         self.actions.extend(messages.map(Action::Broadcast));
     }
 
-    /// Makes a certificate if there are enough shares of one root.
+    /// Makes a certificate if there are enough shares of one root; drops those that are forged.
     fn recover(&mut self, height: Height) {
         while let Some(open) = self.open.get(&height)
             && open.root.is_some()
             && let Some(root) = open.root_of_quorum(self.signer.quorum())
         {
-            let shares = open.shares.values();
-            let partials: Vec<&Partial> = shares
-                .filter(|(of, _)| *of == root)
-                .map(|(_, partial)| partial)
-                .collect();
-            if let Some(signature) = self.signer.recover(&root, partials) {
-                self.certified(height, root, signature);
+            let shares = open.shares.iter().filter(|(_, (of, _))| *of == root);
+            let shares =
+                shares.map(|(node, (_, signature))| (*node, Signer::partial(*node, signature)));
+            let (points, mut forged): (Vec<_>, Vec<_>) =
+                shares.partition(|(_, partial)| partial.is_some());
+            if forged.is_empty() {
+                let partials = points.iter().filter_map(|(_, partial)| partial.as_ref());
+                if let Some(signature) = self.signer.recover(&root, partials) {
+                    self.certified(height, root, signature);
+                    return;
+                }
+                // One at least is none: together they made no signature.
+                forged = points;
+                forged.retain(|(_, partial)| {
+                    let partial = partial.as_ref();
+                    partial.is_none_or(|partial| !self.signer.is_partial(&root, partial))
+                });
+            }
+            if forged.is_empty() {
                 return;
             }
-            if !self.drop_forged(height, &root) {
-                return;
+            for (node, _) in forged {
+                self.actions
+                    .push(Action::Block(node, "it sent a share that is none"));
+                if let Some(open) = self.open.get_mut(&height) {
+                    open.shares.remove(&node);
+                }
             }
         }
     }
 
-    /// Drops shares that are none, and says whether there were some.
-    fn drop_forged(&mut self, height: Height, root: &Root) -> bool {
-        let Some(open) = self.open.get_mut(&height) else {
-            return false;
-        };
-        let forged = open
-            .shares
-            .iter()
-            .filter(|(_, (of, partial))| of == root && !self.signer.is_partial(root, partial));
-        let forged: Vec<u32> = forged.map(|(node, _)| *node).collect();
-        for node in &forged {
-            open.shares.remove(node);
-            self.actions
-                .push(Action::Block(*node, "it sent a share that is none"));
-        }
-        !forged.is_empty()
+    #[cfg(test)]
+    pub(super) fn open_count(&self) -> usize {
+        self.open.len()
     }
 
     fn certified(&mut self, height: Height, root: Root, signature: Signature) {

@@ -11,8 +11,9 @@
 //!
 //! # Invariants
 //!
-//! Every step needs the files of all nodes: a ceremony without one of them is begun anew. So no log
-//! has shares in it, and all nodes add up the same dealings. Dealings are derived from a candidate's
+//! Every step needs the files of all nodes: a ceremony without one of them is begun anew. A log that not all have
+//! acknowledged is refused, so that none has shares in it and all nodes add up the same dealings; whoever
+//! acknowledges two dealings of one dealer gives it the choice between two keys. Dealings are derived from a candidate's
 //! secret and the plan, so that a step can be repeated, and another plan has others.
 use super::{
     GenesisError, PeerAddress,
@@ -202,7 +203,7 @@ pub struct Dealing {
 }
 
 /// A node's signatures that its dealings are in order, by dealer.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Acknowledgements {
     plan: String,
@@ -274,6 +275,16 @@ impl Dealing {
 ///
 /// If the file is missing or malformed.
 pub fn read<T: DeserializeOwned>(path: &Path) -> Result<T, GenesisError> {
+    read_json(path)
+}
+
+/// Reads a secret piece from a file.
+///
+/// # Errors
+///
+/// As [`read`], and if everybody on the machine can read the file.
+pub fn read_secret<T: DeserializeOwned>(path: &Path) -> Result<T, GenesisError> {
+    check_private(path)?;
     read_json(path)
 }
 

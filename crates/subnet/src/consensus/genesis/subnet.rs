@@ -20,6 +20,9 @@ use std::{
 /// The name of the public file in a directory of keys.
 pub const SUBNET_FILE: &str = "subnet.json";
 
+/// Context of the digest.
+const DIGEST_CONTEXT: &str = "lockstep 2026 subnet: public part";
+
 /// Version 1 had neither the keys that verify query responses nor addresses nor models: a node alone
 /// could not make the state before the first block from it.
 const VERSION: u32 = 2;
@@ -133,6 +136,30 @@ impl Subnet {
         &self.models
     }
 
+    /// What operators compare: BLAKE3 over everything but the addresses, by derivation. The encoding: for each node
+    /// its identity and its query key, then the sharing, then names and digests of the models; each part is preceded
+    /// by its length, a little-endian u64, and lists by their counts.
+    #[must_use]
+    pub fn digest(&self) -> [u8; 32] {
+        let mut hasher = blake3::Hasher::new_derive_key(DIGEST_CONTEXT);
+        let mut add = |bytes: &[u8]| {
+            hasher.update(&(bytes.len() as u64).to_le_bytes());
+            hasher.update(bytes);
+        };
+        add(&(self.nodes.len() as u64).to_le_bytes());
+        for (identity, query_key) in self.nodes.iter().zip(&self.query_keys) {
+            add(identity.as_ref());
+            add(query_key);
+        }
+        add(&self.sharing.encode());
+        add(&(self.models.len() as u64).to_le_bytes());
+        for (name, digest) in &self.models {
+            add(name.as_bytes());
+            add(digest);
+        }
+        *hasher.finalize().as_bytes()
+    }
+
     /// Reads it from a directory.
     ///
     /// # Errors
@@ -172,7 +199,10 @@ impl Subnet {
             .nodes
             .iter()
             .map(|node| decode_bytes(path, &node.query_key))
-            .collect::<Result<_, _>>()?;
+            .collect::<Result<Vec<[u8; 32]>, _>>()?;
+        if query_keys.iter().collect::<BTreeSet<_>>().len() != query_keys.len() {
+            return Err(malformed(path, "two nodes have one key for queries"));
+        }
         let subnet = Self::new(nodes, query_keys, decode_sharing(path, &file)?);
         if file.public_key != hex::encode(subnet.public_key()) {
             return Err(malformed(path, "the public key is not the sharing's"));

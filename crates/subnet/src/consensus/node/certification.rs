@@ -7,6 +7,7 @@ use crate::consensus::{
         collector::{Action, Collector},
         message::{self, Message},
     },
+    progress::BACKLOG_MAX,
     replica::Replica,
 };
 use commonware_codec::{DecodeExt as _, Encode as _};
@@ -14,7 +15,7 @@ use commonware_cryptography::ed25519::PublicKey;
 use commonware_p2p::{Blocker, Receiver, Recipients, Sender, block};
 use commonware_runtime::{Clock, Handle, Metrics, Spawner, Storage};
 use rand_core::CryptoRng;
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 pub(super) const MESSAGE_BYTES_MAX: usize = message::MESSAGE_BYTES_MAX;
 
@@ -68,8 +69,11 @@ where
         let mut next = 1;
         let mut again = Box::pin(clock.sleep(AGAIN_INTERVAL));
         loop {
-            let executed = progress.heights().executed;
-            for height in next.max(Collector::lowest(executed))..=executed {
+            let heights = progress.heights();
+            // While a node catches up the others have left most of its heights behind.
+            let lowest = Collector::lowest(heights.finalized);
+            let executed = heights.executed;
+            for height in next.max(lowest)..=executed {
                 // A root that is not known any more is not signed.
                 if let Some(root) = self.replica.application.root(height) {
                     self.collector.executed(height, root);
@@ -93,15 +97,23 @@ where
         }
     }
 
-    /// Heights whose signatures are waited for may be older than those that are certified anyway.
+    /// Heights whose signatures are waited for may be older than those that are certified anyway. What a state
+    /// waited for that is left behind long ago does not count.
     fn want(&mut self) {
-        let application = &self.replica.application;
-        let wanted = application.wanted_beacons().into_iter();
-        for height in wanted.take(BEACON_COUNT_MAX) {
-            if let Some(root) = application.root(height) {
-                self.collector.want(height, root);
-            }
+        let Replica {
+            application,
+            progress,
+            certificates,
+        } = &self.replica;
+        let heights = progress.heights();
+        let mut wanted = BTreeMap::new();
+        if heights.finalized - heights.executed <= BACKLOG_MAX {
+            let lacking = application.wanted_beacons().into_iter();
+            let lacking = lacking.filter(|height| certificates.get(*height).is_none());
+            let roots = lacking.filter_map(|height| Some((height, application.root(height)?)));
+            wanted.extend(roots.take(BEACON_COUNT_MAX));
         }
+        self.collector.want(&wanted);
     }
 
     fn receive(&mut self, peer: PublicKey, message: Result<Message, commonware_codec::Error>) {

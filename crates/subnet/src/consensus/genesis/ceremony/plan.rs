@@ -14,8 +14,8 @@ use commonware_cryptography::{
     Signer as _,
     bls12381::{
         dkg::feldman_desmedt::{
-            Dealer, DealerPrivMsg, DealerPubMsg, Info, Logs, Player, PlayerAck, Reveal,
-            SignedDealerLog,
+            Dealer, DealerLogSummary, DealerPrivMsg, DealerPubMsg, Info, Logs, Player, PlayerAck,
+            Reveal, SignedDealerLog,
         },
         primitives::sharing::Mode,
     },
@@ -81,6 +81,7 @@ impl Plan {
             let mut query_key = [0; 32];
             hex::decode_to_slice(&entry.query_key, &mut query_key)
                 .map_err(|error| failed(&error))?;
+            ic_ed25519::PublicKey::deserialize_raw(&query_key).map_err(|error| failed(&error))?;
             query_keys.push(query_key);
             let address: PeerAddress = entry.address.parse().map_err(|error| failed(&error))?;
             addresses.push(address);
@@ -91,6 +92,9 @@ impl Plan {
         }
         if addresses.iter().collect::<BTreeSet<_>>().len() != addresses.len() {
             return Err(plan("two nodes have one address".to_owned()));
+        }
+        if query_keys.iter().collect::<BTreeSet<_>>().len() != query_keys.len() {
+            return Err(plan("two nodes have one key for queries".to_owned()));
         }
         let sorted: Set<PublicKey> = nodes
             .iter()
@@ -247,7 +251,13 @@ impl Plan {
             let signed: SignedDealerLog<IcVariant, PublicKey> =
                 decode(log, &log.log, &self.bound())?;
             match signed.check(&self.info) {
-                Some((dealer, content)) if dealer == *node => checked.record(dealer, content),
+                Some((dealer, content)) if dealer == *node => {
+                    // The sum leaves out what is of no use, and that must be the same for all: so all are of use.
+                    if !is_acknowledged_by_all(&content.summary()) {
+                        return Err(wrong(log, "it is not acknowledged by all nodes"));
+                    }
+                    checked.record(dealer, content)
+                }
                 _ => return Err(wrong(log, "it is not signed by this node")),
             };
         }
@@ -256,6 +266,13 @@ impl Plan {
             .map_err(|error| CeremonyError::Plan {
                 reason: error.to_string(),
             })?;
+        let counted = output.dealers();
+        let expected = self.nodes.iter().take(counted.len());
+        if !counted.iter().eq(expected) {
+            return Err(CeremonyError::Plan {
+                reason: "a log of the first nodes does not count".to_owned(),
+            });
+        }
         let subnet = Subnet::new(
             self.nodes.clone(),
             self.query_keys.clone(),
@@ -282,7 +299,7 @@ impl Plan {
     }
 
     /// The candidate's dealer, the same each time.
-    fn dealer(&self, candidate: &Candidate) -> Result<Dealt, CeremonyError> {
+    pub(super) fn dealer(&self, candidate: &Candidate) -> Result<Dealt, CeremonyError> {
         let secret = [&candidate.dealing_seed[..], self.digest.as_bytes()].concat();
         let random = SeedStream::new(DEALING_CONTEXT, &secret);
         Dealer::start::<N3f1>(random, self.info.clone(), candidate.identity.clone(), None).map_err(
@@ -354,6 +371,10 @@ impl Plan {
             .and_then(NonZeroU32::new)
             .expect("a plan has 1 to NODE_COUNT_MAX nodes")
     }
+}
+
+fn is_acknowledged_by_all(summary: &DealerLogSummary<PublicKey>) -> bool {
+    matches!(summary, DealerLogSummary::Ok { reveals, .. } if reveals.is_empty())
 }
 
 fn wrong<P: Piece>(piece: &P, reason: impl fmt::Display) -> CeremonyError {

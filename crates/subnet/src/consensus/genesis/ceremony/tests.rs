@@ -3,8 +3,12 @@ use crate::consensus::{
     certification::IcVariant,
     genesis::{NodeKeys, Subnet},
 };
-use commonware_cryptography::bls12381::primitives::ops::threshold;
+use commonware_codec::DecodeExt as _;
+use commonware_cryptography::bls12381::{
+    dkg::feldman_desmedt::PlayerAck, primitives::ops::threshold,
+};
 use commonware_parallel::Sequential;
+use commonware_utils::N3f1;
 use std::collections::BTreeMap;
 
 /// Candidates in the order of their numbers, and their plan.
@@ -138,6 +142,10 @@ fn entries_that_make_no_subnet_are_refused() {
     let address = entries[0].address.clone();
     assert!(refused(&|entries| entries[1].address.clone_from(&address)).contains("one address"));
     assert!(refused(&|entries| entries[1].address = "nowhere".into()).contains("not an address"));
+    let query_key = entries[0].query_key.clone();
+    assert!(refused(&|entries| entries[1].query_key.clone_from(&query_key)).contains("one key"));
+    let no_point = format!("02{}", "0".repeat(62));
+    assert!(refused(&|entries| entries[1].query_key.clone_from(&no_point)).contains("no subnet"));
     assert!(refused(&|entries| entries[1].identity.push('0')).contains("make no subnet"));
     assert!(refused(&|entries| entries[1].query_key.truncate(6)).contains("make no subnet"));
     let again = entries[0].identity.clone();
@@ -210,11 +218,67 @@ fn files_that_lack_or_do_not_fit_are_named() {
     assert!(matches!(plan.deal(&stranger), Err(CeremonyError::Stranger)));
 }
 
+/// A log of the first node in which `count` acknowledgements are.
+fn log_with(
+    (candidates, plan): &(Vec<Candidate>, Plan),
+    acknowledged: &[Acknowledgements],
+    count: usize,
+) -> Log {
+    let (mut dealer, _, _) = plan.dealer(&candidates[0]).unwrap();
+    for acknowledgement in &acknowledged[..count] {
+        let node = candidates[acknowledgement.from].identity.public_key();
+        let signature = hex::decode(&acknowledgement.signatures[0]).unwrap();
+        let signature = PlayerAck::decode(bytes::Bytes::from(signature)).unwrap();
+        dealer.receive_player_ack(node, signature).unwrap();
+    }
+    Log {
+        plan: plan.digest().to_owned(),
+        from: 0,
+        log: hex::encode(dealer.finalize::<N3f1>().encode()),
+    }
+}
+
+#[test]
+fn logs_that_are_not_acknowledged_by_all_are_refused() {
+    let gathered = gathered(4);
+    let (candidates, plan) = &gathered;
+    let dealt = dealt(candidates, plan);
+    let acknowledged = acknowledged(candidates, plan, &dealt);
+    let mut logs: Vec<Log> = candidates
+        .iter()
+        .map(|candidate| plan.conclude(candidate, &acknowledged).unwrap())
+        .collect();
+    // Without one a share is revealed; without more the log says that it is of no use.
+    for count in [0, 2, 3] {
+        logs[0] = log_with(&gathered, &acknowledged, count);
+        let refused = plan.finish(&candidates[1], &dealt[1], &logs).unwrap_err();
+        let text = refused.to_string();
+        assert!(text.contains("not acknowledged by all"), "{count}: {text}");
+    }
+    logs[0] = log_with(&gathered, &acknowledged, 4);
+    plan.finish(&candidates[1], &dealt[1], &logs).unwrap();
+}
+
+#[test]
+fn the_digest_covers_all_but_the_addresses() {
+    let parts = held(4);
+    let subnet = &parts[0].0;
+    let moved = (0..4).map(|index| format!("10.1.0.1:{}", 1 + index).parse().unwrap());
+    let moved = subnet.clone().with_addresses(moved.collect()).unwrap();
+    assert_eq!(moved.digest(), subnet.digest());
+    let other = subnet.clone().with_models(BTreeMap::new());
+    assert_ne!(other.digest(), subnet.digest());
+    // The same keys for queries and the same models, but other identities and another sharing.
+    assert_ne!(held(4)[0].0.digest(), subnet.digest());
+}
+
 #[test]
 fn secrets_are_not_in_debug_output() {
     let (candidates, plan) = gathered(1);
     let dealing = &plan.deal(&candidates[0]).unwrap()[0];
     assert!(!format!("{dealing:?}").contains(&dealing.share));
-    let secret = hex::encode(candidates[0].dealing_seed);
-    assert!(!format!("{:?}", candidates[0]).contains(&secret));
+    let text = format!("{:?}", candidates[0]);
+    for seed in [candidates[0].dealing_seed, candidates[0].query_seed] {
+        assert!(!text.contains(&hex::encode(seed)) && !text.contains(&format!("{seed:?}")));
+    }
 }
