@@ -24,6 +24,7 @@ use crate::{
     application::FinalizedBlock,
     ingress::{INGRESS_TTL_NS, Ingress},
     state::{Answer, Canister, Entropy, Message, Reject, ReplicatedState, Status},
+    sync::CheckpointId,
 };
 use ic_principal::Principal;
 pub use lockstep_canister::engine::UPDATE_INSTRUCTIONS;
@@ -120,7 +121,11 @@ pub fn execute(
         state.height + 1,
         "blocks are executed in order"
     );
-    let mut state = state.clone();
+    let before = state;
+    let mut state = before.clone();
+    if before.is_checkpoint() {
+        state.checkpoint = Some(CheckpointId::of(before));
+    }
     state.height = block.height;
     // Consensus orders times; a state's time never goes back, whatever it is handed.
     state.time_ns = block.payload.time_ns.max(state.time_ns);

@@ -14,7 +14,7 @@ use std::{
     collections::BTreeMap,
     sync::{Mutex, MutexGuard, PoisonError},
 };
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify, futures::Notified};
 
 /// How many final blocks may wait for execution, and executed ones for a certificate.
 pub const BACKLOG_MAX: u64 = 10;
@@ -49,6 +49,9 @@ struct State {
 pub(crate) struct Progress {
     state: Mutex<State>,
     moved: Notify,
+    /// Held while the application's state changes.
+    turn: AsyncMutex<()>,
+    restored: Notify,
 }
 
 impl Progress {
@@ -74,6 +77,22 @@ impl Progress {
     pub(crate) fn note_certified(&self, height: Height) {
         raise(&mut self.lock().heights.certified, height);
         self.moved.notify_waiters();
+    }
+
+    /// Waits until nobody else changes the application's state, and keeps others from it.
+    pub(crate) async fn turn(&self) -> AsyncMutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Records that the application has taken over another state.
+    pub(crate) fn note_restored(&self, height: Height, root: [u8; 32]) {
+        self.note_executed(height, root);
+        self.restored.notify_waiters();
+    }
+
+    /// Resolves when the application takes over another state from now on.
+    pub(crate) fn restored(&self) -> Notified<'_> {
+        self.restored.notified()
     }
 
     /// Records the root after `height` and answers those who wait for it.
