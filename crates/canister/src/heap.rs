@@ -187,10 +187,27 @@ impl Heap {
         match &self.version {
             None => combine(0, tree::Tree::default().root()),
             Some(version) => *version.digest.get_or_init(|| {
-                let root = provided(version.image.root(version.number));
+                let root = provided(version.image.tree(version.number, tree::Tree::root));
                 combine(version.size_pages, root)
             }),
         }
+    }
+
+    /// The nodes of that tree above the leaves, as far as there is anything but zeros below: their numbers and
+    /// digests.
+    pub(crate) fn pieces(&self) -> Vec<(u64, [u8; 32])> {
+        let nodes = self.version().map_or_else(Vec::new, |(image, number)| {
+            provided(image.tree(number, tree::Tree::lowest))
+        });
+        nodes
+            .into_iter()
+            .map(|(index, digest)| (u64::from(index), digest))
+            .collect()
+    }
+
+    /// The digest of such a node over these bytes.
+    pub(crate) fn piece_digest(piece: &[u8]) -> [u8; 32] {
+        tree::node_digest(piece.as_chunks().0)
     }
 
     /// The heap with other bytes from `offset` on.

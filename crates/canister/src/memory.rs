@@ -21,6 +21,10 @@ pub(crate) use tree::{Leaf, LeafBytes};
 const LEAVES_PER_PAGE: u64 = (PAGE_BYTES / LEAF_BYTES) as u64;
 const _: () = assert!(STABLE_PAGES_MAX * LEAVES_PER_PAGE <= LEAVES_MAX);
 
+/// Bytes of a piece of a memory: what a node of its digest's tree stands for.
+pub const PIECE_BYTES: usize = 1 << 20;
+const _: () = assert!(PIECE_BYTES == tree::PIECE_LEAVES * LEAF_BYTES);
+
 /// A memory in blocks, to be written elsewhere and read back.
 pub trait Paged: Default {
     /// Bytes of a block, which divide those of a page of Wasm.
@@ -36,6 +40,13 @@ pub trait Paged: Default {
 
     /// A block's bytes; `None` when they are zeros, or outside.
     fn block(&self, index: u64) -> Option<Cow<'_, [u8]>>;
+
+    /// The pieces of [`PIECE_BYTES`] that have anything but zeros, in order, with their digests: nodes of the tree
+    /// that the memory's digest is made of. They are known once that is.
+    fn pieces(&self) -> Vec<(u64, [u8; 32])>;
+
+    /// The digest of a piece with these bytes; not that of zeros, for which there is none.
+    fn piece_digest(piece: &[u8]) -> [u8; 32];
 
     /// A memory whose blocks are zeros but for some, in any order.
     ///
@@ -63,6 +74,14 @@ impl Paged for Heap {
         content.then(|| Cow::Owned(page.into_vec()))
     }
 
+    fn pieces(&self) -> Vec<(u64, [u8; 32])> {
+        self.pieces()
+    }
+
+    fn piece_digest(piece: &[u8]) -> [u8; 32] {
+        Self::piece_digest(piece)
+    }
+
     fn from_blocks(size_pages: u64, blocks: Vec<(u64, Box<[u8]>)>) -> Self {
         Self::from_pages(size_pages, blocks)
     }
@@ -83,6 +102,18 @@ impl Paged for PagedMemory {
     fn block(&self, index: u64) -> Option<Cow<'_, [u8]>> {
         let leaf = self.leaf(index)?;
         Some(Cow::Borrowed(leaf.bytes()))
+    }
+
+    fn pieces(&self) -> Vec<(u64, [u8; 32])> {
+        self.leaves.pieces()
+    }
+
+    fn piece_digest(piece: &[u8]) -> [u8; 32] {
+        let mut tree = Tree::default();
+        for (index, leaf) in (0..).zip(piece.as_chunks().0) {
+            tree.put(index, Box::new(*leaf));
+        }
+        tree.pieces().first().map_or([0; 32], |(_, digest)| *digest)
     }
 
     fn from_blocks(size_pages: u64, blocks: Vec<(u64, Box<[u8]>)>) -> Self {

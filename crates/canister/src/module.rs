@@ -5,11 +5,18 @@ use crate::{
     host::{Host, ImportSets},
     instances::{Instances, ModuleId},
     instrument,
+    memory::PIECE_BYTES,
     state::GlobalValue,
     validate::{self, Facts, Segment},
 };
 use sha2::{Digest, Sha256};
-use std::{borrow::Cow, collections::BTreeMap, fmt, io::Read, sync::Arc};
+use std::{
+    borrow::Cow,
+    collections::BTreeMap,
+    fmt,
+    io::Read,
+    sync::{Arc, OnceLock},
+};
 use wasmparser::ValType;
 use wasmtime::InstancePre;
 
@@ -31,6 +38,7 @@ pub struct Module {
     function_names: FunctionNames,
     id: ModuleId,
     instances: Arc<Instances>,
+    pieces: OnceLock<Vec<[u8; 32]>>,
 }
 
 impl Drop for Module {
@@ -87,6 +95,7 @@ impl Module {
             function_names,
             id: instances.next_id(),
             instances: Arc::clone(instances),
+            pieces: OnceLock::new(),
         })
     }
 
@@ -100,6 +109,17 @@ impl Module {
     #[must_use]
     pub fn hash(&self) -> [u8; 32] {
         self.hash
+    }
+
+    /// BLAKE3 of each [`PIECE_BYTES`] of [`Self::wasm`], the last of which may be shorter. Computed once.
+    #[must_use]
+    pub fn pieces(&self) -> &[[u8; 32]] {
+        self.pieces.get_or_init(|| {
+            let pieces = self.wasm.chunks(PIECE_BYTES);
+            pieces
+                .map(|piece| *blake3::hash(piece).as_bytes())
+                .collect()
+        })
     }
 
     /// The content of custom section `icp:public NAME` or `icp:private NAME`; the flag says public.

@@ -1,4 +1,5 @@
 //! The seam between consensus, which orders and certifies, and the replica, which executes.
+use crate::sync::StateSync;
 use bytes::Bytes;
 use std::{fmt, pin::Pin, time::Duration};
 
@@ -73,6 +74,11 @@ pub trait Application: Send + Sync + 'static {
 
     /// A signed ingress message gossiped by a peer.
     fn gossip(&self, message: Bytes);
+
+    /// What serves and takes over states; `None`: blocks are all that there is, and none is pruned.
+    fn state_sync(&self) -> Option<&dyn StateSync> {
+        None
+    }
 }
 
 impl fmt::Debug for dyn Application {

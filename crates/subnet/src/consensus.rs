@@ -31,6 +31,7 @@ mod node;
 mod progress;
 mod replica;
 pub mod simulation;
+mod transfer;
 
 pub use block::{MESSAGE_BYTES_MAX, MESSAGE_COUNT_MAX};
 pub use gossip::{GOSSIP_BYTES_MAX, Gossip, GossipError};

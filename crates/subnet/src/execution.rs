@@ -25,6 +25,7 @@ use crate::{
     application::FinalizedBlock,
     ingress::{INGRESS_TTL_NS, Ingress},
     state::{Answer, Canister, Message, Reject, ReplicatedState, Status},
+    sync::CheckpointId,
     tree::state::state_tree,
 };
 use ic_principal::Principal;
@@ -126,6 +127,9 @@ pub fn execute(
     let mut state = before.clone();
     let root = || *state_tree(before).digest();
     state.randomness.note_root(before.height, root);
+    if before.is_checkpoint() {
+        state.checkpoint = Some(CheckpointId::of(before));
+    }
     state.height = block.height;
     // Consensus orders times; a state's time never goes back, whatever it is handed.
     state.time_ns = block.payload.time_ns.max(state.time_ns);

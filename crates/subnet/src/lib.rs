@@ -9,4 +9,5 @@ mod mempool;
 pub mod replica;
 pub mod state;
 mod store;
+pub mod sync;
 pub mod tree;

@@ -13,8 +13,10 @@
 //! nor work in the state, it waits for one, no longer than [`IDLE`].
 //!
 //! # Errors
-//! A replica that cannot execute a block as the others do, or whose root differs from the certified
-//! one, halts: [`Replica::halted`] says why, and executing panics from then on.
+//! A replica that cannot execute a block as the others do halts: [`Replica::halted`] says why, and executing panics
+//! from then on. One whose root differs from the certified one takes over the state of others
+//! ([`StateSync`](crate::sync::StateSync)); [`Replica::divergence`] says what was wrong. If the height gives another root
+//! again, it halts.
 mod apply;
 mod canisters;
 mod clock;
@@ -22,6 +24,7 @@ mod read;
 mod recent;
 mod status;
 mod submit;
+mod sync;
 
 pub use crate::{
     mempool::NoRoom,
@@ -53,6 +56,7 @@ use std::{
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::Duration,
 };
+use sync::{Checkpoints, Divergence};
 use tokio::sync::watch;
 
 /// Blocks that may be ordered ahead of what this replica has executed when it proposes.
@@ -132,7 +136,8 @@ pub struct Replica {
     engine: Arc<Engine>,
     clock: Arc<dyn Clock>,
     executor: Mutex<Executor>,
-    roots: Roots,
+    medium: Medium,
+    roots: Mutex<Roots>,
     executed: watch::Sender<Arc<Executed>>,
     pending: Mutex<Pending>,
     certified: watch::Sender<Option<Certified>>,
@@ -140,6 +145,9 @@ pub struct Replica {
     arrivals: watch::Sender<()>,
     gossip: OnceLock<Gossip>,
     halted: OnceLock<String>,
+    checkpoints: Mutex<Checkpoints>,
+    diverged: Mutex<Option<Divergence>>,
+    divergence_report: Mutex<Option<String>>,
     counters: Counters,
     recent: Mutex<Recent>,
 }
@@ -168,12 +176,15 @@ impl Replica {
         clock: Arc<dyn Clock>,
     ) -> Result<Self, StoreError> {
         let genesis = Arc::new(genesis);
-        let store = Store::open(store.into(), Arc::clone(&genesis), &engine)?;
+        let medium = store.into();
+        let store = Store::open(medium.clone(), Arc::clone(&genesis), &engine)?;
         let node_key = ic_ed25519::PrivateKey::deserialize_raw_32(&node_key);
         let node_id = Principal::self_authenticating(node_key.public_key().serialize_rfc8410_der());
-        let roots = store.roots();
+        let roots = Mutex::new(store.roots());
         let executed = Arc::new(Executed::new(store.state().clone(), [0; 32]));
         let mut pending = Pending::default();
+        let mut checkpoints = Checkpoints::default();
+        checkpoints.add(&executed);
         if executed.state.height > 0 {
             pending
                 .executed
@@ -190,6 +201,7 @@ impl Replica {
                 unfinished: Unfinished::new(models),
                 in_step: true,
             }),
+            medium,
             roots,
             executed: watch::Sender::new(executed),
             pending: Mutex::new(pending),
@@ -198,6 +210,9 @@ impl Replica {
             arrivals: watch::Sender::new(()),
             gossip: OnceLock::new(),
             halted: OnceLock::new(),
+            checkpoints: Mutex::new(checkpoints),
+            diverged: Mutex::default(),
+            divergence_report: Mutex::default(),
             counters: Counters::default(),
             recent: Mutex::default(),
         })

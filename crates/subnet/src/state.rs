@@ -37,7 +37,7 @@ pub(crate) use snapshot::SnapshotRecord;
 pub use snapshot::{SNAPSHOTS_MAX, Snapshot, SnapshotCode, SnapshotId, SnapshotSource};
 pub use stored::Stored;
 
-use crate::application::Height;
+use crate::{application::Height, sync::CheckpointId};
 use ic_principal::Principal;
 use lockstep_canister::{engine::Cycles, models::Work, session::Sessions};
 use serde::{Deserialize, Serialize};
@@ -86,6 +86,8 @@ pub struct ReplicatedState {
     pub randomness: Randomness,
     /// What the subnet has done.
     pub metrics: SubnetMetrics,
+    /// The last checkpoint before this height: its manifest is known from the next height on.
+    pub checkpoint: Option<CheckpointId>,
 }
 
 impl ReplicatedState {
@@ -110,6 +112,7 @@ impl ReplicatedState {
             schedule: Schedule::default(),
             randomness: Randomness::default(),
             metrics: SubnetMetrics::default(),
+            checkpoint: None,
         }
     }
 
@@ -205,6 +208,15 @@ impl ReplicatedState {
                 .any(|session| session.runnable())
     }
 
+    /// Whether others can go on from this state.
+    #[must_use]
+    pub fn is_checkpoint(&self) -> bool {
+        self.height > 0
+            && self
+                .height
+                .is_multiple_of(self.genesis.checkpoint_interval.get())
+    }
+
     /// Bytes that canisters take.
     #[must_use]
     pub fn canister_bytes(&self) -> u64 {
@@ -226,8 +238,8 @@ impl ReplicatedState {
     /// BLAKE3 over the whole state.
     ///
     /// The encoding: the tag `lockstep state 5`, height, time, digest of the genesis, next canister
-    /// index, debt, last session, cycles consumed by deleted canisters
-    /// (16 bytes), messages, instructions, digest of the sessions; then deleted ids, canisters (their
+    /// index, debt, last session, cycles consumed by deleted canisters (16 bytes), messages, instructions, height and
+    /// manifest of the checkpoint (zeros when there is none), digest of the sessions; then deleted ids, canisters (their
     /// digests) and queue (key, CBOR of the message preceded by its length; before its count the next
     /// key), each preceded by its count; then the CBOR of the calls that wait for
     /// random bytes and of the roots after their heights, preceded by its length, and the digest of the history. Integers are little-endian u64;
@@ -248,6 +260,9 @@ impl ReplicatedState {
         hasher.update(&self.metrics.consumed_by_deleted.to_le_bytes());
         number(&mut hasher, self.metrics.messages);
         number(&mut hasher, self.metrics.instructions);
+        let checkpoint = self.checkpoint.as_ref();
+        number(&mut hasher, checkpoint.map_or(0, |last| last.height));
+        hasher.update(&checkpoint.map_or([0; 32], |last| last.manifest));
         hasher.update(&self.sessions.digest());
         number(&mut hasher, self.deleted.len() as u64);
         for id in &self.deleted {

@@ -10,28 +10,34 @@
 //! # Errors
 //! [`StoreError`]: a file that is damaged, of another program or of another subnet is refused.
 mod disk;
+mod import;
 mod record;
 mod tables;
 
 pub use disk::{DiskFault, MemoryDisk};
+pub(crate) use import::Parts;
+pub(crate) use record::{
+    MemoryKind, canister_row, chunks, memories, modules, snapshots, state_row,
+};
+pub(crate) use tables::{Memories, Part, cbor};
 
 use crate::{
     application::Height,
     state::{Genesis, ReplicatedState, SnapshotId, SnapshotRecord},
 };
 use lockstep_canister::{engine::Engine, heap::PAGE_BYTES, memory::Paged};
-use record::{CanisterRecord, Parts, StateRecord};
+use record::{CanisterRecord, Named, StateRecord};
 use redb::{Database, ReadableDatabase, ReadableTable};
 use serde::de::DeserializeOwned;
 use std::{
     collections::BTreeMap,
-    fs,
+    fs, io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 use tables::{
     CANISTERS, CHUNKS, HISTORY, META, MODULES, PAGES, QUEUE, ROOTS, SESSIONS, SNAPSHOTS, Table,
-    block_key, cbor, write_blocks, write_changes, write_history,
+    block_key, write_blocks, write_changes, write_history,
 };
 
 /// What a file of this layout says it is.
@@ -72,13 +78,36 @@ pub enum StoreError {
     },
 }
 
+impl StoreError {
+    fn of(path: &Path, error: redb::Error) -> Self {
+        let path = path.to_owned();
+        match error {
+            redb::Error::Corrupted(reason) => Self::Damaged { path, reason },
+            error => Self::Database {
+                path,
+                source: Box::new(error),
+            },
+        }
+    }
+}
+
 /// Where a store's bytes are.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub enum Medium {
     /// A file, made when there is none.
     File(PathBuf),
     /// A disk in memory.
     Memory(MemoryDisk),
+}
+
+impl Medium {
+    /// What it is called in messages.
+    fn path(&self) -> PathBuf {
+        match self {
+            Self::File(path) => path.clone(),
+            Self::Memory(_) => PathBuf::from("in memory"),
+        }
+    }
 }
 
 impl<P: AsRef<Path> + ?Sized> From<&P> for Medium {
@@ -98,6 +127,7 @@ impl From<MemoryDisk> for Medium {
 pub(crate) struct Store {
     database: Arc<Database>,
     path: PathBuf,
+    medium: Medium,
     /// What the file holds.
     written: ReplicatedState,
 }
@@ -109,22 +139,10 @@ impl Store {
         genesis: Arc<Genesis>,
         engine: &Engine,
     ) -> Result<Self, StoreError> {
-        let path = match &medium {
-            Medium::File(path) => path.clone(),
-            Medium::Memory(_) => PathBuf::from("in memory"),
-        };
-        let failed = |error: redb::Error| match error {
-            redb::Error::Corrupted(reason) => StoreError::Damaged {
-                path: path.clone(),
-                reason,
-            },
-            error => StoreError::Database {
-                path: path.clone(),
-                source: Box::new(error),
-            },
-        };
-        let database = match medium {
-            Medium::File(path) => database(&path),
+        let path = medium.path();
+        let failed = |error: redb::Error| StoreError::of(&path, error);
+        let database = match &medium {
+            Medium::File(path) => database(path),
             Medium::Memory(disk) => builder()
                 .create_with_backend(disk.backend())
                 .map_err(Into::into),
@@ -134,6 +152,7 @@ impl Store {
         let mut store = Self {
             database: Arc::new(database),
             path: path.clone(),
+            medium,
             written: empty,
         };
         if store.is_new().map_err(failed)? {
@@ -303,7 +322,7 @@ impl Store {
             modules.insert(hash, Arc::new(module));
         }
         let chunks = self.rows(CHUNKS)?.into_iter();
-        let parts = Parts {
+        let parts = Named {
             modules,
             chunks: chunks
                 .map(|(hash, chunk)| (hash, Arc::new(chunk)))
@@ -333,7 +352,7 @@ impl Store {
         state: &mut ReplicatedState,
         id: &[u8],
         bytes: &[u8],
-        parts: &Parts,
+        parts: &Named,
     ) -> Result<(), StoreError> {
         let record: SnapshotRecord = self.decode(bytes)?;
         let heap = self.memory(id, record::HEAP, record.heap_pages)?;
@@ -418,14 +437,15 @@ fn database(path: &Path) -> Result<Database, redb::Error> {
         }
         drop(Database::create(&partial)?);
         fs::rename(&partial, path).map_err(redb::Error::Io)?;
-        // The name is to outlive a loss of power, as what is written under it does.
-        let folder = path.parent().filter(|folder| *folder != Path::new(""));
-        let folder = fs::File::open(folder.unwrap_or(Path::new(".")));
-        folder
-            .and_then(|folder| folder.sync_all())
-            .map_err(redb::Error::Io)?;
+        sync_folder(path).map_err(redb::Error::Io)?;
     }
     Ok(builder().create(path)?)
+}
+
+/// Lets the name of a file outlive a loss of power, as what is written under it does.
+fn sync_folder(path: &Path) -> io::Result<()> {
+    let folder = path.parent().filter(|folder| *folder != Path::new(""));
+    fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
 }
 
 /// Everything is read when a store is opened; that all of it is as it was written is checked before.

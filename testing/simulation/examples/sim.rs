@@ -22,7 +22,8 @@ fn main() -> ExitCode {
         std::panic::set_hook(Box::new(|_| {}));
     }
     let begun = Instant::now();
-    let (mut heights, mut answers, mut stops, mut damaged, mut bad) = (0, 0, 0, 0, 0);
+    let (mut heights, mut answers, mut stops, mut damaged, mut restored, mut bad) =
+        (0, 0, 0, 0, 0, 0);
     let mut slowest = std::time::Duration::ZERO;
     for seed in first..first + count {
         let plan = match nodes {
@@ -35,6 +36,7 @@ fn main() -> ExitCode {
         let report = run(&plan);
         println!(
             "seed {seed}: {} nodes, {} faulty, height {}, {} answers, {} certificates, {} stops, {} damaged, \
+             {} restored, \
              well after {:.1} s, {:.0} s in all ({:.0} s here), history {}",
             plan.nodes,
             plan.faulty.len(),
@@ -43,6 +45,7 @@ fn main() -> ExitCode {
             report.certificates,
             report.incidents.stops,
             report.incidents.damaged,
+            report.incidents.restored,
             report.healing.as_secs_f64(),
             report.time.as_secs_f64(),
             begun.elapsed().as_secs_f64(),
@@ -58,11 +61,12 @@ fn main() -> ExitCode {
         answers += report.answers;
         stops += report.incidents.stops;
         damaged += report.incidents.damaged;
+        restored += report.incidents.restored;
         bad += usize::from(!report.is_good());
         slowest = slowest.max(report.healing);
     }
     println!(
-        "{count} seeds: {heights} heights, {answers} answers, {stops} stops, {damaged} damaged states, slowest healing \
+        "{count} seeds: {heights} heights, {answers} answers, {stops} stops, {damaged} damaged states, {restored} restored, slowest healing \
          {:.1} s, {bad} with violations",
         slowest.as_secs_f64()
     );

@@ -51,6 +51,8 @@ pub struct Report {
     pub certificates: u64,
     /// What happened to honest machines, added up.
     pub incidents: Incidents,
+    /// What machines say about states that were not those of the others.
+    pub divergences: Vec<String>,
     /// The time it took, in the world's time.
     pub time: Duration,
     /// How long it took after healing until all was well.

@@ -7,6 +7,7 @@ use lockstep_subnet::{
     consensus::simulation::{SimulatedClock, World},
     replica::{Clock, MemoryDisk, Replica, StoreError},
     state::Genesis,
+    sync::{Download, Offer, StateSync, SyncError},
 };
 use std::{
     future::Future,
@@ -14,7 +15,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicI64, Ordering::Relaxed},
+        atomic::{AtomicBool, AtomicI64, AtomicU64, Ordering::Relaxed},
     },
     time::Duration,
 };
@@ -91,6 +92,15 @@ pub(crate) struct Observed {
     node: usize,
     role: Role,
     seen: Arc<Seen>,
+    upset: Arc<Upset>,
+}
+
+/// Whether a replica's state is to become, or is, another one than its blocks give.
+#[derive(Debug, Default)]
+struct Upset {
+    wanted: AtomicBool,
+    done: AtomicBool,
+    restored: AtomicU64,
 }
 
 impl Observed {
@@ -112,8 +122,14 @@ impl Application for Observed {
     }
 
     fn execute(&self, block: &FinalizedBlock) -> [u8; 32] {
+        if self.upset.wanted.swap(false, Relaxed) {
+            self.upset.done.store(true, Relaxed);
+            let mut other = block.clone();
+            other.payload.time_ns += 1;
+            return self.replica.execute(&other);
+        }
         let root = self.replica.execute(block);
-        if self.role == Role::Honest {
+        if self.role == Role::Honest && !self.upset.done.load(Relaxed) {
             let mut agreement = lock(&self.seen.agreement);
             agreement.executed(self.node, block, root);
             let mut certificates = lock(&self.seen.certificates);
@@ -147,6 +163,52 @@ impl Application for Observed {
     fn gossip(&self, message: Bytes) {
         self.replica.gossip(message);
     }
+
+    fn state_sync(&self) -> Option<&dyn StateSync> {
+        Some(self)
+    }
+}
+
+impl StateSync for Observed {
+    fn checkpoint_interval(&self) -> Height {
+        self.replica.checkpoint_interval()
+    }
+
+    fn offer(&self) -> Option<Vec<u8>> {
+        self.replica.offer()
+    }
+
+    fn part(&self, height: Height, index: u32) -> Option<Vec<u8>> {
+        let mut part = self.replica.part(height, index)?;
+        // Not always: a liar that never says the truth is found out at once.
+        if self.role == Role::Liar && index % 2 == 0 {
+            part.iter_mut().for_each(|byte| *byte ^= 1);
+        }
+        Some(part)
+    }
+
+    fn oldest(&self) -> Option<Height> {
+        self.replica.oldest()
+    }
+
+    fn wants(&self, height: Height) -> bool {
+        self.replica.wants(height)
+    }
+
+    fn is_diverged(&self) -> bool {
+        self.replica.is_diverged()
+    }
+
+    fn download(&self, offer: Offer) -> Result<Download, SyncError> {
+        self.replica.download(offer)
+    }
+
+    fn restore(&self, download: Download) -> Result<(Height, [u8; 32]), SyncError> {
+        let restored = self.replica.restore(download)?;
+        self.upset.done.store(false, Relaxed);
+        self.upset.restored.fetch_add(1, Relaxed);
+        Ok(restored)
+    }
 }
 
 /// How often something happened to a machine.
@@ -156,6 +218,8 @@ pub struct Incidents {
     pub stops: u64,
     /// Its state was found to be damaged, and made anew from the chain.
     pub damaged: u64,
+    /// It took over a state of others.
+    pub restored: u64,
 }
 
 /// See the module.
@@ -164,16 +228,35 @@ pub(crate) struct Machine {
     pub(crate) disk: MemoryDisk,
     pub(crate) backup: Option<MemoryDisk>,
     pub(crate) replica: Option<Arc<Replica>>,
-    pub(crate) incidents: Incidents,
+    incidents: Incidents,
     clock: SkewedClock,
     engine: Arc<Engine>,
     genesis: Genesis,
     seen: Arc<Seen>,
+    upset: Arc<Upset>,
     /// Which storage its consensus has.
     storage: u32,
 }
 
 impl Machine {
+    /// What happened to it.
+    pub(crate) fn incidents(&self) -> Incidents {
+        Incidents {
+            restored: self.upset.restored.load(Relaxed),
+            ..self.incidents
+        }
+    }
+
+    /// Lets the next height come to another state here.
+    pub(crate) fn upset(&self) {
+        self.upset.wanted.store(true, Relaxed);
+    }
+
+    /// What is known of where the state became another one.
+    pub(crate) fn divergence(&self) -> Option<String> {
+        self.replica.as_ref()?.divergence()
+    }
+
     pub(crate) fn new(node: usize, clock: SkewedClock, genesis: Genesis, seen: Arc<Seen>) -> Self {
         let threads = NonZeroUsize::MIN.saturating_add(node % 2);
         Self {
@@ -186,6 +269,7 @@ impl Machine {
             engine: Arc::new(Engine::new().on_threads(threads)),
             genesis,
             seen,
+            upset: Arc::default(),
             storage: 0,
         }
     }
@@ -276,6 +360,7 @@ impl Machine {
             node: self.node,
             role,
             seen: Arc::clone(&self.seen),
+            upset: Arc::clone(&self.upset),
         })
     }
 

@@ -79,6 +79,18 @@ pub enum Event {
         /// When it starts again.
         restart_after: Duration,
     },
+    /// A node loses everything that it stored, and starts again.
+    Wipe {
+        /// The node.
+        node: usize,
+        /// When it starts again.
+        restart_after: Duration,
+    },
+    /// The next height gives another state on a node than on the others.
+    Upset {
+        /// The node.
+        node: usize,
+    },
     /// Consensus' storage fails now and then, everywhere.
     StorageFaults {
         /// Failures in 100 operations.

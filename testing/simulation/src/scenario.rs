@@ -17,6 +17,7 @@ use lockstep_subnet::{
 };
 use std::{
     collections::{BTreeMap, BTreeSet},
+    num::NonZeroU64,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -31,6 +32,8 @@ const HEALING_MAX: Duration = Duration::from_secs(180);
 const NEW_HEIGHTS: u64 = 10;
 /// How long a machine whose process ended takes to start again.
 const RESTART: Duration = Duration::from_millis(500);
+/// Checkpoints are as close as a simulation is short.
+const CHECKPOINT_INTERVAL: NonZeroU64 = NonZeroU64::new(16).unwrap();
 /// A clock that is wrong is ahead by this.
 const AHEAD_MS: i64 = 3_600_000;
 /// Of a hundred sectors that were not synced, so many are written all the same when the power goes.
@@ -100,7 +103,8 @@ impl<'plan> Scenario<'plan> {
             .collect();
         let public_key = keys.subnet.public_key();
         let genesis = Genesis::new(&public_key, &node_keys, BTreeMap::new());
-        let genesis = genesis.expect("the keys are valid");
+        let mut genesis = genesis.expect("the keys are valid");
+        genesis.checkpoint_interval = CHECKPOINT_INTERVAL;
         let seen = Arc::new(Seen {
             agreement: Mutex::new(Agreement::default()),
             certificates: Mutex::new(Certificates::new(public_key)),
@@ -260,6 +264,14 @@ impl<'plan> Scenario<'plan> {
                 // Without a copy the state is made anew.
                 machine.disk = machine.backup.take().unwrap_or_default();
             }
+            Event::Wipe {
+                node,
+                restart_after,
+            } => {
+                self.crash(*node, *restart_after).await;
+                self.machines[*node].wipe();
+            }
+            Event::Upset { node } => self.machines[*node].upset(),
             Event::StorageFaults { percent, time } => {
                 self.world.fail_storage(*percent);
                 self.schedule(*time, Later::StorageWorks);
@@ -488,8 +500,10 @@ impl<'plan> Scenario<'plan> {
         let mut incidents = crate::Incidents::default();
         for machine in &self.machines {
             if self.plan.fault(machine.node).is_none() {
-                incidents.stops += machine.incidents.stops;
-                incidents.damaged += machine.incidents.damaged;
+                let own = machine.incidents();
+                incidents.stops += own.stops;
+                incidents.damaged += own.damaged;
+                incidents.restored += own.restored;
             }
         }
         Report {
@@ -499,6 +513,11 @@ impl<'plan> Scenario<'plan> {
             answers: self.once.answers(),
             certificates: certificates.count,
             incidents,
+            divergences: self
+                .machines
+                .iter()
+                .filter_map(Machine::divergence)
+                .collect(),
             time: Duration::from_nanos(self.world.clock().now_ns()),
             healing,
             history: (

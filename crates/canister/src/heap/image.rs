@@ -249,8 +249,8 @@ impl Image {
         Self::new(capacity, delta.iter())
     }
 
-    /// The root of the tree over a living version.
-    pub(super) fn root(&self, version: Number) -> io::Result<[u8; 32]> {
+    /// What the tree over a living version says.
+    pub(super) fn tree<T>(&self, version: Number, read: impl FnOnce(&Tree) -> T) -> io::Result<T> {
         let mut versions = self.lock();
         if version == versions.newest {
             let stale = std::mem::take(&mut versions.stale);
@@ -263,14 +263,14 @@ impl Image {
             }
             versions.tree = tree;
             digests?;
-            return Ok(versions.tree.root());
+            return Ok(read(&versions.tree));
         }
         let mut stale = versions.stale.clone();
         let later = versions.deltas.range(steps(version, versions.newest));
         stale.extend(later.flat_map(|(_, delta)| delta.leaves()));
         let mut tree = versions.tree.clone();
         tree.update(versions.digests(&self.file, version, &stale)?.into_iter());
-        Ok(tree.root())
+        Ok(read(&tree))
     }
 
     /// A new version that differs from the living `version` by `delta`; gives the delta back when a

@@ -71,6 +71,17 @@ impl Tree {
         }
     }
 
+    /// The nodes above the leaves that have anything but zeros below, with their digests.
+    pub(super) fn lowest(&self) -> Vec<(u32, Digest)> {
+        let nodes = self.levels[0].keys();
+        nodes
+            .map(|index| {
+                let parent = &self.levels[1][&(index / FAN_OUT as u32)];
+                (*index, parent.0[*index as usize % FAN_OUT])
+            })
+            .collect()
+    }
+
     /// The digest over all.
     pub(super) fn root(&self) -> Digest {
         match self.levels[LEVELS - 1].get(&0) {
@@ -78,6 +89,15 @@ impl Tree {
             None => ZEROS[LEVELS],
         }
     }
+}
+
+/// The digest of the node above these leaves, one behind the other, and zeros behind them.
+pub(super) fn node_digest(leaves: &[[u8; LEAF_BYTES]]) -> Digest {
+    let mut node = Node::of_equal(ZEROS[0]);
+    for (digest, bytes) in node.0.iter_mut().zip(leaves) {
+        *digest = leaf_digest(bytes);
+    }
+    node.digest()
 }
 
 /// The digest of a leaf's bytes.
@@ -107,6 +127,21 @@ mod tests {
         direct.update([(3, digest(0)), (70_000, digest(0))].into_iter());
         assert_eq!(direct, Tree::default());
         assert_eq!(direct.root(), ZEROS[LEVELS]);
+    }
+
+    #[test]
+    fn lowest_nodes_have_the_digests_of_their_leaves() {
+        let mut tree = Tree::default();
+        tree.update([(3, digest(1)), (70_000, digest(2)), (9, digest(0))].into_iter());
+        let node = |place: usize, seed| {
+            let mut leaves = vec![[0; LEAF_BYTES]; FAN_OUT];
+            leaves[place] = [seed; LEAF_BYTES];
+            node_digest(&leaves)
+        };
+        assert_eq!(
+            tree.lowest(),
+            [(0, node(3, 1)), (70_000 / 256, node(70_000 % 256, 2))]
+        );
     }
 
     #[test]

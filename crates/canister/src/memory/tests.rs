@@ -232,3 +232,30 @@ fn a_write_of_zeros_undoes_a_write() {
     assert_eq!(undone, empty);
     assert_ne!(empty.digest(), PagedMemory::default().digest());
 }
+
+#[test]
+fn pieces_are_what_the_digest_is_made_of() {
+    fn check<M: Paged>(blocks: &[u64]) {
+        let block = |seed: u64| vec![seed as u8 + 1; M::BLOCK_BYTES].into_boxed_slice();
+        let contents = blocks.iter().map(|index| (*index, block(*index)));
+        let memory = M::from_blocks(M::PAGES_MAX, contents.collect());
+        let per_piece = (PIECE_BYTES / M::BLOCK_BYTES) as u64;
+        let mut expected = BTreeMap::new();
+        for index in blocks {
+            let piece = expected
+                .entry(index / per_piece)
+                .or_insert_with(|| vec![0; PIECE_BYTES]);
+            let start = (index % per_piece) as usize * M::BLOCK_BYTES;
+            piece[start..start + M::BLOCK_BYTES].copy_from_slice(&block(*index));
+        }
+        let expected = expected.into_iter();
+        let expected: Vec<_> = expected
+            .map(|(index, bytes)| (index, M::piece_digest(&bytes)))
+            .collect();
+        assert_eq!(memory.pieces(), expected);
+    }
+    check::<PagedMemory>(&[]);
+    check::<PagedMemory>(&[0, 5, 255, 256, 70_000, STABLE_PAGES_MAX * 16 - 1]);
+    check::<Heap>(&[]);
+    check::<Heap>(&[0, 15, 16, 98_303]);
+}

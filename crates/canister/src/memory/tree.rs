@@ -27,6 +27,11 @@ const LEVELS: u32 = 7;
 /// Leaves that a tree has place for: of 4 KiB, 1 TiB.
 pub(super) const LEAVES_MAX: u64 = 1 << (DIGIT_BITS * LEVELS);
 
+/// The level of the nodes above [`PIECE_LEAVES`] leaves.
+const PIECE_LEVEL: u32 = 2;
+/// Leaves below a node of that level.
+pub(super) const PIECE_LEAVES: usize = 1 << (DIGIT_BITS * PIECE_LEVEL);
+
 /// Bytes that do not change any more.
 #[derive(Debug)]
 pub(crate) struct Leaf {
@@ -135,6 +140,13 @@ impl Tree {
         self.root.as_ref().map(Child::digest)
     }
 
+    /// The nodes that are above [`PIECE_LEAVES`] leaves each: their numbers and digests.
+    pub(super) fn pieces(&self) -> Vec<(u64, Digest)> {
+        let mut pieces = Vec::new();
+        collect(self.root.as_ref(), LEVELS, 0, &mut pieces);
+        pieces
+    }
+
     /// The leaves in which two versions differ.
     pub(super) fn changed(&self, other: &Self) -> BTreeSet<u64> {
         let mut changed = BTreeSet::new();
@@ -162,6 +174,21 @@ fn set(place: &mut Option<Child>, level: u32, index: u64, leaf: Option<Child>) {
     set(&mut node.children[digit(index, below)], below, index, leaf);
     if node.children.iter().all(Option::is_none) {
         *place = None;
+    }
+}
+
+/// Collects the nodes of [`PIECE_LEVEL`] below a place at a level whose indices begin with `prefix`.
+fn collect(place: Option<&Child>, level: u32, prefix: u64, pieces: &mut Vec<(u64, Digest)>) {
+    let Some(Child::Node(node)) = place else {
+        return;
+    };
+    if level == PIECE_LEVEL {
+        pieces.push((prefix, *node.digest()));
+        return;
+    }
+    for (digit, child) in node.children.iter().enumerate() {
+        let prefix = (prefix << DIGIT_BITS) | digit as u64;
+        collect(child.as_ref(), level - 1, prefix, pieces);
     }
 }
 

@@ -1,8 +1,10 @@
 //! One replica of a subnet: its state, its part of the chain, its kernels, the gateway before it.
 //!
 //! # Design
-//! State lies in `state.redb` of the member's directory, its part of the chain under `chain/`. Of
-//! the two either can be lost: what the chain has is executed again, what peers have is fetched.
+//! State lies in `state.redb` of the member's directory, its part of the chain under `chain/`. Either can be lost, or
+//! both: what the chain has is executed again, what peers have is fetched, the state of a checkpoint included. Beside
+//! the state lies what is fetched of one (`state.redb.sync`), and what was found to be wrong
+//! (`state.redb.diverged-HEIGHT`).
 //!
 //! Clients are served as soon as the member is ready: a height after the one that it started with is
 //! certified, and few blocks that are known to be final are not executed. Before that it would answer from a
@@ -277,7 +279,7 @@ fn unreadable(error: StoreError) -> Failure {
         StoreError::Database { path, .. } | StoreError::Damaged { path, .. } => (
             true,
             format!(
-                "if the file is damaged, move {} away: the replica makes its state anew from the chain",
+                "if the file is damaged, move {} away: the replica takes over the state of its peers",
                 path.display()
             ),
         ),

@@ -6,11 +6,8 @@
 //! least once; one that was executed is acknowledged again without a second execution. If the
 //! application's state is behind what was acknowledged (an older copy of its directory), the
 //! blocks between are taken from consensus's own archive, at once: a node that is far behind does not
-//! vote, and without its vote there may never be a next block to deliver.
-//!
-//! # Panics
-//!
-//! If consensus lost blocks that the application lacks: neither can go on alone.
+//! vote, and without its vote there may never be a next block to deliver. Blocks that the archive does not have any
+//! more are waited for: the state of a later height is fetched from peers, as it is when the state here is wrong.
 use super::{block::Block, replica::Replica};
 use crate::application::{FinalizedBlock, Height};
 use commonware_actor::Feedback;
@@ -59,18 +56,28 @@ pub(crate) async fn execute(
     archive: Mailbox<ed25519::Scheme, Standard<Block>>,
     mut deliveries: mpsc::UnboundedReceiver<Delivery>,
 ) {
-    execute_archived(&replica, &archive, u64::MAX).await;
-    while let Some((block, acknowledgement)) = deliveries.recv().await {
+    loop {
+        let restored = replica.progress.restored();
+        execute_archived(&replica, &archive, u64::MAX).await;
+        let (block, acknowledgement) = tokio::select! {
+            biased;
+            () = restored => continue,
+            delivery = deliveries.recv() => match delivery {
+                Some(delivery) => delivery,
+                None => return,
+            },
+        };
         let height = block.height().get();
-        execute_archived(&replica, &archive, height).await;
-        let next = replica.application.executed_height() + 1;
-        assert!(
-            height <= next,
-            "the state lacks block {next}, which consensus no longer has"
-        );
-        if height == next {
-            execute_one(&replica, &block.inner().finalized(block.digest()));
+        loop {
+            let restored = replica.progress.restored();
+            execute_archived(&replica, &archive, height).await;
+            if height <= replica.application.executed_height() + 1 {
+                break;
+            }
+            // Neither the state nor the chain has what is between.
+            restored.await;
         }
+        execute_one(&replica, &block.inner().finalized(block.digest())).await;
         acknowledgement.acknowledge();
     }
 }
@@ -89,11 +96,26 @@ async fn execute_archived(
         let Some(block) = archive.get_block(types::Height::new(next)).await else {
             return;
         };
-        execute_one(replica, &block.inner().finalized(block.digest()));
+        execute_one(replica, &block.inner().finalized(block.digest())).await;
     }
 }
 
-fn execute_one(replica: &Replica, block: &FinalizedBlock) {
-    replica.application.execute(block);
-    replica.progress.note_executed(block.height);
+/// Executes a block, if it is the next one when the state may be changed.
+async fn execute_one(replica: &Replica, block: &FinalizedBlock) {
+    loop {
+        let turn = replica.progress.turn().await;
+        let application = &replica.application;
+        let state = application.state_sync();
+        if state.is_some_and(|state| state.is_diverged()) {
+            let restored = replica.progress.restored();
+            drop(turn);
+            restored.await;
+            continue;
+        }
+        if block.height == application.executed_height() + 1 {
+            application.execute(block);
+            replica.progress.note_executed(block.height);
+        }
+        return;
+    }
 }

@@ -3,7 +3,8 @@
 //! # Design
 //!
 //! `simplex` orders block digests, `marshal` spreads the blocks and gives the final ones in order,
-//! the executor hands them to the application, `certification` has the roots signed that come out.
+//! the executor hands them to the application, `certification` has the roots signed that come out, `sync` brings a
+//! node to the state of others.
 //! The node is generic over the runtime and the network, so that simulations run this code.
 use super::{
     block::Block,
@@ -12,11 +13,13 @@ use super::{
     gossip::{self, GOSSIP_BYTES_MAX, Gossip},
     progress::{Heights, Progress},
     replica::Replica,
+    transfer,
 };
 use crate::application::Application;
 use commonware_consensus::{
+    BoundedBlock as _,
     marshal::{self, standard::Standard},
-    simplex::{self, scheme::ed25519::Scheme},
+    simplex::{self, scheme::ed25519::Scheme, types::Finalization},
     types::{Epoch, FixedEpocher, ViewDelta},
 };
 use commonware_cryptography::{ed25519::PublicKey, sha256::Digest};
@@ -35,10 +38,13 @@ use std::{
 mod certification;
 mod dissemination;
 mod order;
+mod sync;
 
 /// Gossiped messages a second that a peer may send.
 pub(crate) const GOSSIP_RATE: u32 = 1_024;
 
+/// Questions and answers of state sync a second that a peer may send: of a mebibyte at most.
+const TRANSFER_RATE: u32 = 256;
 const PROTOCOL_RATE: u32 = 4_096;
 /// Messages about certificates a second that a peer may send: one for each of its heights, and at most 32 again.
 const SHARE_RATE: u32 = 256;
@@ -57,7 +63,7 @@ const VIEW_RETENTION: ViewDelta = ViewDelta::new(256);
 const EPOCH: Epoch = Epoch::zero();
 
 /// The channels of a node, numbered from 0, with the rate each peer may use.
-pub(crate) const CHANNEL_RATES: [u32; 7] = [
+pub(crate) const CHANNEL_RATES: [u32; 8] = [
     PROTOCOL_RATE,
     PROTOCOL_RATE,
     PROTOCOL_RATE,
@@ -65,6 +71,7 @@ pub(crate) const CHANNEL_RATES: [u32; 7] = [
     PROTOCOL_RATE,
     SHARE_RATE,
     GOSSIP_RATE,
+    TRANSFER_RATE,
 ];
 
 pub(crate) fn quota(rate: u32) -> Quota {
@@ -73,7 +80,7 @@ pub(crate) fn quota(rate: u32) -> Quota {
 
 /// What a node needs of the network, in the order of [`CHANNEL_RATES`].
 pub(crate) struct Network<S, R, B, P> {
-    pub(crate) channels: [(S, R); 7],
+    pub(crate) channels: [(S, R); CHANNEL_RATES.len()],
     pub(crate) blocker: B,
     pub(crate) peers: P,
 }
@@ -125,6 +132,10 @@ pub(crate) fn message_bytes_max(node_count: usize) -> u32 {
         marshal::max_payload_size::<Standard<Block>, Scheme>(node_count, &()),
         certification::MESSAGE_BYTES_MAX,
         GOSSIP_BYTES_MAX,
+        transfer::message_bytes_max(
+            Finalization::<Scheme, Digest>::max_encode_size(node_count)
+                + Block::max_encode_size(&()),
+        ),
     ])
 }
 
@@ -199,6 +210,7 @@ where
         missing_blocks,
         shares,
         ingress,
+        transfer,
     ] = channels;
     let cache = CacheRef::new(PAGE_BYTES, PAGE_COUNT);
     let node = Node {
@@ -230,6 +242,13 @@ where
         peers,
     )
     .await;
+    tasks.push(sync::start(
+        &node,
+        scheme.clone(),
+        &replica,
+        archive.clone(),
+        transfer,
+    ));
     let votes = [votes, certificates, missing_certificates];
     tasks.push(order::start(
         &node,

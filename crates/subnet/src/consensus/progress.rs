@@ -9,7 +9,7 @@
 //! than [`BACKLOG_MAX`] heights behind, but no longer: ordering does not depend on it.
 use crate::application::Height;
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use tokio::sync::Notify;
+use tokio::sync::{Mutex as AsyncMutex, MutexGuard as AsyncMutexGuard, Notify, futures::Notified};
 
 /// How many final blocks may wait for execution, and executed ones for a certificate.
 pub const BACKLOG_MAX: u64 = 10;
@@ -34,6 +34,9 @@ pub struct Heights {
 pub(crate) struct Progress {
     heights: Mutex<Heights>,
     moved: Notify,
+    /// Held while the application's state changes.
+    turn: AsyncMutex<()>,
+    restored: Notify,
 }
 
 impl Progress {
@@ -59,6 +62,22 @@ impl Progress {
     pub(crate) fn note_certified(&self, height: Height) {
         raise(&mut self.lock().certified, height);
         self.moved.notify_waiters();
+    }
+
+    /// Waits until nobody else changes the application's state, and keeps others from it.
+    pub(crate) async fn turn(&self) -> AsyncMutexGuard<'_, ()> {
+        self.turn.lock().await
+    }
+
+    /// Records that the application has taken over another state.
+    pub(crate) fn note_restored(&self, height: Height) {
+        self.note_executed(height);
+        self.restored.notify_waiters();
+    }
+
+    /// Resolves when the application takes over another state from now on.
+    pub(crate) fn restored(&self) -> Notified<'_> {
+        self.restored.notified()
     }
 
     pub(crate) fn note_executed(&self, height: Height) {

@@ -8,6 +8,7 @@ use crate::{
     execution,
     ingress::{IngressError, Request, RequestId},
     mempool::{BLOCK_BYTES_MAX, BLOCK_CALLS_MAX, envelopes},
+    sync::StateSync,
 };
 use bytes::Bytes;
 use std::{collections::BTreeSet, sync::Arc};
@@ -85,6 +86,8 @@ impl Application for Replica {
         }
         executor.in_step = true;
         lock(&self.recent).add(took, &executed);
+        self.compare_with_diverged(&executed);
+        lock(&self.checkpoints).add(&executed);
         self.publish(executed);
         root
     }
@@ -131,6 +134,10 @@ impl Application for Replica {
 
     fn gossip(&self, message: Bytes) {
         self.take_gossip(&message);
+    }
+
+    fn state_sync(&self) -> Option<&dyn StateSync> {
+        Some(self)
     }
 }
 
@@ -206,7 +213,7 @@ impl Replica {
     }
 
     fn stored_root(&self, height: Height) -> Option<[u8; 32]> {
-        self.roots.get(height).unwrap_or_else(|error| {
+        lock(&self.roots).get(height).unwrap_or_else(|error| {
             self.halt(error.to_string());
             None
         })
@@ -241,11 +248,7 @@ impl Replica {
         };
         let ours = executed.tree.digest();
         if *ours != root {
-            self.halt(format!(
-                "height {height} has another state here: certified root {}, root here {}",
-                hex::encode(root),
-                hex::encode(ours)
-            ));
+            self.diverge(root, executed);
             return;
         }
         pending.executed = pending.executed.split_off(&(height + 1));
@@ -255,10 +258,12 @@ impl Replica {
                 .as_ref()
                 .is_none_or(|latest| latest.height() < height);
             if is_newer {
-                *latest = Some(Certified {
+                let certified = Certified {
                     executed,
                     signature,
-                });
+                };
+                lock(&self.checkpoints).certify(&certified);
+                *latest = Some(certified);
             }
             is_newer
         });

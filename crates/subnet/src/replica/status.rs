@@ -68,6 +68,8 @@ pub struct Status {
     pub session_work_done: u64,
     /// Why the replica has halted, if it has.
     pub halted: Option<String>,
+    /// What came of the last divergence since the start.
+    pub divergence: Option<String>,
 }
 
 impl Replica {
@@ -112,6 +114,7 @@ impl Replica {
             instructions_executed: counters.instructions.load(Relaxed),
             session_work_done: counters.session_work.load(Relaxed),
             halted: self.halted().map(str::to_owned),
+            divergence: self.divergence(),
         }
     }
 }

@@ -9,6 +9,7 @@ use crate::{
     ingress::{Ingress, IngressError, RequestId},
     mempool::NoRoom,
     state::{Reject, ReplicatedState},
+    sync::StateSync as _,
     tree::paths::Scope,
 };
 use bytes::Bytes;
@@ -48,7 +49,7 @@ impl Replica {
     /// # Errors
     /// [`SubmitError`]; the call has then no effect.
     pub fn submit(&self, address: Scope, envelope: &Bytes) -> Result<RequestId, SubmitError> {
-        if self.halted().is_some() {
+        if self.halted().is_some() || self.is_diverged() {
             return Err(SubmitError::Halted);
         }
         let call = Ingress::check(envelope, self.clock.now_ns())?;

@@ -29,6 +29,9 @@ const SCHEDULER_LANES: NonZeroU32 = NonZeroU32::new(4).unwrap();
 /// The size of subnet whose published prices hold.
 const PRICED_AS_NODES: u32 = 13;
 
+/// From a checkpoint to the next: some two minutes of an idle subnet.
+const CHECKPOINT_INTERVAL: NonZeroU64 = NonZeroU64::new(256).unwrap();
+
 /// Why a genesis makes no sense.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum GenesisError {
@@ -73,6 +76,8 @@ pub struct Genesis {
     pub scheduler_lanes: NonZeroU32,
     /// Prices are those of a subnet with so many nodes.
     pub priced_as_nodes: u32,
+    /// Every so many heights others can go on from the state.
+    pub checkpoint_interval: NonZeroU64,
 }
 
 impl Genesis {
@@ -113,6 +118,7 @@ impl Genesis {
             fork_lanes: FORK_LANES,
             scheduler_lanes: SCHEDULER_LANES,
             priced_as_nodes: PRICED_AS_NODES,
+            checkpoint_interval: CHECKPOINT_INTERVAL,
         })
     }
 
@@ -122,7 +128,7 @@ impl Genesis {
         Prices::new(self.priced_as_nodes)
     }
 
-    /// BLAKE3 over every field: the tag `lockstep genesis 4`, then the fields but the subnet id in
+    /// BLAKE3 over every field: the tag `lockstep genesis 5`, then the fields but the subnet id in
     /// the order of the declaration; integers are little-endian u64, maps and byte strings are
     /// preceded by their length.
     #[must_use]
@@ -132,7 +138,7 @@ impl Genesis {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        bytes(b"lockstep genesis 4");
+        bytes(b"lockstep genesis 5");
         bytes(&self.root_key);
         bytes(&(self.nodes.len() as u64).to_le_bytes());
         for key in self.nodes.values() {
@@ -149,6 +155,7 @@ impl Genesis {
         bytes(&u64::from(self.fork_lanes.get()).to_le_bytes());
         bytes(&u64::from(self.scheduler_lanes.get()).to_le_bytes());
         bytes(&u64::from(self.priced_as_nodes).to_le_bytes());
+        bytes(&self.checkpoint_interval.get().to_le_bytes());
         *hasher.finalize().as_bytes()
     }
 }

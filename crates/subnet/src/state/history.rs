@@ -255,12 +255,21 @@ impl History {
         });
     }
 
+    /// Request ids and their entries, by id, from one on.
+    pub(crate) fn from<'a>(
+        &'a self,
+        id: &[u8],
+    ) -> impl Iterator<Item = (&'a [u8], &'a Answer)> + use<'a> {
+        let answers = self.answers.iter_from(id);
+        answers.map(|(id, answer)| (id, &**answer))
+    }
+
     /// The directory of answers in the state tree.
     pub(crate) fn tree(&self) -> Tree {
         self.answers.tree()
     }
 
-    pub(super) fn digest(&self) -> [u8; 32] {
+    pub(crate) fn digest(&self) -> [u8; 32] {
         self.answers.digest()
     }
 }

@@ -144,6 +144,16 @@ impl MemoryDisk {
         })))
     }
 
+    /// Takes over everything that another disk has, at once. Who has this one open can no longer change it.
+    pub(super) fn replace(&self, other: &Self) {
+        let durable = other.lock().durable.clone();
+        let mut content = self.lock();
+        content.cached.clone_from(&durable);
+        content.durable = durable;
+        content.unsynced.clear();
+        content.generation += 1;
+    }
+
     /// The disk as it is open until power is lost.
     pub(super) fn backend(&self) -> OpenDisk {
         OpenDisk {

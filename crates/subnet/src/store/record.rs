@@ -1,9 +1,13 @@
 //! What the store writes besides blocks of memories, modules and envelopes.
-use super::{StoreError, tables::Memories};
+use super::{
+    StoreError,
+    tables::{Memories, cbor},
+};
 use crate::state::{
     Cached, Canister, Chunks, Ledger, Randomness, ReplicatedState, Schedule, Snapshot,
     SnapshotCode, SnapshotId, SnapshotRecord, Stored, SubnetMetrics,
 };
+use crate::sync::CheckpointId;
 use ic_principal::Principal;
 use lockstep_canister::{
     engine::Module,
@@ -17,12 +21,32 @@ use std::{
     sync::Arc,
 };
 
+/// What a memory is for. The numbers are part of keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum MemoryKind {
+    /// A heap.
+    Heap = 0,
+    /// Stable memory.
+    Stable = 1,
+    /// A module that is being uploaded.
+    Module = 2,
+}
+
+impl MemoryKind {
+    /// The kind with a number.
+    pub(crate) fn of(number: u8) -> Option<Self> {
+        [Self::Heap, Self::Stable, Self::Module]
+            .get(usize::from(number))
+            .copied()
+    }
+}
+
 /// Kind of the blocks of a heap.
-pub(super) const HEAP: u8 = 0;
+pub(super) const HEAP: u8 = MemoryKind::Heap as u8;
 /// Kind of the blocks of stable memory.
-pub(super) const STABLE: u8 = 1;
+pub(super) const STABLE: u8 = MemoryKind::Stable as u8;
 /// Kind of the pages of a module that is being uploaded.
-pub(super) const MODULE: u8 = 2;
+pub(super) const MODULE: u8 = MemoryKind::Module as u8;
 
 /// The fields of a state that have no table.
 #[derive(Serialize, Deserialize)]
@@ -37,6 +61,7 @@ pub(super) struct StateRecord {
     schedule: Schedule,
     randomness: Randomness,
     metrics: SubnetMetrics,
+    checkpoint: Option<CheckpointId>,
 }
 
 impl StateRecord {
@@ -52,6 +77,7 @@ impl StateRecord {
             schedule: state.schedule,
             randomness: state.randomness.clone(),
             metrics: state.metrics,
+            checkpoint: state.checkpoint,
         }
     }
 
@@ -66,17 +92,18 @@ impl StateRecord {
         state.schedule = self.schedule;
         state.randomness = self.randomness;
         state.metrics = self.metrics;
+        state.checkpoint = self.checkpoint;
         self.digest
     }
 }
 
 /// What is named by its hash.
-pub(super) struct Parts {
+pub(super) struct Named {
     pub(super) modules: BTreeMap<Vec<u8>, Arc<Module>>,
     pub(super) chunks: BTreeMap<Vec<u8>, Arc<Vec<u8>>>,
 }
 
-impl Parts {
+impl Named {
     /// The chunks with these hashes; `None` when one is missing.
     fn chunks(&self, hashes: &[[u8; 32]]) -> Option<Chunks> {
         let chunk = |hash: &[u8; 32]| Some((*hash, Arc::clone(self.chunks.get(&hash[..])?)));
@@ -140,7 +167,7 @@ impl CanisterRecord {
     pub(super) fn restore(
         self,
         id: &[u8],
-        parts: &Parts,
+        parts: &Named,
         heap: impl Fn(u64) -> Result<Heap, StoreError>,
         stable: impl Fn(u64) -> Result<PagedMemory, StoreError>,
     ) -> Result<Option<Canister>, StoreError> {
@@ -186,7 +213,7 @@ impl CanisterRecord {
 /// A snapshot; `None` when a part is missing.
 pub(super) fn restore_snapshot(
     record: SnapshotRecord,
-    parts: &Parts,
+    parts: &Named,
     heap: Heap,
     stable: PagedMemory,
     module: PagedMemory,
@@ -214,7 +241,7 @@ pub(super) fn restore_snapshot(
 }
 
 /// The modules in use, by hash.
-pub(super) fn modules(state: &ReplicatedState) -> BTreeMap<[u8; 32], Arc<Module>> {
+pub(crate) fn modules(state: &ReplicatedState) -> BTreeMap<[u8; 32], Arc<Module>> {
     let mut modules = BTreeMap::new();
     let mut add = |module: &Arc<Module>| {
         modules.insert(module.hash(), Arc::clone(module));
@@ -233,7 +260,7 @@ pub(super) fn modules(state: &ReplicatedState) -> BTreeMap<[u8; 32], Arc<Module>
 }
 
 /// The chunks in use, by hash.
-pub(super) fn chunks(state: &ReplicatedState) -> BTreeMap<[u8; 32], Arc<Vec<u8>>> {
+pub(crate) fn chunks(state: &ReplicatedState) -> BTreeMap<[u8; 32], Arc<Vec<u8>>> {
     let mut chunks = BTreeMap::new();
     for canister in state.canisters().values() {
         let snapshots = canister.stored.snapshots.values();
@@ -247,7 +274,7 @@ pub(super) fn chunks(state: &ReplicatedState) -> BTreeMap<[u8; 32], Arc<Vec<u8>>
 }
 
 /// The snapshots, by id.
-pub(super) fn snapshots(state: &ReplicatedState) -> BTreeMap<SnapshotId, Arc<Snapshot>> {
+pub(crate) fn snapshots(state: &ReplicatedState) -> BTreeMap<SnapshotId, Arc<Snapshot>> {
     let canisters = state.canisters().values();
     let snapshots = canisters.flat_map(|canister| &canister.stored.snapshots);
     snapshots
@@ -257,14 +284,14 @@ pub(super) fn snapshots(state: &ReplicatedState) -> BTreeMap<SnapshotId, Arc<Sna
 
 /// The memories, by kind.
 #[derive(Default)]
-pub(super) struct AllMemories<'state> {
-    pub(super) heaps: Memories<'state, Heap>,
-    pub(super) stable: Memories<'state, PagedMemory>,
-    pub(super) modules: Memories<'state, PagedMemory>,
+pub(crate) struct AllMemories<'state> {
+    pub(crate) heaps: Memories<'state, Heap>,
+    pub(crate) stable: Memories<'state, PagedMemory>,
+    pub(crate) modules: Memories<'state, PagedMemory>,
 }
 
 /// The memories of canisters and snapshots.
-pub(super) fn memories(state: &ReplicatedState) -> AllMemories<'_> {
+pub(crate) fn memories(state: &ReplicatedState) -> AllMemories<'_> {
     let mut memories = AllMemories::default();
     for (id, canister) in state.canisters() {
         if let Some(installed) = &canister.state.installed {
@@ -282,4 +309,14 @@ pub(super) fn memories(state: &ReplicatedState) -> AllMemories<'_> {
         }
     }
     memories
+}
+
+/// The row of the fields that have no table.
+pub(crate) fn state_row(state: &ReplicatedState) -> (Vec<u8>, Vec<u8>) {
+    (b"state".to_vec(), cbor(&StateRecord::of(state)))
+}
+
+/// The value of the row of a canister.
+pub(crate) fn canister_row(canister: &Canister) -> Vec<u8> {
+    cbor(&CanisterRecord::of(canister))
 }

@@ -20,8 +20,57 @@ pub(super) const SESSIONS: Table = TableDefinition::new("sessions");
 pub(super) const QUEUE: Table = TableDefinition::new("queue");
 pub(super) const ROOTS: Table = TableDefinition::new("roots");
 
+/// A table of what a state has. The numbers are part of manifests.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// The fields that have no table: the row `state` of [`META`].
+    State = 0,
+    Canisters = 1,
+    Snapshots = 2,
+    Sessions = 3,
+    Queue = 4,
+    History = 5,
+    Modules = 6,
+    Chunks = 7,
+    Pages = 8,
+}
+
+impl Part {
+    /// All of them, by number.
+    pub(super) const ALL: [Self; 9] = [
+        Self::State,
+        Self::Canisters,
+        Self::Snapshots,
+        Self::Sessions,
+        Self::Queue,
+        Self::History,
+        Self::Modules,
+        Self::Chunks,
+        Self::Pages,
+    ];
+
+    /// The part with a number.
+    pub(crate) fn of(number: u8) -> Option<Self> {
+        Self::ALL.get(usize::from(number)).copied()
+    }
+
+    pub(super) fn table(self) -> Table {
+        match self {
+            Self::State => META,
+            Self::Canisters => CANISTERS,
+            Self::Snapshots => SNAPSHOTS,
+            Self::Sessions => SESSIONS,
+            Self::Queue => QUEUE,
+            Self::History => HISTORY,
+            Self::Modules => MODULES,
+            Self::Chunks => CHUNKS,
+            Self::Pages => PAGES,
+        }
+    }
+}
+
 /// A value in CBOR.
-pub(super) fn cbor<T: Serialize>(value: &T) -> Vec<u8> {
+pub(crate) fn cbor<T: Serialize>(value: &T) -> Vec<u8> {
     let mut bytes = Vec::new();
     ciborium::into_writer(value, &mut bytes).expect("a vector takes every byte");
     bytes
@@ -71,7 +120,7 @@ pub(super) fn write_history(
 }
 
 /// The memories of one kind, by the canister or the snapshot they belong to.
-pub(super) type Memories<'state, M> = BTreeMap<&'state [u8], &'state M>;
+pub(crate) type Memories<'state, M> = BTreeMap<&'state [u8], &'state M>;
 
 pub(super) fn write_blocks<M: Paged>(
     transaction: &WriteTransaction,

@@ -2,7 +2,8 @@
 //!
 //! # Design
 //! Besides the Internet Computer's paths there is `/lockstep`: the digest of the whole state, so
-//! that a certificate covers memories and sessions too, and the versions that fix its meaning.
+//! that a certificate covers memories and sessions too, the versions that fix its meaning, and the last checkpoint from
+//! which others can go on.
 use super::Tree;
 use crate::state::{ReplicatedState, canister_id};
 use ic_principal::Principal;
@@ -43,18 +44,28 @@ pub fn state_tree(state: &ReplicatedState) -> Tree {
                 Tree::leaf(ranges.clone()),
             )),
         ),
-        (
-            "lockstep",
-            Tree::named([
-                ("arithmetic_version", Tree::leaf(number(ARITHMETIC_VERSION))),
-                ("protocol_version", Tree::leaf(number(PROTOCOL_VERSION))),
-                ("state", Tree::leaf(state.digest())),
-            ]),
-        ),
+        ("lockstep", lockstep_tree(state)),
         ("request_status", state.history.tree()),
         ("subnet", below_subnet(subnet_tree(state, ranges))),
         ("time", Tree::leaf(number(state.time_ns))),
     ])
+}
+
+fn lockstep_tree(state: &ReplicatedState) -> Tree {
+    let mut entries = vec![Tree::labeled(
+        "arithmetic_version",
+        Tree::leaf(number(ARITHMETIC_VERSION)),
+    )];
+    if let Some(checkpoint) = &state.checkpoint {
+        let height = ("height", Tree::leaf(number(checkpoint.height)));
+        let manifest = ("manifest", Tree::leaf(checkpoint.manifest));
+        entries.push(Tree::labeled("checkpoint", Tree::named([height, manifest])));
+    }
+    entries.extend([
+        Tree::labeled("protocol_version", Tree::leaf(number(PROTOCOL_VERSION))),
+        Tree::labeled("state", Tree::leaf(state.digest())),
+    ]);
+    Tree::directory(&entries)
 }
 
 fn subnet_tree(state: &ReplicatedState, ranges: Vec<u8>) -> Tree {
@@ -121,7 +132,8 @@ fn directory(entries: impl Iterator<Item = Tree>) -> Tree {
     Tree::directory(&entries.collect::<Vec<_>>())
 }
 
-fn number(value: u64) -> Vec<u8> {
+/// A number as the tree has it.
+pub(crate) fn number(value: u64) -> Vec<u8> {
     let mut bytes = Vec::new();
     leb128::write::unsigned(&mut bytes, value).expect("a vector takes every byte");
     bytes

@@ -113,6 +113,24 @@ impl<V> Trie<V> {
         }
     }
 
+    /// Labels and values, by label, without those whose labels are below `from`.
+    pub(crate) fn iter_from(&self, from: &[u8]) -> Iter<'_, V> {
+        let mut next = Vec::new();
+        let mut place = self.root.as_deref();
+        while let Some(node) = place.take() {
+            match &node.kind {
+                Kind::Leaf(label, _) if &**label < from => {}
+                Kind::Leaf(..) => next.push(node),
+                Kind::Fork(fork) if from < &*fork.split => {
+                    next.push(&*fork.right);
+                    place = Some(&fork.left);
+                }
+                Kind::Fork(fork) => place = Some(&fork.right),
+            }
+        }
+        Iter { next }
+    }
+
     /// Visits the labels at which this map does not share the value of an earlier one, in any order: with the value
     /// there, and the one here. Skips what the two share.
     pub(crate) fn changes(

@@ -170,13 +170,13 @@ fn delegations_for_canisters_show_the_status_of_calls_to_them() {
 }
 
 #[test]
-fn a_certificate_for_another_root_halts_the_replica() {
+fn a_certificate_for_another_root_stops_the_replica() {
     use lockstep_subnet::application::Application;
     let directory = tempfile::tempdir().expect("a directory");
     let replica = open(&directory.path().join("state"));
     step(&replica, vec![]);
     Application::certified(&replica, 1, [0; 32], [0; 48]);
-    assert!(replica.halted().expect("it halts").contains("height 1"));
+    assert!(replica.divergence().expect("it stops").contains("height 1"));
     assert_eq!(
         replica.submit(Scope::Canister(canister_id(0)), &Bytes::new()),
         Err(SubmitError::Halted)

@@ -7,3 +7,4 @@ mod management;
 mod people;
 mod restart;
 mod support;
+mod sync;

@@ -101,6 +101,11 @@ impl Collector {
         }
     }
 
+    /// The state is another one now: what was its root may have been wrong.
+    pub(crate) fn forget(&mut self) {
+        self.open.clear();
+    }
+
     /// Somebody needs the certificates of these heights with these roots, and of no other old ones any more.
     pub(crate) fn want(&mut self, wanted: &BTreeMap<Height, Root>) {
         self.wanted = wanted.keys().copied().collect();

@@ -68,6 +68,7 @@ where
         let progress = self.replica.progress.clone();
         let mut next = 1;
         let mut again = Box::pin(clock.sleep(AGAIN_INTERVAL));
+        let mut restored = Box::pin(progress.restored());
         loop {
             let heights = progress.heights();
             // While a node catches up the others have left most of its heights behind.
@@ -83,6 +84,10 @@ where
             self.act();
             tokio::select! {
                 biased;
+                () = &mut restored => {
+                    restored = Box::pin(progress.restored());
+                    self.collector.forget();
+                }
                 () = progress.until_executed_at(next) => {}
                 () = &mut again => {
                     self.want();

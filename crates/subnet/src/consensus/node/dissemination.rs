@@ -26,12 +26,16 @@ use commonware_cryptography::{
 use commonware_p2p::{Blocker, Provider, Receiver, Sender};
 use commonware_parallel::Sequential;
 use commonware_runtime::{Clock, Handle, Metrics, Spawner, Storage, buffer::paged::CacheRef};
-use commonware_storage::archive::immutable;
-use commonware_utils::{NZDuration, NZUsize, channel::mpsc};
+use commonware_storage::{archive::prunable, translator::EightCap};
+use commonware_utils::{NZDuration, NZU64, NZUsize, channel::mpsc};
 use rand_core::CryptoRng;
+use std::num::NonZeroU64;
 
 /// Blocks of each peer that are kept until they are final.
 const BLOCKS_PER_PEER: usize = 8;
+
+/// Heights that are pruned together.
+const HEIGHTS_PER_SECTION: NonZeroU64 = NZU64!(32);
 
 /// Starts it on the channels for whole blocks and for requests of missing ones.
 pub(super) async fn start<E, S, R, B, P>(
@@ -77,15 +81,15 @@ where
         missing,
     );
     let codec = Scheme::certificate_codec_config_unbounded();
-    let finalizations = immutable::Archive::init(
+    let finalizations = prunable::Archive::init(
         node.runtime.child("finalizations"),
-        archive(&node.partition("finalizations"), &node.cache, codec),
+        archive(&node.partition("final-certificates"), &node.cache, codec),
     )
     .await
     .expect("the archive of finalizations opens");
-    let finalized_blocks = immutable::Archive::init(
+    let finalized_blocks = prunable::Archive::init(
         node.runtime.child("blocks"),
-        archive(&node.partition("blocks"), &node.cache, ()),
+        archive(&node.partition("final-blocks"), &node.cache, ()),
     )
     .await
     .expect("the archive of blocks opens");
@@ -132,24 +136,18 @@ where
     (tasks, mailbox)
 }
 
-fn archive<C>(name: &str, cache: &CacheRef, codec_config: C) -> immutable::Config<C> {
-    immutable::Config {
+fn archive<C>(name: &str, cache: &CacheRef, codec_config: C) -> prunable::Config<EightCap, C> {
+    prunable::Config {
+        translator: EightCap,
         metadata_partition: format!("{name}-metadata"),
-        freezer_table_partition: format!("{name}-table"),
-        freezer_table_initial_size: 1 << 14,
-        freezer_table_resize_frequency: 4,
-        freezer_table_resize_chunk_size: 1 << 10,
-        freezer_key_partition: format!("{name}-keys"),
-        freezer_key_page_cache: cache.clone(),
-        freezer_value_partition: format!("{name}-values"),
-        freezer_value_target_size: 1 << 28,
-        freezer_value_compression: None,
-        ordinal_partition: format!("{name}-ordinal"),
-        items_per_section: ITEMS_PER_SECTION,
-        freezer_key_write_buffer: BUFFER_BYTES,
-        freezer_value_write_buffer: BUFFER_BYTES,
-        ordinal_write_buffer: BUFFER_BYTES,
-        replay_buffer: BUFFER_BYTES,
+        key_partition: format!("{name}-keys"),
+        key_page_cache: cache.clone(),
+        value_partition: format!("{name}-values"),
+        compression: None,
         codec_config,
+        items_per_section: HEIGHTS_PER_SECTION,
+        key_write_buffer: BUFFER_BYTES,
+        value_write_buffer: BUFFER_BYTES,
+        replay_buffer: BUFFER_BYTES,
     }
 }

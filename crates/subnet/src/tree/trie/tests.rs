@@ -154,3 +154,17 @@ fn what_is_shared_is_not_looked_at() {
     }
     assert!((2..100).contains(&new), "{new} new nodes");
 }
+
+proptest! {
+    #[test]
+    fn what_comes_from_a_label_on_is_what_a_map_has(
+        labels in prop::collection::btree_set(label(), 0..30),
+        from in label(),
+    ) {
+        let map: BTreeMap<_, _> = labels.into_iter().map(|label| (label, 1)).collect();
+        let trie = of(&map);
+        let found: Vec<_> = trie.iter_from(&from).map(|(label, _)| label.to_vec()).collect();
+        let expected: Vec<_> = map.range(from..).map(|(label, _)| label.clone()).collect();
+        prop_assert_eq!(found, expected);
+    }
+}
