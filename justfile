@@ -33,3 +33,8 @@ deny:
 # Subnets in virtual time with faults from so many seeds (a second or two each), and what must hold of them.
 sim SEEDS="30" FIRST="0":
     cargo run --release --package lockstep-simulation --example sim -- {{FIRST}} {{SEEDS}}
+
+# A subnet of four replicas on this machine: throughput, latency, costs, recovery (some minutes; bench/subnet/README.md).
+bench-subnet *ARGUMENTS:
+    cargo build --release --locked --workspace --bins
+    "${CARGO_TARGET_DIR:-target}/release/lockstep-bench-subnet" {{ARGUMENTS}}

@@ -1,4 +1,5 @@
 //! Today's clients of the Internet Computer against networks of this binary, everything verified.
 mod agent;
 mod icp;
+mod offered;
 mod support;
