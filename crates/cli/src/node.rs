@@ -119,7 +119,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             });
             println!("{ready}");
         }
+        let mut told = None;
         stop.watch(&runtime, HEALTH_PERIOD, || {
+            tell_divergence(&member, &mut told);
             member.check().map(ControlFlow::Continue)
         })?;
     }
@@ -129,9 +131,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
 /// Waits until a height is certified, and says meanwhile how far the node is.
 fn wait_until_ready(member: &Member, runtime: &Runtime, stop: &mut Stop) -> Result<Watched> {
-    let mut said = Instant::now();
+    let (mut said, mut told) = (Instant::now(), None);
     stop.watch(runtime, READINESS_PERIOD, || {
         member.check()?;
+        tell_divergence(member, &mut told);
         if member.is_ready() {
             return Ok(ControlFlow::Break(()));
         }
@@ -145,6 +148,17 @@ fn wait_until_ready(member: &Member, runtime: &Runtime, stop: &mut Stop) -> Resu
         }
         Ok(ControlFlow::Continue(()))
     })
+}
+
+/// Says once what is known of a state that was not that of the others.
+fn tell_divergence(member: &Member, told: &mut Option<String>) {
+    let divergence = member.replica().divergence();
+    if divergence != *told {
+        if let Some(text) = &divergence {
+            eprintln!("{text}");
+        }
+        *told = divergence;
+    }
 }
 
 fn read_subnet(path: &Path) -> Result<Subnet> {

@@ -49,11 +49,16 @@ fn offer(of: &Replica) -> Offer {
     Offer::decode(&of.offer().expect("there is a checkpoint")).expect("it is an offer")
 }
 
+/// The first part that is missing.
+fn next(download: &Download) -> Option<u32> {
+    download.missing().next()
+}
+
 /// Fetches up to so many parts.
 fn fetch(download: &mut Download, from: &Replica, count: usize) -> usize {
     let mut fetched = 0;
     while fetched < count
-        && let Some(index) = download.missing().next()
+        && let Some(index) = next(download)
     {
         let part = from.part(download.height(), index).expect("it is kept");
         download.accept(index, part).expect("it is right");
@@ -117,7 +122,7 @@ fn wrong_parts_are_refused_one_by_one() {
     let new = open(&directory.path().join("new"));
     let mut download = new.download(offer(&steady)).expect("it begins");
     let mut refused = 0;
-    while let Some(index) = download.missing().next() {
+    while let Some(index) = next(&download) {
         let right = steady.part(4, index).expect("it is kept");
         let mut changed = right.clone();
         *changed.last_mut().expect("parts have bytes") ^= 1;

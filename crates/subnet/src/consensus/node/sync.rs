@@ -95,6 +95,7 @@ where
             best: None,
             transfer: None,
             anchor_from: None,
+            pruned: 0,
         };
         syncing.run(receiver)
     })
@@ -132,6 +133,8 @@ struct Syncing<E, S> {
     transfer: Option<Transfer>,
     /// Who may answer the question for a finalization.
     anchor_from: Option<PublicKey>,
+    /// Below this height the chain was pruned.
+    pruned: Height,
 }
 
 impl<E, S> Syncing<E, S>
@@ -195,8 +198,11 @@ where
         self.set_floor_below_state().await;
         if let Some(oldest) = state.oldest() {
             // Whoever has that checkpoint needs a finalization at or below it.
-            let kept = oldest.saturating_sub(self.anchor_distance(state));
-            self.archive.prune(types::Height::new(kept));
+            let kept = oldest.saturating_sub(state.checkpoint_interval());
+            if kept > self.pruned {
+                self.archive.prune(types::Height::new(kept));
+                self.pruned = kept;
+            }
         }
     }
 
@@ -382,7 +388,7 @@ where
 
     /// The newest finalization of a height or below, as far as checkpoints may need it, with its block.
     async fn anchor(&mut self, state: &dyn StateSync, height: Height) -> Option<Message> {
-        let lowest = height.saturating_sub(self.anchor_distance(state));
+        let lowest = height.saturating_sub(state.checkpoint_interval());
         for height in (lowest.max(1)..=height).rev() {
             let height = types::Height::new(height);
             let Some(finalization) = self.archive.get_finalization(height).await else {
@@ -416,11 +422,6 @@ where
         {
             self.archive.set_floor(finalization);
         }
-    }
-
-    /// How far below a checkpoint there is a finalization: most heights have one.
-    fn anchor_distance(&self, state: &dyn StateSync) -> Height {
-        state.checkpoint_interval()
     }
 
     /// Whether a message is on its way.
