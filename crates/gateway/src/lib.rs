@@ -44,7 +44,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use limits::{Connections, Rates, Work};
+use limits::{Rates, Shares, Work};
 use lockstep_subnet::replica::{Clock, Replica, SystemClock};
 use metrics::{Finalized, Metrics};
 use server::Server;
@@ -84,7 +84,7 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     finalized: Finalized,
     rates: Arc<Rates>,
-    connections: Arc<Connections>,
+    connections: Arc<Shares>,
     work: Work,
     /// Bytes that bodies may still take.
     bodies: Arc<Semaphore>,
@@ -120,7 +120,7 @@ impl Gateway {
             metrics: Arc::new(Metrics::new(&replica, &finalized)),
             finalized,
             rates: Arc::new(Rates::new(&settings)),
-            connections: Connections::new(&settings),
+            connections: connections(&settings),
             work: Work::new(&settings),
             bodies: Arc::new(Semaphore::new(bodies)),
             requests: Arc::default(),
@@ -164,7 +164,7 @@ impl Gateway {
         let router = probes(Router::new()).route("/metrics", get(metrics::metrics));
         let router = self.bounded(router.with_state(self.clone()));
         // Clients cannot take the places of operators.
-        let connections = Connections::new(&self.settings);
+        let connections = connections(&self.settings);
         let server = Server {
             connections,
             ..self.server(router, None)
@@ -237,6 +237,14 @@ impl Gateway {
             tls,
         }
     }
+}
+
+/// Places for connections.
+fn connections(settings: &Settings) -> Arc<Shares> {
+    Shares::new(
+        settings.connections_max,
+        settings.connections_per_address_max,
+    )
 }
 
 /// Adds what load balancers and supervisors ask.

@@ -1,20 +1,43 @@
 //! What is bounded per address and in all.
 mod bodies;
-mod connections;
 mod rates;
+mod shares;
 mod work;
 
 pub(crate) use bodies::gather;
-pub(crate) use connections::{Connections, Place};
 pub(crate) use rates::{Rates, limit};
+pub(crate) use shares::{Full, Share, Shares};
 pub(crate) use work::Work;
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// Whom a bound per address counts: an IPv4 address, or the /64 network of an IPv6 address, of which a single client
-/// has all addresses.
+/// An address, or all addresses that begin like it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Source(IpAddr);
+pub(crate) struct Network {
+    first: IpAddr,
+    prefix_bits: u8,
+}
+
+impl Network {
+    fn v6(address: Ipv6Addr, prefix_bits: u8) -> Self {
+        let mask = !(u128::MAX >> prefix_bits);
+        Self {
+            first: Ipv6Addr::from_bits(address.to_bits() & mask).into(),
+            prefix_bits,
+        }
+    }
+}
+
+/// Whom a bound per address counts.
+///
+/// # Units and bounds
+/// An IPv4 address, or the /64 network of an IPv6 address, of which a single client has all addresses. Of such networks
+/// in turn a client has many for the asking, so that the /48 network around them is counted too, with a wider bound.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Source {
+    own: Network,
+    around: Option<Network>,
+}
 
 impl Source {
     /// The source of a connection; `None` if it has no bounds of its own.
@@ -23,13 +46,19 @@ impl Source {
         if address.is_loopback() && !limit_loopback {
             return None;
         }
-        Some(Self(match address {
-            IpAddr::V4(_) => address,
-            IpAddr::V6(address) => {
-                let [a, b, c, d, ..] = address.segments();
-                Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).into()
-            }
-        }))
+        Some(match address {
+            IpAddr::V4(_) => Self {
+                own: Network {
+                    first: address,
+                    prefix_bits: 32,
+                },
+                around: None,
+            },
+            IpAddr::V6(address) => Self {
+                own: Network::v6(address, 64),
+                around: Some(Network::v6(address, 48)),
+            },
+        })
     }
 }
 

@@ -13,7 +13,7 @@ mod linger;
 
 use crate::{
     answer::Reason,
-    limits::{Connections, Place, Rates, Source},
+    limits::{Full, Rates, Share, Shares, Source},
     metrics::Metrics,
     settings::Settings,
     tls::Tls,
@@ -44,7 +44,7 @@ pub(crate) struct Server {
     pub(crate) settings: Arc<Settings>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) rates: Arc<Rates>,
-    pub(crate) connections: Arc<Connections>,
+    pub(crate) connections: Arc<Shares>,
     pub(crate) router: Router,
     pub(crate) tls: Option<Arc<Tls>>,
 }
@@ -91,7 +91,11 @@ impl Server {
         tasks: &mut JoinSet<()>,
     ) {
         let source = Source::of(peer.ip(), self.settings.limit_loopback);
-        let place = self.connections.admit(source).and_then(|place| {
+        let place = self.connections.take(source, 1).map_err(|full| match full {
+            Full::All => Reason::Connections,
+            Full::OfOne => Reason::AddressConnections,
+        });
+        let place = place.and_then(|place| {
             // A handshake costs more than most requests.
             let rate = source.filter(|_| self.tls.is_some());
             match rate.map_or(Ok(()), |source| self.rates.take(source, Instant::now())) {
@@ -127,7 +131,7 @@ impl Server {
         self,
         stream: TcpStream,
         source: Option<Source>,
-        place: Place,
+        place: Share,
         closed: watch::Receiver<bool>,
     ) {
         let _counted = (place, self.metrics.connection());

@@ -9,7 +9,8 @@ use std::{num::NonZeroU32, thread::available_parallelism, time::Duration};
 /// its header, at most [`Self::header_bytes_max`] (twice that while it is parsed); and bodies, together at most
 /// [`Self::bodies_bytes_max`] over all connections.
 ///
-/// An *address* is an IPv4 address or the /64 network of an IPv6 address. Loopback addresses are the operator's own or
+/// An *address* is an IPv4 address or the /64 network of an IPv6 address; the /48 network around the latter has four
+/// times its bounds. Loopback addresses are the operator's own or
 /// a proxy's, which cannot be told apart here: they have no bounds of their own unless [`Self::limit_loopback`] is set.
 #[derive(Debug, Clone)]
 pub struct Settings {

@@ -1,5 +1,5 @@
 use super::*;
-use crate::{answer::Reason, settings::Settings};
+use crate::settings::Settings;
 use std::{num::NonZeroU32, sync::mpsc, time::Duration};
 use tokio::time::Instant;
 
@@ -19,6 +19,10 @@ fn number(value: u32) -> NonZeroU32 {
 fn sources_are_networks_and_loopback_is_none() {
     assert_eq!(source("2001:db8::1"), source("2001:db8::ffff:1:2:3"));
     assert_ne!(source("2001:db8::1"), source("2001:db8:0:1::1"));
+    let around = |text| source(text).and_then(|source| source.around);
+    assert_eq!(around("2001:db8::1"), around("2001:db8:0:1::1"));
+    assert_ne!(around("2001:db8::1"), around("2001:db8:1::1"));
+    assert_eq!(around("192.0.2.1"), None);
     assert_eq!(source("::ffff:192.0.2.1"), source("192.0.2.1"));
     assert_ne!(source("192.0.2.1"), source("192.0.2.2"));
     for loopback in ["127.0.0.1", "::1", "::ffff:127.0.0.1"] {
@@ -85,35 +89,75 @@ fn so_many_addresses_are_remembered_and_those_that_ask_are_not_forgotten() {
 }
 
 #[test]
-fn connections_are_counted_in_all_and_by_address() {
-    let connections = Connections::new(&Settings {
-        connections_max: 4,
-        connections_per_address_max: 2,
+fn networks_of_one_client_have_four_times_the_rate() {
+    let rates = Rates::new(&Settings {
+        requests_per_second: number(10),
+        requests_burst: number(2),
         ..Settings::default()
     });
-    let one = Some(numbered(1));
-    let first = connections.admit(one).expect("there is room");
-    let _second = connections.admit(one).expect("there is room");
-    let refused = connections.admit(one).map(drop);
-    assert_eq!(refused, Err(Reason::AddressConnections));
-    drop(first);
-    let _first = connections.admit(one).expect("there is room again");
-    let without: Vec<_> = (0..2).map(|_| connections.admit(None)).collect();
-    assert!(without.iter().all(Result::is_ok));
-    let refused = connections.admit(Some(numbered(2))).map(drop);
-    assert_eq!(refused, Err(Reason::Connections));
-    assert_eq!(connections.addresses(), 1);
+    let now = Instant::now();
+    let of = |network: u16| source(&format!("2001:db8:0:{network:x}::1")).expect("not loopback");
+    for network in 0..4 {
+        for _ in 0..2 {
+            assert_eq!(rates.take(of(network), now), Ok(()));
+        }
+    }
+    let wait = Duration::from_millis(25);
+    assert_eq!(rates.take(of(4), now), Err(wait));
+    // It was refused for its neighbours, and costs it nothing itself.
+    for _ in 0..2 {
+        assert_eq!(rates.take(of(4), now + 2 * wait), Ok(()));
+    }
+    let elsewhere = source("2001:db8:1::1").expect("not loopback");
+    assert_eq!(rates.take(elsewhere, now), Ok(()));
 }
 
 #[test]
-fn addresses_without_connections_are_forgotten() {
-    let connections = Connections::new(&Settings::default());
+fn shares_are_counted_in_all_and_by_address() {
+    let shares = Shares::new(4, 2);
+    let one = Some(numbered(1));
+    let first = shares.take(one, 1).expect("there is room");
+    let mut second = shares.take(one, 1).expect("there is room");
+    let refused = shares.take(one, 1).map(drop);
+    assert_eq!(refused, Err(Full::OfOne));
+    assert_eq!(second.grow(1), Err(Full::OfOne));
+    drop(first);
+    second.grow(1).expect("there is room again");
+    let _without = shares.take(None, 2).expect("it has no bound of its own");
+    let refused = shares.take(Some(numbered(2)), 1).map(drop);
+    assert_eq!(refused, Err(Full::All));
+    assert_eq!(shares.take(None, usize::MAX).map(drop), Err(Full::All));
+    assert_eq!((shares.networks(), shares.taken()), (1, 4));
+    drop(second);
+    assert_eq!((shares.networks(), shares.taken()), (0, 2));
+}
+
+#[test]
+fn networks_of_one_client_have_four_times_the_share() {
+    let of = |network: u16| source(&format!("2001:db8:0:{network:x}::1"));
+    let shares = Shares::new(100, 2);
+    let mut taken: Vec<_> = (0..4).map(|network| shares.take(of(network), 2)).collect();
+    assert!(taken.iter().all(Result::is_ok));
+    assert_eq!(shares.take(of(0), 1).map(drop), Err(Full::OfOne));
+    assert_eq!(shares.take(of(4), 1).map(drop), Err(Full::OfOne));
+    shares.take(source("2001:db8:1::1"), 2).expect("another");
+    taken.pop();
+    shares.take(of(4), 2).expect("there is room again");
+    // Where all that there is would be theirs otherwise they have half.
+    let quarters = Shares::quarters(8);
+    let _two = [0, 1].map(|network| quarters.take(of(network), 2).expect("a quarter"));
+    assert_eq!(quarters.take(of(2), 1).map(drop), Err(Full::OfOne));
+    assert_eq!(quarters.take(of(0), 1).map(drop), Err(Full::OfOne));
+    quarters.take(Some(numbered(1)), 2).expect("another");
+}
+
+#[test]
+fn addresses_without_shares_are_forgotten() {
+    let shares = Shares::new(2_048, 64);
     for number in 0..=255 {
-        connections
-            .admit(Some(numbered(number)))
-            .expect("there is room");
+        shares.take(Some(numbered(number)), 1).expect("room");
     }
-    assert_eq!(connections.addresses(), 0);
+    assert_eq!((shares.networks(), shares.taken()), (0, 0));
 }
 
 #[tokio::test]
