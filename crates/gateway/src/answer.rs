@@ -29,6 +29,10 @@ pub(crate) enum Reason {
     BrokenBody,
     /// Too many bytes of bodies.
     BodiesFull,
+    /// Too many bytes of answers that are not read.
+    AnswersFull,
+    /// The same of one address.
+    AddressAnswers,
     /// Too much to compute.
     Overload,
 }
@@ -46,6 +50,8 @@ impl Reason {
             Self::SlowBody => "slow_body",
             Self::BrokenBody => "broken_body",
             Self::BodiesFull => "bodies_full",
+            Self::AnswersFull => "answers_full",
+            Self::AddressAnswers => "address_answers",
             Self::Overload => "overload",
         }
     }

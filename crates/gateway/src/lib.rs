@@ -88,6 +88,8 @@ pub struct Gateway {
     work: Work,
     /// Bytes that bodies may still take.
     bodies: Arc<Semaphore>,
+    /// Bytes of answers that are not sent.
+    answers: Arc<Shares>,
     /// Requests so far.
     requests: Arc<AtomicU64>,
 }
@@ -123,6 +125,7 @@ impl Gateway {
             connections: connections(&settings),
             work: Work::new(&settings),
             bodies: Arc::new(Semaphore::new(bodies)),
+            answers: Shares::quarters(settings.answers_bytes_max),
             requests: Arc::default(),
             peers: Peers::default(),
             replica,
@@ -220,6 +223,7 @@ impl Gateway {
             .layer(middleware::from_fn_with_state(self.clone(), limits::gather))
             .layer(middleware::from_fn(preflight))
             .layer(middleware::from_fn_with_state(self.clone(), limits::limit))
+            .layer(middleware::from_fn_with_state(self.clone(), limits::hold))
             .layer(middleware::from_fn(cross_origin))
             .layer(middleware::from_fn_with_state(
                 self.clone(),

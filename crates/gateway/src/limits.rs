@@ -1,9 +1,11 @@
 //! What is bounded per address and in all.
+mod answers;
 mod bodies;
 mod rates;
 mod shares;
 mod work;
 
+pub(crate) use answers::hold;
 pub(crate) use bodies::gather;
 pub(crate) use rates::{Rates, limit};
 pub(crate) use shares::{Full, Share, Shares};

@@ -6,8 +6,8 @@ use std::{num::NonZeroU32, thread::available_parallelism, time::Duration};
 ///
 /// # Units and bounds
 /// What a client costs before it is authenticated: a connection, of which there are at most [`Self::connections_max`];
-/// its header, at most [`Self::header_bytes_max`] (twice that while it is parsed); and bodies, together at most
-/// [`Self::bodies_bytes_max`] over all connections.
+/// its header, at most [`Self::header_bytes_max`] (twice that while it is parsed); bodies, together at most
+/// [`Self::bodies_bytes_max`] over all connections; and answers, together at most [`Self::answers_bytes_max`].
 ///
 /// An *address* is an IPv4 address or the /64 network of an IPv6 address; the /48 network around the latter has four
 /// times its bounds. Loopback addresses are the operator's own or
@@ -31,11 +31,12 @@ pub struct Settings {
     /// Time from the start of a connection to the whole header of its first request. Default 10 s.
     pub header_timeout: Duration,
     /// Time for which a connection is kept without a request under way. The header of every request but the first has
-    /// to come within it, and so has the client to read what it was answered. Default 60 s.
+    /// to come within it. Default 60 s.
     pub idle_timeout: Duration,
     /// Time for the body of a request, from its header to its last byte. Default 60 s.
     pub body_timeout: Duration,
-    /// Time from a request's header to the end of its answer; then the connection is closed. Default 180 s.
+    /// Time from a request's header until the client has taken the last byte of its answer; then the connection is
+    /// closed. Default 180 s.
     pub request_timeout: Duration,
     /// Time for requests under way when the server stops. Default 15 s.
     pub drain_timeout: Duration,
@@ -49,6 +50,8 @@ pub struct Settings {
     pub body_bytes_max: usize,
     /// Bytes of bodies in memory, of all requests that are not answered. Default 256 MiB.
     pub bodies_bytes_max: usize,
+    /// Bytes of answers in memory that clients have not taken; an address has a quarter of it. Default 256 MiB.
+    pub answers_bytes_max: usize,
     /// Requests at a time on one HTTP/2 connection. Default 64.
     pub streams_max: u32,
     /// Requests that compute at a time: signatures, queries, witnesses. Default: twice the processors, at least 4.
@@ -84,6 +87,7 @@ impl Default for Settings {
             header_bytes_max: 32 * 1024,
             body_bytes_max: MESSAGE_BYTES_MAX + 64 * 1024,
             bodies_bytes_max: 256 * 1024 * 1024,
+            answers_bytes_max: 256 * 1024 * 1024,
             streams_max: 64,
             computing_max: available_parallelism().map_or(4, |count| (2 * count.get()).max(4)),
             computing_waiting_max: 1_024,

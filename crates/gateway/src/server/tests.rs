@@ -235,6 +235,23 @@ async fn one(stream: &mut TcpStream) -> String {
     head + &String::from_utf8_lossy(&body)
 }
 
+/// What has to come some time: a test that waits in vain fails.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future)
+        .await
+        .expect("it comes within a minute")
+}
+
+/// Waits until something holds.
+async fn until(holds: impl Fn() -> bool) {
+    soon(async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
+}
+
 fn post_of(path: &str, body: &str) -> String {
     let length = body.len();
     format!(

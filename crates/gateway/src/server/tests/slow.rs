@@ -1,5 +1,6 @@
 //! Clients that take their time lose their connections.
 use super::*;
+use axum::body::{Body, to_bytes};
 use tokio::net::tcp::OwnedReadHalf;
 
 /// Sends `start` and then a byte every few milliseconds, for as long as anybody takes them.
@@ -78,7 +79,7 @@ async fn a_slow_body() {
 #[tokio::test]
 async fn an_answer_that_is_not_read() {
     let site = Site::new(Settings {
-        idle_timeout: SOON,
+        request_timeout: SOON,
         linger_timeout: SOON,
         ..settings()
     })
@@ -86,11 +87,64 @@ async fn an_answer_that_is_not_read() {
     let mut stream = site.connect().await;
     let request = b"GET /large HTTP/1.1\r\nhost: x\r\n\r\n";
     stream.write_all(request).await.expect("it is taken");
-    while site.refused("slow_connection") == 0 {
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
+    until(|| site.refused("slow_connection") == 1).await;
     let answer = all(&mut stream).await;
     assert!(answer.len() < 8 * 1024 * 1024, "it was cut off");
+}
+
+#[tokio::test]
+async fn an_answer_whose_stream_is_not_read_beside_one_that_is() {
+    let site = Site::new(Settings {
+        request_timeout: SOON,
+        linger_timeout: SOON,
+        ..settings()
+    })
+    .await;
+    let (mut sender, ended) = http2::narrow(site.connect().await, 1).await;
+    let unread = sender.send_request(http2::get("/large")).await;
+    // Somebody who is busy all the time keeps no other's answer.
+    tokio::spawn(async move {
+        while let Ok(answer) = sender.send_request(http2::get("/named/a")).await {
+            let _ = to_bytes(Body::new(answer.into_body()), usize::MAX).await;
+        }
+    });
+    soon(ended).await.expect("the server ends it");
+    assert_eq!(site.refused("slow_connection"), 1);
+    drop(unread);
+}
+
+#[tokio::test]
+async fn answers_that_are_not_read_have_a_largest_length_together() {
+    let site = Site::new(Settings {
+        limit_loopback: false,
+        answers_bytes_max: 10 * 1024 * 1024,
+        ..settings()
+    })
+    .await;
+    let (mut sender, ended) = http2::narrow(site.connect().await, 1).await;
+    let unread = sender.send_request(http2::get("/large")).await;
+    assert_eq!(unread.as_ref().expect("an answer").status(), 200);
+    let answer = site.get("/large").await;
+    let reason = "too many bytes of answers are not read yet";
+    assert_answer(&answer, 503, reason);
+    assert_eq!(site.refused("answers_full"), 1);
+    drop((unread, sender));
+    soon(ended).await.expect("it ends");
+    until(|| site.gateway.answers.taken() == 0).await;
+    assert_answer(&site.get("/large").await, 200, "");
+}
+
+#[tokio::test]
+async fn answers_to_one_address_have_a_largest_length() {
+    let site = Site::new(Settings {
+        answers_bytes_max: 8 * 1024 * 1024,
+        ..settings()
+    })
+    .await;
+    let reason = "too many bytes of answers to your address";
+    assert_answer(&site.get("/large").await, 429, reason);
+    assert_eq!(site.refused("address_answers"), 1);
+    assert_answer(&site.get("/named/a").await, 200, "named");
 }
 
 #[tokio::test]
