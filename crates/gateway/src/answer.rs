@@ -29,6 +29,8 @@ pub(crate) enum Reason {
     BrokenBody,
     /// Too many bytes of bodies.
     BodiesFull,
+    /// The same of one address.
+    AddressBodies,
     /// Too many bytes of answers that are not read.
     AnswersFull,
     /// The same of one address.
@@ -50,6 +52,7 @@ impl Reason {
             Self::SlowBody => "slow_body",
             Self::BrokenBody => "broken_body",
             Self::BodiesFull => "bodies_full",
+            Self::AddressBodies => "address_bodies",
             Self::AnswersFull => "answers_full",
             Self::AddressAnswers => "address_answers",
             Self::Overload => "overload",

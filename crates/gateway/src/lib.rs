@@ -54,7 +54,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::net::TcpListener;
 
 /// How long a synchronous call waits for its certificate.
 pub const CALL_WAIT: Duration = Duration::from_secs(10);
@@ -86,8 +86,8 @@ pub struct Gateway {
     rates: Arc<Rates>,
     connections: Arc<Shares>,
     work: Work,
-    /// Bytes that bodies may still take.
-    bodies: Arc<Semaphore>,
+    /// Bytes of requests.
+    bodies: Arc<Shares>,
     /// Bytes of answers that are not sent.
     answers: Arc<Shares>,
     /// Requests so far.
@@ -116,7 +116,6 @@ impl Gateway {
     pub fn new(replica: Arc<Replica>, settings: Settings) -> Self {
         let settings = Arc::new(settings);
         let finalized = Finalized::default();
-        let bodies = settings.bodies_bytes_max.min(Semaphore::MAX_PERMITS);
         Self {
             clock: Arc::new(SystemClock),
             metrics: Arc::new(Metrics::new(&replica, &finalized)),
@@ -124,7 +123,7 @@ impl Gateway {
             rates: Arc::new(Rates::new(&settings)),
             connections: connections(&settings),
             work: Work::new(&settings),
-            bodies: Arc::new(Semaphore::new(bodies)),
+            bodies: Shares::quarters(settings.bodies_bytes_max),
             answers: Shares::quarters(settings.answers_bytes_max),
             requests: Arc::default(),
             peers: Peers::default(),

@@ -6,8 +6,8 @@ use std::{num::NonZeroU32, thread::available_parallelism, time::Duration};
 ///
 /// # Units and bounds
 /// What a client costs before it is authenticated: a connection, of which there are at most [`Self::connections_max`];
-/// its header, at most [`Self::header_bytes_max`] (twice that while it is parsed); bodies, together at most
-/// [`Self::bodies_bytes_max`] over all connections; and answers, together at most [`Self::answers_bytes_max`].
+/// one header that is not complete, at most [`Self::header_bytes_max`] (twice that while it is parsed); the headers and
+/// bodies of its requests, together at most [`Self::bodies_bytes_max`] over all connections; and answers, together at most [`Self::answers_bytes_max`].
 ///
 /// An *address* is an IPv4 address or the /64 network of an IPv6 address; the /48 network around the latter has four
 /// times its bounds. Loopback addresses are the operator's own or
@@ -35,6 +35,10 @@ pub struct Settings {
     pub idle_timeout: Duration,
     /// Time for the body of a request, from its header to its last byte. Default 60 s.
     pub body_timeout: Duration,
+    /// Time for the next [`Self::body_part_bytes`] of a body, or for what is left of it. Default 5 s.
+    pub body_part_timeout: Duration,
+    /// Bytes of a body that have to come within [`Self::body_part_timeout`]. Default 64 KiB.
+    pub body_part_bytes: usize,
     /// Time from a request's header until the client has taken the last byte of its answer; then the connection is
     /// closed. Default 180 s.
     pub request_timeout: Duration,
@@ -48,7 +52,8 @@ pub struct Settings {
     /// Bytes of a request's body. Default: the longest envelope and 64 KiB, so that the replica can say what is wrong
     /// with one that is somewhat longer.
     pub body_bytes_max: usize,
-    /// Bytes of bodies in memory, of all requests that are not answered. Default 256 MiB.
+    /// Bytes of headers and bodies in memory, until what they ask has been read; an address has a quarter of it. Default
+    /// 256 MiB.
     pub bodies_bytes_max: usize,
     /// Bytes of answers in memory that clients have not taken; an address has a quarter of it. Default 256 MiB.
     pub answers_bytes_max: usize,
@@ -81,6 +86,8 @@ impl Default for Settings {
             header_timeout: seconds(10),
             idle_timeout: seconds(60),
             body_timeout: seconds(60),
+            body_part_timeout: seconds(5),
+            body_part_bytes: 64 * 1024,
             request_timeout: seconds(180),
             drain_timeout: seconds(15),
             linger_timeout: seconds(2),

@@ -81,6 +81,7 @@ fn settings() -> Settings {
         header_timeout: NEVER,
         idle_timeout: NEVER,
         body_timeout: NEVER,
+        body_part_timeout: NEVER,
         request_timeout: NEVER,
         drain_timeout: NEVER,
         linger_timeout: NEVER,
@@ -201,7 +202,9 @@ fn router(gateway: &Gateway, released: &Arc<Semaphore>) -> Router {
             "/length",
             post(|body: Bytes| async move { body.len().to_string() + "\n" }),
         )
-        .route("/hold", get(hold))
+        .route("/hold", get(hold.clone()))
+        // The body is gone before the answer comes.
+        .route("/forget", post(|_: Bytes| hold()))
         .route("/work", get(work))
         .route("/large", get(large))
         .route("/named/{name}", get(|| async { "named\n" }));

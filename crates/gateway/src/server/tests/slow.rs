@@ -63,17 +63,48 @@ async fn a_slow_header_after_a_request() {
 
 #[tokio::test]
 async fn a_slow_body() {
+    for settings in [
+        Settings {
+            body_timeout: SOON,
+            linger_timeout: SOON,
+            ..settings()
+        },
+        // As slow as that all in all it would do, but not for long.
+        Settings {
+            body_part_timeout: SOON,
+            linger_timeout: SOON,
+            ..settings()
+        },
+    ] {
+        let site = Site::new(settings).await;
+        let start = "POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n";
+        let answer = soon(rest(trickle(&site, start).await)).await;
+        assert_answer(&answer, 408, "the request's body comes too slowly");
+        assert!(answer.contains("connection: close\r\n"), "{answer}");
+        assert_eq!(site.refused("slow_body"), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_body_that_takes_many_parts() {
     let site = Site::new(Settings {
-        body_timeout: SOON,
-        linger_timeout: SOON,
+        body_part_timeout: Duration::from_millis(1),
+        // So that every part is in time.
+        body_part_bytes: 0,
         ..settings()
     })
     .await;
-    let start = "POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n";
-    let answer = rest(trickle(&site, start).await).await;
-    assert_answer(&answer, 408, "the request's body did not come within");
-    assert!(answer.contains("connection: close\r\n"), "{answer}");
-    assert_eq!(site.refused("slow_body"), 1);
+    let mut stream = site.connect().await;
+    let start = "POST /length HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8\r\n\r\n";
+    stream
+        .write_all(start.as_bytes())
+        .await
+        .expect("it is taken");
+    for _ in 0..8 {
+        tokio::time::sleep(Duration::from_millis(3)).await;
+        stream.write_all(b"x").await.expect("it is taken");
+    }
+    assert_answer(&all(&mut stream).await, 200, "8\n");
 }
 
 #[tokio::test]
