@@ -37,6 +37,8 @@ pub(crate) enum Reason {
     AddressAnswers,
     /// Too much to compute.
     Overload,
+    /// The same of one address.
+    AddressOverload,
 }
 
 impl Reason {
@@ -56,6 +58,7 @@ impl Reason {
             Self::AnswersFull => "answers_full",
             Self::AddressAnswers => "address_answers",
             Self::Overload => "overload",
+            Self::AddressOverload => "address_overload",
         }
     }
 }

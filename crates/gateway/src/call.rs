@@ -2,6 +2,7 @@
 use crate::{
     CALL_WAIT, Gateway,
     answer::{Refusal, cbor, ingress_status, principal},
+    limits::Client,
 };
 use axum::{
     body::Bytes,
@@ -38,11 +39,12 @@ enum Taken {
 /// `/api/v2/canister/ID/call`.
 pub(crate) async fn asynchronous(
     State(gateway): State<Gateway>,
+    client: Client,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refusal> {
     Ok(
-        match submit(&gateway, Scope::Canister(principal(&id)?), body).await? {
+        match submit(&gateway, client, Scope::Canister(principal(&id)?), body).await? {
             Taken::In(_) => StatusCode::ACCEPTED.into_response(),
             Taken::Rejected(reject) => cbor(&reject),
         },
@@ -52,27 +54,30 @@ pub(crate) async fn asynchronous(
 /// `/api/v3/canister/ID/call` and `/api/v4/canister/ID/call`.
 pub(crate) async fn synchronous(
     State(gateway): State<Gateway>,
+    client: Client,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    call_and_wait(&gateway, Scope::Canister(principal(&id)?), body).await
+    call_and_wait(&gateway, client, Scope::Canister(principal(&id)?), body).await
 }
 
 /// `/api/v4/subnet/ID/call`.
 pub(crate) async fn to_subnet(
     State(gateway): State<Gateway>,
+    client: Client,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    call_and_wait(&gateway, Scope::Subnet(principal(&id)?), body).await
+    call_and_wait(&gateway, client, Scope::Subnet(principal(&id)?), body).await
 }
 
 async fn call_and_wait(
     gateway: &Gateway,
+    client: Client,
     address: Scope,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    let id = match submit(gateway, address, body).await? {
+    let id = match submit(gateway, client, address, body).await? {
         Taken::In(id) => id,
         Taken::Rejected(reject) => return Ok(cbor(&CallAnswer::NonReplicatedRejection(reject))),
     };
@@ -84,10 +89,15 @@ async fn call_and_wait(
     )
 }
 
-async fn submit(gateway: &Gateway, address: Scope, body: Bytes) -> Result<Taken, Refusal> {
+async fn submit(
+    gateway: &Gateway,
+    client: Client,
+    address: Scope,
+    body: Bytes,
+) -> Result<Taken, Refusal> {
     let replica = Arc::clone(&gateway.replica);
     let work = move || replica.submit(address, &body);
-    match gateway.work.run(work).await? {
+    match gateway.work.run(client.0, work).await? {
         Ok(id) => Ok(Taken::In(id)),
         Err(SubmitError::Rejected(reject)) => Ok(Taken::Rejected(reject_response(&reject))),
         Err(error) => {

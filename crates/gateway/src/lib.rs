@@ -85,7 +85,10 @@ pub struct Gateway {
     finalized: Finalized,
     rates: Arc<Rates>,
     connections: Arc<Shares>,
+    /// Signatures, witnesses.
     work: Work,
+    /// Queries, which run far longer and are not to hold those up.
+    queries: Work,
     /// Bytes of requests.
     bodies: Arc<Shares>,
     /// Bytes of answers that are not sent.
@@ -122,7 +125,8 @@ impl Gateway {
             finalized,
             rates: Arc::new(Rates::new(&settings)),
             connections: connections(&settings),
-            work: Work::new(&settings),
+            work: Work::new(settings.computing_max, &settings),
+            queries: Work::new(settings.queries_max, &settings),
             bodies: Shares::quarters(settings.bodies_bytes_max),
             answers: Shares::quarters(settings.answers_bytes_max),
             requests: Arc::default(),

@@ -11,7 +11,11 @@ pub(crate) use rates::{Rates, limit};
 pub(crate) use shares::{Full, Share, Shares};
 pub(crate) use work::Work;
 
-use std::net::{IpAddr, Ipv6Addr};
+use axum::{extract::FromRequestParts, http::request::Parts};
+use std::{
+    convert::Infallible,
+    net::{IpAddr, Ipv6Addr},
+};
 
 /// An address, or all addresses that begin like it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -61,6 +65,23 @@ impl Source {
                 around: Some(Network::v6(address, 48)),
             },
         })
+    }
+
+    /// The widest network that is counted for it.
+    pub(crate) fn widest(&self) -> Network {
+        self.around.unwrap_or(self.own)
+    }
+}
+
+/// Who sent a request, as far as bounds count it.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Client(pub(crate) Option<Source>);
+
+impl<S: Sync> FromRequestParts<S> for Client {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        Ok(Self(parts.extensions.get().copied()))
     }
 }
 

@@ -13,6 +13,7 @@
 use crate::{
     Gateway,
     answer::{Refusal, principal},
+    limits::Client,
 };
 use axum::{
     Json, Router,
@@ -122,13 +123,14 @@ struct CanisterRange {
 
 async fn canisters(
     State(gateway): State<Gateway>,
+    client: Client,
     Query(range): Query<CanisterRange>,
 ) -> Result<Json<CanisterPage>, Refusal> {
     let after = range.after.as_deref().map(principal).transpose()?;
     let limit = range.limit.unwrap_or(CANISTERS).max(1);
     let replica = Arc::clone(&gateway.replica);
     let work = move || replica.canisters(after.as_ref(), limit);
-    Ok(Json(gateway.work.run(work).await?))
+    Ok(Json(gateway.work.run(client.0, work).await?))
 }
 
 async fn canister(

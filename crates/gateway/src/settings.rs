@@ -1,6 +1,10 @@
 //! The bounds within which the gateway serves.
 use lockstep_subnet::ingress::MESSAGE_BYTES_MAX;
-use std::{num::NonZeroU32, thread::available_parallelism, time::Duration};
+use std::{
+    num::{NonZeroU32, NonZeroUsize},
+    thread::available_parallelism,
+    time::Duration,
+};
 
 /// Bounds of a gateway. All durations are measured by tokio's clock; sizes are bytes.
 ///
@@ -59,11 +63,13 @@ pub struct Settings {
     pub answers_bytes_max: usize,
     /// Requests at a time on one HTTP/2 connection. Default 64.
     pub streams_max: u32,
-    /// Requests that compute at a time: signatures, queries, witnesses. Default: twice the processors, at least 4.
+    /// Requests that compute at a time: signatures, witnesses. Default: twice the processors, at least 4.
     pub computing_max: usize,
-    /// Requests that wait to compute. Default 1,024.
+    /// Queries at a time. Default: one less than the processors, at least 1, so that blocks are executed meanwhile.
+    pub queries_max: usize,
+    /// Requests that wait to compute, and as many queries; of an address a quarter. Default 1,024.
     pub computing_waiting_max: usize,
-    /// How long a request waits to compute. Default 5 s.
+    /// How long a request or a query waits to compute. Default 5 s.
     pub computing_wait_timeout: Duration,
     /// How old the certified state may be for the replica to be ready. Default 30 s.
     pub behind_max: Duration,
@@ -74,6 +80,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         let seconds = Duration::from_secs;
+        let processors = available_parallelism().map_or(1, NonZeroUsize::get);
         let number = |value| NonZeroU32::new(value).expect("a literal above zero");
         Self {
             connections_max: 2_048,
@@ -96,7 +103,8 @@ impl Default for Settings {
             bodies_bytes_max: 256 * 1024 * 1024,
             answers_bytes_max: 256 * 1024 * 1024,
             streams_max: 64,
-            computing_max: available_parallelism().map_or(4, |count| (2 * count.get()).max(4)),
+            computing_max: (2 * processors).max(4),
+            queries_max: processors.saturating_sub(1).max(1),
             computing_waiting_max: 1_024,
             computing_wait_timeout: seconds(5),
             behind_max: seconds(30),

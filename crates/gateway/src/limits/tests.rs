@@ -1,6 +1,10 @@
 use super::*;
 use crate::settings::Settings;
-use std::{num::NonZeroU32, sync::mpsc, time::Duration};
+use std::{
+    num::NonZeroU32,
+    sync::{Arc, Mutex, mpsc},
+    time::Duration,
+};
 use tokio::time::Instant;
 
 fn source(text: &str) -> Option<Source> {
@@ -162,19 +166,21 @@ fn addresses_without_shares_are_forgotten() {
 
 #[tokio::test]
 async fn so_much_computes_so_much_waits_and_the_rest_is_refused() {
-    let work = Work::new(&Settings {
-        computing_max: 1,
-        computing_waiting_max: 1,
-        // Nobody waits that long here.
-        computing_wait_timeout: Duration::from_secs(3_600),
-        ..Settings::default()
-    });
+    let work = Work::new(
+        1,
+        &Settings {
+            computing_waiting_max: 1,
+            // Nobody waits that long here.
+            computing_wait_timeout: Duration::from_secs(3_600),
+            ..Settings::default()
+        },
+    );
     let (release, held) = mpsc::channel::<()>();
     let (started, starting) = mpsc::channel();
     let first = tokio::spawn({
         let work = work.clone();
         async move {
-            work.run(move || {
+            work.run(None, move || {
                 started.send(()).expect("it is waited for");
                 held.recv()
             })
@@ -185,15 +191,15 @@ async fn so_much_computes_so_much_waits_and_the_rest_is_refused() {
         .await
         .expect("no panic")
         .expect("it starts");
-    let mut second = Box::pin(work.run(|| 2));
+    let mut second = Box::pin(work.run(None, || 2));
     let pending = std::future::poll_fn(|context| {
         std::task::Poll::Ready(second.as_mut().poll(context).is_pending())
     });
     assert!(pending.await, "it waits");
-    work.run(|| 3).await.expect_err("there is no place");
+    work.run(None, || 3).await.expect_err("there is no place");
     // Who gives up waiting makes room.
     drop(second);
-    let mut fourth = Box::pin(work.run(|| 4));
+    let mut fourth = Box::pin(work.run(None, || 4));
     let pending = std::future::poll_fn(|context| {
         std::task::Poll::Ready(fourth.as_mut().poll(context).is_pending())
     });
@@ -205,20 +211,74 @@ async fn so_much_computes_so_much_waits_and_the_rest_is_refused() {
 }
 
 #[tokio::test]
-async fn work_does_not_wait_for_ever_and_a_panic_frees_its_place() {
-    let work = Work::new(&Settings {
-        computing_max: 1,
-        computing_waiting_max: 1,
-        computing_wait_timeout: Duration::from_millis(1),
+async fn those_who_wait_take_turns() {
+    let settings = Settings {
+        computing_waiting_max: 15,
+        computing_wait_timeout: Duration::from_secs(3_600),
         ..Settings::default()
-    });
+    };
+    let work = Work::new(1, &settings);
+    let done = Arc::new(Mutex::new(Vec::new()));
+    let (release, held) = mpsc::channel::<()>();
+    let (started, starting) = mpsc::channel();
+    let mut tasks = vec![tokio::spawn({
+        let work = work.clone();
+        async move {
+            let first = work.run(None, move || {
+                started.send(()).expect("it is waited for");
+                let _ = held.recv();
+            });
+            first.await.map_err(drop)
+        }
+    })];
+    tokio::task::spawn_blocking(move || starting.recv())
+        .await
+        .expect("no panic")
+        .expect("it starts");
+    for (order, of) in [1, 1, 1, 1, 2, 3, 2].into_iter().enumerate() {
+        let (work, done) = (work.clone(), Arc::clone(&done));
+        let mut waiting = Box::pin(async move {
+            let note = move || done.lock().expect("no panic").push((of, order));
+            work.run(Some(numbered(of)), note).await.map_err(drop)
+        });
+        let pending = std::future::poll_fn(|context| {
+            std::task::Poll::Ready(waiting.as_mut().poll(context).is_pending())
+        });
+        assert!(pending.await, "it waits");
+        tasks.push(tokio::spawn(waiting));
+    }
+    // A quarter of the places is taken by one.
+    let refused = work.run(Some(numbered(1)), || ()).await;
+    assert!(refused.is_err(), "there is no place for that one");
+    // Who has given up is passed over.
+    let gives_up = tasks.remove(2);
+    gives_up.abort();
+    assert!(gives_up.await.is_err(), "it ended before its turn");
+    drop(release);
+    for task in tasks {
+        task.await.expect("no panic").expect("it is done");
+    }
+    let done = done.lock().expect("no panic").clone();
+    assert_eq!(done, [(1, 0), (2, 4), (3, 5), (2, 6), (1, 2), (1, 3)]);
+}
+
+#[tokio::test]
+async fn work_does_not_wait_for_ever_and_a_panic_frees_its_place() {
+    let work = Work::new(
+        1,
+        &Settings {
+            computing_waiting_max: 1,
+            computing_wait_timeout: Duration::from_millis(1),
+            ..Settings::default()
+        },
+    );
     let (release, held) = mpsc::channel::<()>();
     let first = tokio::spawn({
         let work = work.clone();
-        async move { work.run(move || held.recv()).await }
+        async move { work.run(None, move || held.recv()).await }
     });
     tokio::task::yield_now().await;
-    work.run(|| ()).await.expect_err("it waited too long");
+    work.run(None, || ()).await.expect_err("it waited too long");
     drop(release);
     assert!(
         first
@@ -227,8 +287,8 @@ async fn work_does_not_wait_for_ever_and_a_panic_frees_its_place() {
             .expect("it was done")
             .is_err()
     );
-    work.run(|| panic!("as some work may"))
+    work.run(None, || panic!("as some work may"))
         .await
         .expect_err("it panicked");
-    work.run(|| ()).await.expect("the place is free");
+    work.run(None, || ()).await.expect("the place is free");
 }

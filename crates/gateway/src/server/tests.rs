@@ -6,7 +6,7 @@ mod shutdown;
 mod slow;
 mod tls;
 
-use crate::{Gateway, Settings, Tls, answer::Refusal};
+use crate::{Gateway, Settings, Tls, answer::Refusal, limits::Client};
 use axum::{
     Router,
     body::Bytes,
@@ -185,14 +185,14 @@ fn router(gateway: &Gateway, released: &Arc<Semaphore>) -> Router {
     };
     let work = {
         let released = Arc::clone(released);
-        |State(gateway): State<Gateway>| async move {
+        |State(gateway): State<Gateway>, client: Client| async move {
             let runtime = tokio::runtime::Handle::current();
             let work = move || {
                 if let Ok(permit) = runtime.block_on(released.acquire()) {
                     permit.forget();
                 }
             };
-            gateway.work.run(work).await?;
+            gateway.work.run(client.0, work).await?;
             Ok::<_, Refusal>("worked\n")
         }
     };

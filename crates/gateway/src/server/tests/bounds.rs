@@ -98,6 +98,7 @@ async fn an_address_that_asks_too_often_waits() {
 #[tokio::test]
 async fn overload_is_refused_and_ends() {
     let site = Site::new(Settings {
+        limit_loopback: false,
         computing_max: 1,
         computing_waiting_max: 1,
         ..settings()
@@ -118,7 +119,9 @@ async fn overload_is_refused_and_ends() {
     assert_answer(&answer, 503, "retry-after: 1\r\n");
     assert!(answer.contains("too many requests to work on"), "{answer}");
     assert_eq!(site.refused("overload"), 1);
-    // Nothing else is concerned.
+    // Nothing else is concerned, queries neither.
+    let query = site.gateway.queries.run(None, || 7).await;
+    assert_eq!(query.expect("there is room"), 7);
     assert_answer(&site.get("/named/a").await, 200, "named");
     site.released.add_permits(3);
     for stream in &mut streams {

@@ -95,7 +95,8 @@ async fn a_body_that_takes_many_parts() {
     })
     .await;
     let mut stream = site.connect().await;
-    let start = "POST /length HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8\r\n\r\n";
+    let start =
+        "POST /length HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8\r\n\r\n";
     stream
         .write_all(start.as_bytes())
         .await
