@@ -1,7 +1,7 @@
 //! Calls: asynchronous (v2) and synchronous (v3, v4).
 use crate::{
     CALL_WAIT, Gateway,
-    answer::{Refusal, cbor, ingress_status, principal},
+    answer::{Refusal, cbor, principal},
     limits::Client,
 };
 use axum::{
@@ -13,7 +13,7 @@ use axum::{
 use ic_transport_types::RejectResponse;
 use lockstep_subnet::{
     ingress::RequestId,
-    replica::{NoRoom, SubmitError, reject_response},
+    replica::{SubmitError, reject_response},
     tree::paths::Scope,
 };
 use serde::Serialize;
@@ -81,12 +81,17 @@ async fn call_and_wait(
         Taken::In(id) => id,
         Taken::Rejected(reject) => return Ok(cbor(&CallAnswer::NonReplicatedRejection(reject))),
     };
-    Ok(
-        match tokio::time::timeout(CALL_WAIT, gateway.replica.answered(id)).await {
-            Ok(certificate) => cbor(&CallAnswer::Replied { certificate }),
-            Err(_) => StatusCode::ACCEPTED.into_response(),
-        },
-    )
+    let answered = tokio::time::timeout(CALL_WAIT, gateway.replica.answered(id)).await;
+    let Ok(certified) = answered else {
+        return Ok(StatusCode::ACCEPTED.into_response());
+    };
+    let work = move || {
+        let certificate = certified.call_certificate(&id);
+        cbor(&CallAnswer::Replied { certificate })
+    };
+    // The call is in and done: who is refused the certificate now can ask for it later.
+    let answer = gateway.work.run(client.0, work).await;
+    Ok(answer.unwrap_or_else(|_| StatusCode::ACCEPTED.into_response()))
 }
 
 async fn submit(
@@ -100,18 +105,6 @@ async fn submit(
     match gateway.work.run(client.0, work).await? {
         Ok(id) => Ok(Taken::In(id)),
         Err(SubmitError::Rejected(reject)) => Ok(Taken::Rejected(reject_response(&reject))),
-        Err(error) => {
-            let status = match &error {
-                SubmitError::Invalid(error) => ingress_status(error),
-                SubmitError::NoRoom(NoRoom::OfSender) => StatusCode::TOO_MANY_REQUESTS,
-                SubmitError::NoRoom(_) | SubmitError::HistoryFull | SubmitError::Halted => {
-                    StatusCode::SERVICE_UNAVAILABLE
-                }
-                SubmitError::OtherAddress { .. } | SubmitError::Rejected(_) => {
-                    StatusCode::BAD_REQUEST
-                }
-            };
-            Err(Refusal::new(status, &error))
-        }
+        Err(error) => Err(error.into()),
     }
 }

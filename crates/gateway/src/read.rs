@@ -1,7 +1,7 @@
 //! Queries and certified reads.
 use crate::{
     Gateway,
-    answer::{Refusal, encoded, principal},
+    answer::{Refusal, cbor, encoded, principal},
     limits::Client,
 };
 use axum::{
@@ -10,7 +10,7 @@ use axum::{
     response::Response,
 };
 use ic_transport_types::ReadStateResponse;
-use lockstep_subnet::tree::paths::Scope;
+use lockstep_subnet::{replica::ReadError, tree::paths::Scope};
 use std::sync::Arc;
 
 /// `/api/v2/canister/ID/query` and its v3.
@@ -71,7 +71,9 @@ async fn read_state(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let replica = Arc::clone(&gateway.replica);
-    let work = move || replica.read_state(address, &body);
-    let certificate = gateway.work.run(client.0, work).await??;
-    Ok(crate::answer::cbor(&ReadStateResponse { certificate }))
+    let work = move || {
+        let certificate = replica.read_state(address, &body)?;
+        Ok::<_, ReadError>(cbor(&ReadStateResponse { certificate }))
+    };
+    Ok(gateway.work.run(client.0, work).await??)
 }

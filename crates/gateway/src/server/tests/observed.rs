@@ -1,6 +1,8 @@
 //! What operators see: metrics, logs, health.
 use super::*;
 use axum::extract::Request;
+use ic_principal::Principal;
+use ic_transport_types::{Envelope, EnvelopeContent};
 use lockstep_subnet::replica::Clock;
 use std::{collections::BTreeMap, future::Future, pin::Pin};
 use tower_service::Service;
@@ -36,12 +38,13 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
 }
 
 /// Asks a router without a connection.
-async fn ask(mut router: Router, path: &str) -> (u16, String) {
+async fn ask(router: Router, path: &str) -> (u16, String) {
     let request = Request::get(path).body(axum::body::Body::empty());
-    let answer = router
-        .call(request.expect("a request"))
-        .await
-        .expect("an answer");
+    answered(router, request.expect("a request")).await
+}
+
+async fn answered(mut router: Router, request: Request) -> (u16, String) {
+    let answer = router.call(request).await.expect("an answer");
     let status = answer.status().as_u16();
     let bytes = axum::body::to_bytes(answer.into_body(), usize::MAX)
         .await
@@ -192,6 +195,69 @@ async fn a_replica_is_ready_with_a_recent_certified_state() {
         };
         assert_eq!(health().await, expected);
     }
+}
+
+/// A request without a signature, as anybody may send it.
+fn anonymous(content: EnvelopeContent) -> Vec<u8> {
+    let content = std::borrow::Cow::Owned(content);
+    Envelope {
+        content,
+        sender_pubkey: None,
+        sender_sig: None,
+        sender_delegation: None,
+    }
+    .encode_bytes()
+}
+
+#[tokio::test]
+async fn a_replica_that_has_halted_answers_nothing_and_that_is_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let replica = replica(&directory);
+    let gateway = Gateway::new(Arc::clone(&replica), settings());
+    certify_one(&replica).await;
+    let sender = Principal::anonymous();
+    let ingress_expiry = SystemClock.now_ns() + 60_000_000_000;
+    let reading = anonymous(EnvelopeContent::ReadState {
+        ingress_expiry,
+        sender,
+        paths: vec![],
+    });
+    let query = anonymous(EnvelopeContent::Query {
+        ingress_expiry,
+        sender,
+        canister_id: sender,
+        method_name: "read".into(),
+        arg: vec![],
+        nonce: None,
+        sender_info: None,
+    });
+    let id = sender.to_text();
+    let send = async |kind: &str, body: &[u8]| {
+        let path = format!("/api/v3/canister/{id}/{kind}");
+        let request = Request::post(path).body(body.to_vec().into());
+        answered(gateway.router(), request.expect("a request"))
+            .await
+            .0
+    };
+    assert_eq!(send("read_state", &reading).await, 200);
+    assert_eq!(send("query", &query).await, 200);
+    // The subnet certifies what this replica does not have.
+    let other = [7; 32];
+    let message = [b"\x0Dic-state-root", &other[..]].concat();
+    let signature = subnet_key().sign(&message).serialize();
+    let block = FinalizedBlock {
+        height: 2,
+        digest: [0; 32],
+        payload: replica.propose(replica.executed().state.time_ns).await,
+    };
+    replica.execute(&block);
+    Application::certified(replica.as_ref(), 2, other, signature);
+    assert!(replica.halted().is_some());
+    assert_eq!(send("read_state", &reading).await, 503);
+    assert_eq!(send("query", &query).await, 503);
+    let text = gateway.metrics.text().expect("text");
+    let name = "lockstep_http_refused_total{reason=\"halted\"}";
+    assert_eq!(parse(&text)[name], 2.0);
 }
 
 #[tokio::test]
