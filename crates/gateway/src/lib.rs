@@ -54,7 +54,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, sync::watch};
 
 /// How long a synchronous call waits for its certificate.
 pub const CALL_WAIT: Duration = Duration::from_secs(10);
@@ -95,6 +95,8 @@ pub struct Gateway {
     answers: Arc<Shares>,
     /// Requests so far.
     requests: Arc<AtomicU64>,
+    /// Whether the replica has caught up.
+    ready: watch::Sender<bool>,
 }
 
 impl fmt::Debug for Gateway {
@@ -130,6 +132,7 @@ impl Gateway {
             bodies: Shares::quarters(settings.bodies_bytes_max),
             answers: Shares::quarters(settings.answers_bytes_max),
             requests: Arc::default(),
+            ready: watch::Sender::new(true),
             peers: Peers::default(),
             replica,
             settings,
@@ -140,6 +143,26 @@ impl Gateway {
     #[must_use]
     pub fn with_peers(self, peers: Peers) -> Self {
         Self { peers, ..self }
+    }
+
+    /// With a replica that has not caught up: until [`Self::set_ready`] clients wait for
+    /// [`Settings::ready_wait`] and are asked to come back then, and only `/health`, `/ready`, `/metrics` and
+    /// `/_/lockstep/status` are answered.
+    #[must_use]
+    pub fn catching_up(self) -> Self {
+        let ready = watch::Sender::new(false);
+        Self { ready, ..self }
+    }
+
+    /// From now on clients are answered.
+    pub fn set_ready(&self) {
+        self.ready.send_replace(true);
+    }
+
+    /// Whether clients are answered.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
     }
 
     /// Sets where the height of the last final block is asked for when metrics are read. The first one stays.
@@ -224,6 +247,10 @@ impl Gateway {
             // Bodies are in memory by then, and no longer than they may be.
             .layer(DefaultBodyLimit::disable())
             .layer(middleware::from_fn_with_state(self.clone(), limits::gather))
+            .layer(middleware::from_fn_with_state(
+                self.clone(),
+                status::when_ready,
+            ))
             .layer(middleware::from_fn(preflight))
             .layer(middleware::from_fn_with_state(self.clone(), limits::limit))
             .layer(middleware::from_fn_with_state(self.clone(), limits::hold))

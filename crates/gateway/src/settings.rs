@@ -73,6 +73,8 @@ pub struct Settings {
     pub computing_wait_timeout: Duration,
     /// How old the certified state may be for the replica to be ready. Default 30 s.
     pub behind_max: Duration,
+    /// How long a request waits for a replica that has not caught up. Default zero.
+    pub ready_wait: Duration,
     /// Whether `/metrics` is among the public routes. Default false.
     pub public_metrics: bool,
 }
@@ -108,6 +110,7 @@ impl Default for Settings {
             computing_waiting_max: 1_024,
             computing_wait_timeout: seconds(5),
             behind_max: seconds(30),
+            ready_wait: Duration::ZERO,
             public_metrics: false,
         }
     }

@@ -5,9 +5,8 @@
 //! the two either can be lost: what the chain has is executed again, what peers have is fetched.
 //!
 //! Clients are served as soon as the member is ready: a height after the one that it started with is
-//! certified, and few blocks that are known to be final are not executed. Before that it would answer from a
-//! state that the subnet has left behind, or refuse calls to canisters that it does not know yet;
-//! connections wait meanwhile.
+//! certified, and few blocks that are known to be final are not executed. Before that it says that it is not, and
+//! shows operators how far it is.
 //!
 //! # Errors
 //! Those of its start name what is wrong and, where something can be done, what.
@@ -38,6 +37,9 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle,
 /// How often it is looked whether a member is ready.
 pub(crate) const READINESS_PERIOD: Duration = Duration::from_millis(10);
 
+/// How long clients wait for a member that has just been started.
+const READY_WAIT: Duration = Duration::from_secs(120);
+
 /// What a member is made of.
 #[derive(Debug)]
 pub(crate) struct MemberConfig {
@@ -66,10 +68,10 @@ pub(crate) struct Member {
     replica: Arc<Replica>,
     kernels: Arc<Kernels>,
     machine: Machine,
-    readiness: Readiness,
+    gateway: Gateway,
     url: String,
     stop: oneshot::Sender<()>,
-    gateway: JoinHandle<()>,
+    server: JoinHandle<()>,
 }
 
 impl Member {
@@ -107,16 +109,25 @@ impl Member {
             node: machine.handle().clone(),
             started_at,
         };
+        let settings = Settings {
+            ready_wait: READY_WAIT,
+            // Who reaches the loopback interface may see metrics as well.
+            public_metrics: listener.local_addr()?.ip().is_loopback(),
+            ..Settings::default()
+        };
+        let gateway = Gateway::new(Arc::clone(&replica), settings)
+            .with_peers(config.peers)
+            .catching_up();
         let (stop, stopped) = oneshot::channel();
-        let gateway = runtime.spawn(serve(listener, readiness.clone(), config.peers, stopped));
+        let server = runtime.spawn(serve(gateway.clone(), listener, readiness, stopped));
         Ok(Self {
             replica,
             kernels: config.kernels,
             machine,
-            readiness,
+            gateway,
             url,
             stop,
-            gateway,
+            server,
         })
     }
 
@@ -142,7 +153,7 @@ impl Member {
 
     /// Whether it has caught up since its start, and so answers clients.
     pub(crate) fn is_ready(&self) -> bool {
-        self.readiness.is_given()
+        self.gateway.is_ready()
     }
 
     /// Whether it is well.
@@ -153,7 +164,7 @@ impl Member {
         if let Some(reason) = self.machine.failure() {
             return Err(anyhow!("consensus ended: {reason}"));
         }
-        if self.gateway.is_finished() {
+        if self.server.is_finished() {
             return Err(anyhow!("the gateway has ended"));
         }
         Ok(())
@@ -164,14 +175,13 @@ impl Member {
         // A gateway that has ended already hears nothing.
         let _ = self.stop.send(());
         runtime
-            .block_on(self.gateway)
+            .block_on(self.server)
             .context("waiting for the gateway")?;
         Ok(self.machine.stop()?)
     }
 }
 
 /// What tells whether a member has caught up.
-#[derive(Clone)]
 struct Readiness {
     replica: Arc<Replica>,
     node: NodeHandle,
@@ -186,37 +196,30 @@ impl Readiness {
     }
 }
 
-/// Serves clients from when the member is ready until it is stopped.
+/// Serves until the member is stopped, and clients from when it is ready.
 async fn serve(
+    gateway: Gateway,
     listener: TcpListener,
     readiness: Readiness,
-    peers: Peers,
-    mut stopped: oneshot::Receiver<()>,
+    stopped: oneshot::Receiver<()>,
 ) {
-    let ready = async {
+    let node = readiness.node.clone();
+    gateway.set_finalized(move || node.heights().finalized);
+    let becoming_ready = async {
         while !readiness.is_given() {
             time::sleep(READINESS_PERIOD).await;
         }
+        gateway.set_ready();
+        std::future::pending::<()>().await;
     };
-    tokio::select! {
-        () = ready => {}
-        _ = &mut stopped => return,
-    }
     let shutdown = async move {
         // An error means that the member was dropped: stop as well.
         let _ = stopped.await;
     };
-    let settings = Settings {
-        // Who reaches the loopback interface may see metrics as well.
-        public_metrics: listener
-            .local_addr()
-            .is_ok_and(|address| address.ip().is_loopback()),
-        ..Settings::default()
-    };
-    let Readiness { replica, node, .. } = readiness;
-    let gateway = Gateway::new(replica, settings).with_peers(peers);
-    gateway.set_finalized(move || node.heights().finalized);
-    gateway.serve(listener, None, shutdown).await;
+    tokio::select! {
+        () = gateway.serve(listener, None, shutdown) => {}
+        () = becoming_ready => {}
+    }
 }
 
 /// Opens the state.

@@ -197,6 +197,46 @@ async fn a_replica_is_ready_with_a_recent_certified_state() {
     }
 }
 
+#[tokio::test]
+async fn a_replica_that_catches_up_says_so() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let settings = Settings {
+        public_metrics: true,
+        ..settings()
+    };
+    let gateway = Gateway::new(replica(&directory), settings).catching_up();
+    certify_one(&gateway.replica).await;
+    let later = ["/api/v2/status", "/", "/_/lockstep/blocks", "/absent"];
+    for path in later {
+        let (status, text) = ask(gateway.router(), path).await;
+        assert_eq!(status, 503, "{path}");
+        assert!(text.starts_with("this replica has not caught up"), "{text}");
+    }
+    let ready = ask(gateway.router(), "/ready").await;
+    assert_eq!(ready, (503, "the replica catches up\n".into()));
+    for path in ["/health", "/_/lockstep/status", "/metrics"] {
+        assert_eq!(ask(gateway.router(), path).await.0, 200, "{path}");
+    }
+    let (_, text) = ask(gateway.router(), "/metrics").await;
+    let name = "lockstep_http_refused_total{reason=\"not_ready\"}";
+    assert_eq!(parse(&text)[name], later.len() as f64);
+    let waiting = Gateway {
+        settings: Arc::new(Settings {
+            ready_wait: NEVER,
+            ..Settings::clone(&gateway.settings)
+        }),
+        ..gateway.clone()
+    };
+    let waiting = tokio::spawn(async move { ask(waiting.router(), "/api/v2/status").await.0 });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    // Listeners share it.
+    gateway.clone().set_ready();
+    assert_eq!(soon(waiting).await.expect("no panic"), 200);
+    assert_eq!(ask(gateway.router(), "/ready").await.0, 200);
+    assert_eq!(ask(gateway.router(), "/api/v2/status").await.0, 200);
+}
+
 /// A request without a signature, as anybody may send it.
 fn anonymous(content: EnvelopeContent) -> Vec<u8> {
     let content = std::borrow::Cow::Owned(content);
