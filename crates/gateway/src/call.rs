@@ -90,7 +90,7 @@ async fn call_and_wait(
         cbor(&CallAnswer::Replied { certificate })
     };
     // The call is in and done: who is refused the certificate now can ask for it later.
-    let answer = gateway.work.run(client.0, work).await;
+    let answer = gateway.work.run(client.source, work).await;
     Ok(answer.unwrap_or_else(|_| StatusCode::ACCEPTED.into_response()))
 }
 
@@ -102,7 +102,7 @@ async fn submit(
 ) -> Result<Taken, Refusal> {
     let replica = Arc::clone(&gateway.replica);
     let work = move || replica.submit(address, &body);
-    match gateway.work.run(client.0, work).await? {
+    match gateway.work.run(client.source, work).await? {
         Ok(id) => Ok(Taken::In(id)),
         Err(SubmitError::Rejected(reject)) => Ok(Taken::Rejected(reject_response(&reject))),
         Err(error) => Err(error.into()),

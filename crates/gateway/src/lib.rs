@@ -233,11 +233,17 @@ impl Gateway {
         if self.settings.public_metrics {
             router = router.route("/metrics", get(metrics::metrics));
         }
+        let mut console = people::canister_routes()
+            .with_state(self.clone())
+            .merge(console::routes(self.peers.clone()));
+        if !self.settings.public_console {
+            console = console.route_layer(middleware::from_fn(console::local));
+        }
         self.bounded(
             router
                 .merge(people::routes())
                 .with_state(self.clone())
-                .merge(console::routes(self.peers.clone())),
+                .merge(console),
         )
     }
 

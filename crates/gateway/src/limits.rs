@@ -11,7 +11,10 @@ pub(crate) use rates::{Rates, limit};
 pub(crate) use shares::{Full, Share, Shares};
 pub(crate) use work::Work;
 
-use axum::{extract::FromRequestParts, http::request::Parts};
+use axum::{
+    extract::FromRequestParts,
+    http::{Request, request::Parts},
+};
 use std::{
     convert::Infallible,
     net::{IpAddr, Ipv6Addr},
@@ -46,8 +49,7 @@ pub(crate) struct Source {
 }
 
 impl Source {
-    /// The source of a connection; `None` if it has no bounds of its own.
-    pub(crate) fn of(address: IpAddr, limit_loopback: bool) -> Option<Self> {
+    fn of(address: IpAddr, limit_loopback: bool) -> Option<Self> {
         let address = address.to_canonical();
         if address.is_loopback() && !limit_loopback {
             return None;
@@ -73,15 +75,34 @@ impl Source {
     }
 }
 
-/// Who sent a request, as far as bounds count it.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Client(pub(crate) Option<Source>);
+/// Who sent a request, as far as that is known. Every request of a connection carries it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Client {
+    /// Whom bounds per address count; `None` if it has none of its own.
+    pub(crate) source: Option<Source>,
+    /// Whether it is on this machine, or behind a proxy there.
+    pub(crate) is_local: bool,
+}
+
+impl Client {
+    pub(crate) fn of(address: IpAddr, limit_loopback: bool) -> Self {
+        Self {
+            source: Source::of(address, limit_loopback),
+            is_local: address.to_canonical().is_loopback(),
+        }
+    }
+
+    /// The one that sent a request; nobody in particular if it came over no connection.
+    pub(crate) fn who_sent<B>(request: &Request<B>) -> Self {
+        request.extensions().get().copied().unwrap_or_default()
+    }
+}
 
 impl<S: Sync> FromRequestParts<S> for Client {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
-        Ok(Self(parts.extensions.get().copied()))
+        Ok(parts.extensions.get().copied().unwrap_or_default())
     }
 }
 

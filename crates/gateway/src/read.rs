@@ -61,7 +61,7 @@ async fn answer_query(
 ) -> Result<Response, Refusal> {
     let replica = Arc::clone(&gateway.replica);
     let work = move || replica.query(address, &body);
-    Ok(encoded(gateway.queries.run(client.0, work).await??))
+    Ok(encoded(gateway.queries.run(client.source, work).await??))
 }
 
 async fn read_state(
@@ -75,5 +75,5 @@ async fn read_state(
         let certificate = replica.read_state(address, &body)?;
         Ok::<_, ReadError>(cbor(&ReadStateResponse { certificate }))
     };
-    Ok(gateway.work.run(client.0, work).await??)
+    Ok(gateway.work.run(client.source, work).await??)
 }

@@ -13,7 +13,7 @@ mod linger;
 
 use crate::{
     answer::Reason,
-    limits::{Full, Rates, Share, Shares, Source},
+    limits::{Client, Full, Rates, Share, Shares},
     metrics::Metrics,
     settings::Settings,
     tls::Tls,
@@ -90,7 +90,8 @@ impl Server {
         closed: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
     ) {
-        let source = Source::of(peer.ip(), self.settings.limit_loopback);
+        let client = Client::of(peer.ip(), self.settings.limit_loopback);
+        let source = client.source;
         let place = self.connections.take(source, 1).map_err(|full| match full {
             Full::All => Reason::Connections,
             Full::OfOne => Reason::AddressConnections,
@@ -106,7 +107,7 @@ impl Server {
         match place {
             Ok(place) => {
                 let closed = closed.clone();
-                tasks.spawn(self.clone().connection(stream, source, place, closed));
+                tasks.spawn(self.clone().connection(stream, client, place, closed));
             }
             Err(reason) => self.turn_away(stream, reason),
         }
@@ -130,7 +131,7 @@ impl Server {
     async fn connection(
         self,
         stream: TcpStream,
-        source: Option<Source>,
+        client: Client,
         place: Share,
         closed: watch::Receiver<bool>,
     ) {
@@ -138,11 +139,11 @@ impl Server {
         // Answers are written whole. A socket that refuses this serves as well.
         let _ = stream.set_nodelay(true);
         let ended = match &self.tls {
-            None => connection::serve(&self, stream, source, closed).await,
+            None => connection::serve(&self, stream, client, closed).await,
             Some(tls) => {
                 let handshake = tls.acceptor().accept(stream);
                 match timeout(self.settings.handshake_timeout, handshake).await {
-                    Ok(Ok(stream)) => connection::serve(&self, stream, source, closed).await,
+                    Ok(Ok(stream)) => connection::serve(&self, stream, client, closed).await,
                     Ok(Err(_)) | Err(_) => Err(Reason::Handshake),
                 }
             }

@@ -77,6 +77,9 @@ pub struct Settings {
     pub ready_wait: Duration,
     /// Whether `/metrics` is among the public routes. Default false.
     pub public_metrics: bool,
+    /// Whether the console and what it asks about canisters are shown to all clients, not only to those on this machine.
+    /// Who is behind a proxy on this machine is on it, too. Default false.
+    pub public_console: bool,
 }
 
 impl Default for Settings {
@@ -112,6 +115,7 @@ impl Default for Settings {
             behind_max: seconds(30),
             ready_wait: Duration::ZERO,
             public_metrics: false,
+            public_console: false,
         }
     }
 }

@@ -1,5 +1,5 @@
 //! Answers in memory: within a bound of bytes until they are sent.
-use super::Full;
+use super::{Client, Full};
 use crate::{
     Gateway,
     answer::{Reason, Refusal},
@@ -15,7 +15,7 @@ use std::sync::Arc;
 
 /// Lets an answer go if there is room for it. The connection holds the room until the answer is sent.
 pub(crate) async fn hold(State(gateway): State<Gateway>, request: Request, next: Next) -> Response {
-    let source = request.extensions().get().copied();
+    let Client { source, .. } = Client::who_sent(&request);
     let mut response = next.run(request).await;
     let bytes = usize::try_from(response.body().size_hint().lower()).unwrap_or(usize::MAX);
     match gateway.answers.take(source, bytes) {

@@ -3,7 +3,7 @@
 //! # Design
 //! What a request takes of the room goes with its bytes: who has them gives it back when it drops them, not when the
 //! request is answered.
-use super::{Full, Share};
+use super::{Client, Full, Share};
 use crate::{
     Gateway,
     answer::{Reason, Refusal},
@@ -11,7 +11,7 @@ use crate::{
 use axum::{
     body::{Body, Bytes, HttpBody},
     extract::{Request, State},
-    http::{HeaderMap, HeaderValue, StatusCode, Version, header, request::Parts},
+    http::{HeaderMap, HeaderValue, StatusCode, Version, header},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -28,8 +28,9 @@ pub(crate) async fn gather(
     next: Next,
 ) -> Response {
     let version = request.version();
+    let client = Client::who_sent(&request);
     let (parts, body) = request.into_parts();
-    let refusal = match read(&gateway, &parts, body).await {
+    let refusal = match read(&gateway, client, &parts.headers, body).await {
         Ok(gathered) => {
             let bytes = Bytes::from_owner(gathered);
             return next.run(Request::from_parts(parts, bytes.into())).await;
@@ -73,18 +74,22 @@ struct Pace {
     part_bytes: usize,
 }
 
-async fn read(gateway: &Gateway, parts: &Parts, mut body: Body) -> Result<Gathered, Refusal> {
+async fn read(
+    gateway: &Gateway,
+    client: Client,
+    headers: &HeaderMap,
+    mut body: Body,
+) -> Result<Gathered, Refusal> {
     let settings = &gateway.settings;
     let bytes_max = settings.body_bytes_max;
     if body.size_hint().lower() > bytes_max as u64 {
         return Err(too_large(bytes_max));
     }
-    let source = parts.extensions.get().copied();
     let mut gathered = Gathered {
         bytes: Vec::new(),
         room: gateway
             .bodies
-            .take(source, header_bytes(&parts.headers))
+            .take(client.source, header_bytes(headers))
             .map_err(full)?,
     };
     let now = Instant::now();

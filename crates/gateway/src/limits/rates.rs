@@ -4,7 +4,7 @@
 //! A token bucket, kept as one moment per address: the time at which the bucket is full again (the generic cell rate
 //! algorithm of ITU-T I.371). Addresses lie in two generations. A full young one becomes the old one, and what was old
 //! is forgotten: memory is bounded, and an address that keeps asking is never forgotten.
-use super::{Network, Source};
+use super::{Client, Network, Source};
 use crate::{
     Gateway,
     answer::{Reason, Refusal},
@@ -112,7 +112,7 @@ pub(crate) async fn limit(
     request: Request,
     next: Next,
 ) -> Response {
-    let source = request.extensions().get::<Source>().copied();
+    let Client { source, .. } = Client::who_sent(&request);
     match source.map_or(Ok(()), |source| gateway.rates.take(source, Instant::now())) {
         Ok(()) => next.run(request).await,
         Err(wait) => Refusal::because(

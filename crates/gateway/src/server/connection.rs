@@ -6,7 +6,7 @@ use super::{
 };
 use crate::{
     answer::Reason,
-    limits::{Share, Source},
+    limits::{Client, Share},
 };
 use axum::{body::Body, http::Request};
 use hyper::{body::Incoming, service::service_fn};
@@ -34,7 +34,7 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 pub(super) async fn serve<S>(
     server: &Server,
     stream: S,
-    source: Option<Source>,
+    client: Client,
     mut closed: watch::Receiver<bool>,
 ) -> Result<(), Reason>
 where
@@ -45,9 +45,7 @@ where
     let service = service_fn(|request: Request<Incoming>| {
         let under_way = activity.begin();
         let mut request = request.map(Body::new);
-        if let Some(source) = source {
-            request.extensions_mut().insert(source);
-        }
+        request.extensions_mut().insert(client);
         let answer = server.router.clone().call(request);
         async move {
             let mut answer = answer.await?;

@@ -192,7 +192,7 @@ fn router(gateway: &Gateway, released: &Arc<Semaphore>) -> Router {
                     permit.forget();
                 }
             };
-            gateway.work.run(client.0, work).await?;
+            gateway.work.run(client.source, work).await?;
             Ok::<_, Refusal>("worked\n")
         }
     };

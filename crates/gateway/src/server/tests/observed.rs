@@ -198,6 +198,45 @@ async fn a_replica_is_ready_with_a_recent_certified_state() {
 }
 
 #[tokio::test]
+async fn the_console_is_for_the_machine_itself_unless_that_is_set() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::new(replica(&directory), settings());
+    let public = Gateway {
+        settings: Arc::new(Settings {
+            public_console: true,
+            ..settings()
+        }),
+        ..gateway.clone()
+    };
+    let from = async |gateway: &Gateway, address: &str, path: &str| {
+        let mut request = Request::get(path)
+            .body(axum::body::Body::empty())
+            .expect("a request");
+        let address = address.parse().expect("an address");
+        request.extensions_mut().insert(Client::of(address, false));
+        answered(gateway.router(), request).await.0
+    };
+    for (path, found) in [
+        ("/", 307),
+        ("/console/", 200),
+        ("/_/lockstep/canisters", 200),
+        ("/_/lockstep/canisters/aaaaa-aa", 404),
+    ] {
+        for local in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(from(&gateway, local, path).await, found, "{path}");
+        }
+        for remote in ["192.0.2.1", "2001:db8::1", "0.0.0.0"] {
+            assert_eq!(from(&gateway, remote, path).await, 403, "{path}");
+            assert_eq!(from(&public, remote, path).await, found, "{path}");
+        }
+        assert_eq!(ask(gateway.router(), path).await.0, 403, "{path}");
+    }
+    for path in ["/_/lockstep/status", "/_/lockstep/blocks", "/health"] {
+        assert_eq!(from(&gateway, "192.0.2.1", path).await, 200, "{path}");
+    }
+}
+
+#[tokio::test]
 async fn a_replica_that_catches_up_says_so() {
     let directory = tempfile::tempdir().expect("a directory");
     let settings = Settings {
