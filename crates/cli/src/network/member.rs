@@ -31,13 +31,13 @@ use lockstep_subnet::{
     state::Genesis,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, future::pending, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle, time};
 
 /// How often it is looked whether a member is ready.
 pub(crate) const READINESS_PERIOD: Duration = Duration::from_millis(10);
 
-/// How long clients wait for a member that has just been started.
+/// How long clients on this machine wait for a member that has just been started.
 const READY_WAIT: Duration = Duration::from_secs(120);
 
 /// What a member is made of.
@@ -63,6 +63,19 @@ pub(crate) struct MemberConfig {
     pub(crate) peers: Peers,
 }
 
+/// Who sees what operators ask for.
+#[derive(Debug, Default)]
+struct Exposure {
+    /// How long clients wait before it is ready.
+    ready_wait: Duration,
+    /// Where metrics are served apart.
+    metrics: Option<SocketAddr>,
+    /// Whether all clients see them.
+    public_metrics: bool,
+    /// Whether all clients see the console, not only those on this machine.
+    public_console: bool,
+}
+
 /// A running replica with its gateway.
 pub(crate) struct Member {
     replica: Arc<Replica>,
@@ -70,23 +83,48 @@ pub(crate) struct Member {
     machine: Machine,
     gateway: Gateway,
     url: String,
+    metrics: Option<SocketAddr>,
     stop: oneshot::Sender<()>,
     server: JoinHandle<()>,
 }
 
 impl Member {
-    /// Starts a member, from its directory if it ran before.
+    /// Starts a member whose clients are on this machine, and see its metrics; from its directory if it ran before.
     pub(crate) fn start(runtime: &Runtime, config: MemberConfig) -> Result<Self> {
+        let exposure = Exposure {
+            ready_wait: READY_WAIT,
+            public_metrics: true,
+            ..Exposure::default()
+        };
+        Self::start_exposed(runtime, config, exposure)
+    }
+
+    /// Starts a member whose clients may be anywhere; from its directory if it ran before. Metrics are served at
+    /// `metrics` alone, which only operators reach; port 0 takes a free one. With `public_console` all clients see the
+    /// console, not only those on this machine.
+    pub(crate) fn start_public(
+        runtime: &Runtime,
+        config: MemberConfig,
+        metrics: Option<SocketAddr>,
+        public_console: bool,
+    ) -> Result<Self> {
+        let exposure = Exposure {
+            // Its clients have others to ask, and it may take long.
+            ready_wait: Duration::ZERO,
+            metrics,
+            public_metrics: false,
+            public_console,
+        };
+        Self::start_exposed(runtime, config, exposure)
+    }
+
+    fn start_exposed(runtime: &Runtime, config: MemberConfig, exposure: Exposure) -> Result<Self> {
         allow_open_files();
-        let listener = runtime
-            .block_on(TcpListener::bind(config.http))
-            .map_err(|error| {
-                Failure::environment(format!(
-                    "cannot listen for clients on {}: {error}",
-                    config.http
-                ))
-                .hint("choose another port")
-            })?;
+        let listener = listen(runtime, config.http, "clients")?;
+        let metrics = exposure.metrics;
+        let metrics = metrics.map(|address| listen(runtime, address, "metrics"));
+        let metrics = metrics.transpose()?;
+        let metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
         let url = format!("http://{}", listener.local_addr()?);
         config.peers.set(config.keys.index(), &url);
         let replica = Arc::new(open(&config)?);
@@ -110,22 +148,24 @@ impl Member {
             started_at,
         };
         let settings = Settings {
-            ready_wait: READY_WAIT,
-            // Who reaches the loopback interface may see metrics as well.
-            public_metrics: listener.local_addr()?.ip().is_loopback(),
+            ready_wait: exposure.ready_wait,
+            public_metrics: exposure.public_metrics,
+            public_console: exposure.public_console,
             ..Settings::default()
         };
         let gateway = Gateway::new(Arc::clone(&replica), settings)
             .with_peers(config.peers)
             .catching_up();
         let (stop, stopped) = oneshot::channel();
-        let server = runtime.spawn(serve(gateway.clone(), listener, readiness, stopped));
+        let listeners = (listener, metrics);
+        let server = runtime.spawn(serve(gateway.clone(), listeners, readiness, stopped));
         Ok(Self {
             replica,
             kernels: config.kernels,
             machine,
             gateway,
             url,
+            metrics: metrics_address,
             stop,
             server,
         })
@@ -144,6 +184,11 @@ impl Member {
     /// Where it serves clients.
     pub(crate) fn url(&self) -> &str {
         &self.url
+    }
+
+    /// Where it serves metrics apart, if it does.
+    pub(crate) fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
     }
 
     /// How far it is.
@@ -199,7 +244,7 @@ impl Readiness {
 /// Serves until the member is stopped, and clients from when it is ready.
 async fn serve(
     gateway: Gateway,
-    listener: TcpListener,
+    (listener, metrics): (TcpListener, Option<TcpListener>),
     readiness: Readiness,
     stopped: oneshot::Receiver<()>,
 ) {
@@ -210,7 +255,13 @@ async fn serve(
             time::sleep(READINESS_PERIOD).await;
         }
         gateway.set_ready();
-        std::future::pending::<()>().await;
+        pending::<()>().await;
+    };
+    let metrics = async {
+        if let Some(listener) = metrics {
+            gateway.serve_metrics(listener, pending()).await;
+        }
+        pending::<()>().await;
     };
     let shutdown = async move {
         // An error means that the member was dropped: stop as well.
@@ -219,7 +270,17 @@ async fn serve(
     tokio::select! {
         () = gateway.serve(listener, None, shutdown) => {}
         () = becoming_ready => {}
+        () = metrics => {}
     }
+}
+
+fn listen(runtime: &Runtime, address: SocketAddr, whom: &str) -> Result<TcpListener> {
+    let listener = runtime.block_on(TcpListener::bind(address));
+    listener.map_err(|error| {
+        Failure::environment(format!("cannot listen for {whom} on {address}: {error}"))
+            .hint("choose another port")
+            .into()
+    })
 }
 
 /// Opens the state.
