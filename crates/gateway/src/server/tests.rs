@@ -159,9 +159,18 @@ impl Site {
     /// Waits until as many requests are under way.
     async fn until_under_way(&self, count: u64) {
         let line = format!("lockstep_http_requests_under_way {count}\n");
-        while !self.gateway.metrics.text().expect("text").contains(&line) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until(|| self.gateway.metrics.text().expect("text").contains(&line)).await;
+    }
+
+    /// Waits until a request is answered.
+    async fn until_served(&self) {
+        let served = async { while !self.get("/named/a").await.starts_with("HTTP/1.1 200") {} };
+        soon(served).await;
+    }
+
+    /// Waits until nobody listens.
+    async fn until_deaf(&self) {
+        soon(async { while TcpStream::connect(self.address).await.is_ok() {} }).await;
     }
 }
 
@@ -214,7 +223,7 @@ fn router(gateway: &Gateway, released: &Arc<Semaphore>) -> Router {
 /// What comes until the end of a stream, however that ends.
 async fn all(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
-    let _ = stream.read_to_end(&mut bytes).await;
+    let _ = soon(stream.read_to_end(&mut bytes)).await;
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -222,8 +231,8 @@ async fn all(stream: &mut TcpStream) -> String {
 async fn one(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     loop {
-        let byte = stream.read_u8().await.expect("the connection stays");
-        bytes.push(byte);
+        let byte = soon(stream.read_u8()).await;
+        bytes.push(byte.expect("the connection stays"));
         if bytes.ends_with(b"\r\n\r\n") {
             break;
         }
@@ -234,7 +243,7 @@ async fn one(stream: &mut TcpStream) -> String {
         .find_map(|line| line.strip_prefix("content-length: "));
     let length: usize = length.map_or(0, |length| length.parse().expect("a number"));
     let mut body = vec![0; length];
-    stream.read_exact(&mut body).await.expect("a body");
+    soon(stream.read_exact(&mut body)).await.expect("a body");
     head + &String::from_utf8_lossy(&body)
 }
 

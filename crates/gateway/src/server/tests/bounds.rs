@@ -47,7 +47,7 @@ async fn one_connection_too_many_is_told_so_and_later_there_is_room() {
         );
         assert_eq!(site.refused(reason), 1);
         streams.pop();
-        while !site.get("/named/a").await.starts_with("HTTP/1.1 200") {}
+        site.until_served().await;
     }
 }
 
@@ -75,12 +75,15 @@ async fn an_address_that_asks_too_often_waits() {
     .await;
     let get = "GET /named/a HTTP/1.1\r\nhost: x\r\n\r\n";
     let last = "GET /named/a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let refused = loop {
-        let answers = site.exchange(format!("{get}{get}{last}")).await;
-        if let Some(at) = answers.find("HTTP/1.1 429 ") {
-            break answers[at..].to_owned();
+    let refused = soon(async {
+        loop {
+            let answers = site.exchange(format!("{get}{get}{last}")).await;
+            if let Some(at) = answers.find("HTTP/1.1 429 ") {
+                break answers[at..].to_owned();
+            }
         }
-    };
+    })
+    .await;
     assert_answer(&refused, 429, "retry-after: 1\r\n");
     assert!(
         refused.contains("too many requests from your address"),
@@ -92,7 +95,7 @@ async fn an_address_that_asks_too_often_waits() {
         "{refused}"
     );
     assert!(site.refused("rate") >= 1);
-    while !site.get("/named/a").await.starts_with("HTTP/1.1 200") {}
+    site.until_served().await;
 }
 
 #[tokio::test]

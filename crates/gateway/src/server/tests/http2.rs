@@ -137,7 +137,7 @@ async fn a_slow_body_is_refused_and_an_idle_connection_closed() {
         .expect("a request");
     let answer = sender.send_request(slow).await.expect("an answer");
     assert_eq!(text(answer).await.0, StatusCode::REQUEST_TIMEOUT);
-    ended.await.expect("the server ends it");
+    soon(ended).await.expect("the server ends it");
 }
 
 /// A body that never comes.
@@ -162,11 +162,11 @@ async fn a_connection_is_told_of_the_end() {
     let held = tokio::spawn(sender.send_request(get("/hold")));
     site.until_under_way(1).await;
     site.stop();
-    while TcpStream::connect(site.address).await.is_ok() {}
+    site.until_deaf().await;
     site.released.add_permits(1);
     let held = held.await.expect("no panic").expect("an answer");
     assert_eq!(text(held).await.1, "held\n");
     drop(sender);
-    ended.await.expect("it ends");
-    (&mut site.server).await.expect("it ends");
+    soon(ended).await.expect("it ends");
+    soon(&mut site.server).await.expect("it ends");
 }

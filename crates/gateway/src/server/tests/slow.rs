@@ -21,7 +21,7 @@ async fn trickle(site: &Site, start: &str) -> OwnedReadHalf {
 
 async fn rest(mut stream: OwnedReadHalf) -> String {
     let mut bytes = Vec::new();
-    let _ = stream.read_to_end(&mut bytes).await;
+    let _ = soon(stream.read_to_end(&mut bytes)).await;
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -78,7 +78,7 @@ async fn a_slow_body() {
     ] {
         let site = Site::new(settings).await;
         let start = "POST /length HTTP/1.1\r\nhost: x\r\ncontent-length: 100000\r\n\r\n";
-        let answer = soon(rest(trickle(&site, start).await)).await;
+        let answer = rest(trickle(&site, start).await).await;
         assert_answer(&answer, 408, "the request's body comes too slowly");
         assert!(answer.contains("connection: close\r\n"), "{answer}");
         assert_eq!(site.refused("slow_body"), 1);
