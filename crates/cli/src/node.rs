@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Failure, chain},
-    kernels, models,
+    kernels, logs, models,
     network::{self, Directory, Member, MemberConfig, READINESS_PERIOD},
     run::open,
     stop::{Stop, Watched},
@@ -45,6 +45,13 @@ pub(crate) struct Arguments {
     /// Where the gateway serves clients. Port 0 takes a free one.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4943")]
     http: SocketAddr,
+    /// Where metrics are served: an address that only operators reach. Clients do not get them.
+    #[arg(long, value_name = "IP:PORT")]
+    metrics: Option<SocketAddr>,
+    /// Show the console, with balances and controllers of all canisters, to all clients, not only to
+    /// those on this machine. Behind a proxy on this machine all clients are on it.
+    #[arg(long)]
+    public_console: bool,
     /// Where this node listens for its peers: its address in the genesis when not given, or that
     /// port on all interfaces if the address is a name.
     #[arg(long, value_name = "IP:PORT")]
@@ -58,10 +65,13 @@ pub(crate) struct Arguments {
     /// Print one JSON object with addresses and keys when ready.
     #[arg(long)]
     json: bool,
+    #[command(flatten)]
+    logs: logs::Options,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    logs::start(&arguments.logs)?;
     let kernels = kernels::checked(arguments.threads)?;
     let subnet = read_subnet(&arguments.genesis)?;
     let keys = NodeKeys::read_file(&arguments.keys, &subnet)
@@ -100,12 +110,16 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         peers: Peers::default(),
         drain: DRAIN,
     };
-    let member = Member::start(&runtime, config)?;
+    let (metrics, public_console) = (arguments.metrics, arguments.public_console);
+    let member = Member::start_public(&runtime, config, metrics, public_console)?;
     let mut stop = Stop::new(&runtime)?;
     eprintln!(
         "state at height {}; listening for peers on {listen}",
         member.heights().executed
     );
+    if let Some(address) = member.metrics() {
+        eprintln!("metrics at http://{address}/metrics");
+    }
     if wait_until_ready(&member, &runtime, &mut stop)? == Watched::Done {
         let (height, url) = (member.replica().certified_height(), member.url());
         eprintln!("ready: height {height} is certified, clients are served at {url}");
@@ -212,4 +226,25 @@ fn resident(subnet: &Subnet, given: &[String]) -> Result<Vec<Arc<Model>>> {
         found.push(open(&file.to_string_lossy())?);
     }
     Ok(found)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::Parser;
+
+    #[derive(Parser)]
+    struct Line {
+        #[command(flatten)]
+        arguments: Arguments,
+    }
+
+    #[test]
+    fn events_are_written_as_they_are_asked_for() {
+        let line = "node --genesis g --keys k --directory d --log lockstep=loud";
+        let line = Line::try_parse_from(line.split(' ')).expect("these are its options");
+        let error = run(&line.arguments).expect_err("there is no such level");
+        let text = error.to_string();
+        assert!(text.starts_with("not a filter of events: "), "{text}");
+    }
 }

@@ -4,11 +4,15 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use ic_principal::Principal;
-use lockstep_subnet::{ingress::IngressError, replica::ReadError, tree::paths::PathError};
+use lockstep_subnet::{
+    ingress::IngressError,
+    replica::{NoRoom, ReadError, SubmitError},
+    tree::paths::PathError,
+};
 use serde::Serialize;
 use std::{error::Error, time::Duration};
 
-/// Which bound of the server refused a connection or a request.
+/// Which bound of the server, or which state of the replica, refused a connection or a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Reason {
     /// Too many connections in all.
@@ -29,8 +33,28 @@ pub(crate) enum Reason {
     BrokenBody,
     /// Too many bytes of bodies.
     BodiesFull,
+    /// The same of one address.
+    AddressBodies,
+    /// Too many bytes of answers that are not read.
+    AnswersFull,
+    /// The same of one address.
+    AddressAnswers,
     /// Too much to compute.
     Overload,
+    /// The same of one address.
+    AddressOverload,
+    /// Too many calls of one sender wait.
+    CallsOfSender,
+    /// Too many calls for one canister wait.
+    CallsForCanister,
+    /// Too many calls wait.
+    CallsFull,
+    /// The subnet keeps as many answers as it can.
+    HistoryFull,
+    /// Nothing is certified yet, or the node has not caught up.
+    NotReady,
+    /// The replica has halted.
+    Halted,
 }
 
 impl Reason {
@@ -46,7 +70,17 @@ impl Reason {
             Self::SlowBody => "slow_body",
             Self::BrokenBody => "broken_body",
             Self::BodiesFull => "bodies_full",
+            Self::AddressBodies => "address_bodies",
+            Self::AnswersFull => "answers_full",
+            Self::AddressAnswers => "address_answers",
             Self::Overload => "overload",
+            Self::AddressOverload => "address_overload",
+            Self::CallsOfSender => "calls_of_sender",
+            Self::CallsForCanister => "calls_for_canister",
+            Self::CallsFull => "calls_full",
+            Self::HistoryFull => "history_full",
+            Self::NotReady => "not_ready",
+            Self::Halted => "halted",
         }
     }
 }
@@ -128,6 +162,35 @@ impl IntoResponse for Refusal {
     }
 }
 
+impl From<SubmitError> for Refusal {
+    fn from(error: SubmitError) -> Self {
+        let (status, reason) = match &error {
+            SubmitError::Invalid(error) => (ingress_status(error), None),
+            SubmitError::NoRoom(NoRoom::OfSender) => {
+                (StatusCode::TOO_MANY_REQUESTS, Some(Reason::CallsOfSender))
+            }
+            SubmitError::NoRoom(NoRoom::ForCanister) => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                Some(Reason::CallsForCanister),
+            ),
+            SubmitError::NoRoom(NoRoom::Full) => {
+                (StatusCode::SERVICE_UNAVAILABLE, Some(Reason::CallsFull))
+            }
+            SubmitError::HistoryFull => {
+                (StatusCode::SERVICE_UNAVAILABLE, Some(Reason::HistoryFull))
+            }
+            SubmitError::Halted => (StatusCode::SERVICE_UNAVAILABLE, Some(Reason::Halted)),
+            SubmitError::OtherAddress { .. } | SubmitError::Rejected(_) => {
+                (StatusCode::BAD_REQUEST, None)
+            }
+        };
+        Self {
+            reason,
+            ..Self::new(status, &error)
+        }
+    }
+}
+
 impl From<ReadError> for Refusal {
     fn from(error: ReadError) -> Self {
         let status = match &error {
@@ -136,14 +199,19 @@ impl From<ReadError> for Refusal {
                 StatusCode::FORBIDDEN
             }
             ReadError::Path(_) | ReadError::OtherAddress { .. } => StatusCode::BAD_REQUEST,
-            ReadError::NotReady => StatusCode::SERVICE_UNAVAILABLE,
+            ReadError::NotReady | ReadError::Halted => StatusCode::SERVICE_UNAVAILABLE,
         };
-        Self::new(status, &error)
+        let refusal = Self::new(status, &error);
+        match error {
+            ReadError::NotReady => refusal.reason(Reason::NotReady),
+            ReadError::Halted => refusal.reason(Reason::Halted),
+            _ => refusal,
+        }
     }
 }
 
 /// The status for a request that breaks a rule of the interface.
-pub(crate) fn ingress_status(error: &IngressError) -> StatusCode {
+fn ingress_status(error: &IngressError) -> StatusCode {
     match error {
         IngressError::TooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
         IngressError::Signature(_) | IngressError::Delegation(_) => StatusCode::FORBIDDEN,
@@ -169,4 +237,39 @@ pub(crate) fn cbor(value: &impl Serialize) -> Response {
     let mut bytes = vec![0xd9, 0xd9, 0xf7];
     ciborium::into_writer(value, &mut bytes).expect("a vector takes every byte");
     encoded(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_refuses_for_a_time_has_a_reason() {
+        let too_much = |error: Refusal, status: u16, reason: &str| {
+            let response = error.into_response();
+            assert_eq!(response.status().as_u16(), status);
+            assert!(response.headers().contains_key(header::RETRY_AFTER));
+            let named = response.extensions().get::<Reason>().copied();
+            assert_eq!(named.map(Reason::name), Some(reason));
+        };
+        too_much(
+            SubmitError::from(NoRoom::OfSender).into(),
+            429,
+            "calls_of_sender",
+        );
+        too_much(
+            SubmitError::from(NoRoom::ForCanister).into(),
+            503,
+            "calls_for_canister",
+        );
+        too_much(SubmitError::from(NoRoom::Full).into(), 503, "calls_full");
+        too_much(SubmitError::HistoryFull.into(), 503, "history_full");
+        too_much(SubmitError::Halted.into(), 503, "halted");
+        too_much(ReadError::NotReady.into(), 503, "not_ready");
+        too_much(ReadError::Halted.into(), 503, "halted");
+        // Rules of the interface are not counted among bounds.
+        let target = Principal::anonymous();
+        let response = Refusal::from(ReadError::OtherAddress { target }).into_response();
+        assert_eq!(response.extensions().get::<Reason>(), None);
+    }
 }

@@ -1,7 +1,8 @@
 //! Calls: asynchronous (v2) and synchronous (v3, v4).
 use crate::{
     CALL_WAIT, Gateway,
-    answer::{Refusal, cbor, ingress_status, principal},
+    answer::{Refusal, cbor, principal},
+    limits::Client,
 };
 use axum::{
     body::Bytes,
@@ -12,7 +13,7 @@ use axum::{
 use ic_transport_types::RejectResponse;
 use lockstep_subnet::{
     ingress::RequestId,
-    replica::{NoRoom, SubmitError, reject_response},
+    replica::{SubmitError, reject_response},
     tree::paths::Scope,
 };
 use serde::Serialize;
@@ -38,11 +39,12 @@ enum Taken {
 /// `/api/v2/canister/ID/call`.
 pub(crate) async fn asynchronous(
     State(gateway): State<Gateway>,
+    client: Client,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refusal> {
     Ok(
-        match submit(&gateway, Scope::Canister(principal(&id)?), body).await? {
+        match submit(&gateway, client, Scope::Canister(principal(&id)?), body).await? {
             Taken::In(_) => StatusCode::ACCEPTED.into_response(),
             Taken::Rejected(reject) => cbor(&reject),
         },
@@ -52,56 +54,57 @@ pub(crate) async fn asynchronous(
 /// `/api/v3/canister/ID/call` and `/api/v4/canister/ID/call`.
 pub(crate) async fn synchronous(
     State(gateway): State<Gateway>,
+    client: Client,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    call_and_wait(&gateway, Scope::Canister(principal(&id)?), body).await
+    call_and_wait(&gateway, client, Scope::Canister(principal(&id)?), body).await
 }
 
 /// `/api/v4/subnet/ID/call`.
 pub(crate) async fn to_subnet(
     State(gateway): State<Gateway>,
+    client: Client,
     Path(id): Path<String>,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    call_and_wait(&gateway, Scope::Subnet(principal(&id)?), body).await
+    call_and_wait(&gateway, client, Scope::Subnet(principal(&id)?), body).await
 }
 
 async fn call_and_wait(
     gateway: &Gateway,
+    client: Client,
     address: Scope,
     body: Bytes,
 ) -> Result<Response, Refusal> {
-    let id = match submit(gateway, address, body).await? {
+    let id = match submit(gateway, client, address, body).await? {
         Taken::In(id) => id,
         Taken::Rejected(reject) => return Ok(cbor(&CallAnswer::NonReplicatedRejection(reject))),
     };
-    Ok(
-        match tokio::time::timeout(CALL_WAIT, gateway.replica.answered(id)).await {
-            Ok(certificate) => cbor(&CallAnswer::Replied { certificate }),
-            Err(_) => StatusCode::ACCEPTED.into_response(),
-        },
-    )
+    let answered = tokio::time::timeout(CALL_WAIT, gateway.replica.answered(id)).await;
+    let Ok(certified) = answered else {
+        return Ok(StatusCode::ACCEPTED.into_response());
+    };
+    let work = move || {
+        let certificate = certified.call_certificate(&id);
+        cbor(&CallAnswer::Replied { certificate })
+    };
+    // The call is in and done: who is refused the certificate now can ask for it later.
+    let answer = gateway.work.run(client.source, work).await;
+    Ok(answer.unwrap_or_else(|_| StatusCode::ACCEPTED.into_response()))
 }
 
-async fn submit(gateway: &Gateway, address: Scope, body: Bytes) -> Result<Taken, Refusal> {
+async fn submit(
+    gateway: &Gateway,
+    client: Client,
+    address: Scope,
+    body: Bytes,
+) -> Result<Taken, Refusal> {
     let replica = Arc::clone(&gateway.replica);
     let work = move || replica.submit(address, &body);
-    match gateway.work.run(work).await? {
+    match gateway.work.run(client.source, work).await? {
         Ok(id) => Ok(Taken::In(id)),
         Err(SubmitError::Rejected(reject)) => Ok(Taken::Rejected(reject_response(&reject))),
-        Err(error) => {
-            let status = match &error {
-                SubmitError::Invalid(error) => ingress_status(error),
-                SubmitError::NoRoom(NoRoom::OfSender) => StatusCode::TOO_MANY_REQUESTS,
-                SubmitError::NoRoom(_) | SubmitError::HistoryFull | SubmitError::Halted => {
-                    StatusCode::SERVICE_UNAVAILABLE
-                }
-                SubmitError::OtherAddress { .. } | SubmitError::Rejected(_) => {
-                    StatusCode::BAD_REQUEST
-                }
-            };
-            Err(Refusal::new(status, &error))
-        }
+        Err(error) => Err(error.into()),
     }
 }

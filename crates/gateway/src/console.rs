@@ -7,11 +7,12 @@
 //! # Safety
 //! The policy sent with the page lets it run only the script from this address, and talk only to this replica and to
 //! the others that it was told of ([`Peers`]).
-use crate::people::Peers;
+use crate::{answer::Refusal, limits::Client, people::Peers};
 use axum::{
     Router,
-    extract::{Path, State},
+    extract::{Path, Request, State},
     http::{HeaderMap, HeaderValue, StatusCode, header},
+    middleware::Next,
     response::{IntoResponse, Redirect, Response},
     routing::get,
 };
@@ -26,6 +27,15 @@ pub(crate) fn routes(peers: Peers) -> Router {
         .route("/console/", get(page))
         .route("/console/{*path}", get(file))
         .with_state(peers)
+}
+
+/// Lets those on this machine see it.
+pub(crate) async fn local(client: Client, request: Request, next: Next) -> Response {
+    if client.is_local {
+        return next.run(request).await;
+    }
+    let text = "this is shown on the replica's own machine only".to_owned();
+    Refusal::saying(StatusCode::FORBIDDEN, text).into_response()
 }
 
 async fn page(State(peers): State<Peers>, headers: HeaderMap) -> Response {

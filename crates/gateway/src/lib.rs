@@ -44,7 +44,7 @@ use axum::{
     response::{IntoResponse, Response},
     routing::{get, post},
 };
-use limits::{Connections, Rates, Work};
+use limits::{Rates, Shares, Work};
 use lockstep_subnet::replica::{Clock, Replica, SystemClock};
 use metrics::{Finalized, Metrics};
 use server::Server;
@@ -54,7 +54,7 @@ use std::{
     sync::{Arc, atomic::AtomicU64},
     time::Duration,
 };
-use tokio::{net::TcpListener, sync::Semaphore};
+use tokio::{net::TcpListener, sync::watch};
 
 /// How long a synchronous call waits for its certificate.
 pub const CALL_WAIT: Duration = Duration::from_secs(10);
@@ -84,12 +84,19 @@ pub struct Gateway {
     metrics: Arc<Metrics>,
     finalized: Finalized,
     rates: Arc<Rates>,
-    connections: Arc<Connections>,
+    connections: Arc<Shares>,
+    /// Signatures, witnesses.
     work: Work,
-    /// Bytes that bodies may still take.
-    bodies: Arc<Semaphore>,
+    /// Queries, which run far longer and are not to hold those up.
+    queries: Work,
+    /// Bytes of requests.
+    bodies: Arc<Shares>,
+    /// Bytes of answers that are not sent.
+    answers: Arc<Shares>,
     /// Requests so far.
     requests: Arc<AtomicU64>,
+    /// Whether the replica has caught up.
+    ready: watch::Sender<bool>,
 }
 
 impl fmt::Debug for Gateway {
@@ -114,16 +121,18 @@ impl Gateway {
     pub fn new(replica: Arc<Replica>, settings: Settings) -> Self {
         let settings = Arc::new(settings);
         let finalized = Finalized::default();
-        let bodies = settings.bodies_bytes_max.min(Semaphore::MAX_PERMITS);
         Self {
             clock: Arc::new(SystemClock),
             metrics: Arc::new(Metrics::new(&replica, &finalized)),
             finalized,
             rates: Arc::new(Rates::new(&settings)),
-            connections: Connections::new(&settings),
-            work: Work::new(&settings),
-            bodies: Arc::new(Semaphore::new(bodies)),
+            connections: connections(&settings),
+            work: Work::new(settings.computing_max, &settings),
+            queries: Work::new(settings.queries_max, &settings),
+            bodies: Shares::quarters(settings.bodies_bytes_max),
+            answers: Shares::quarters(settings.answers_bytes_max),
             requests: Arc::default(),
+            ready: watch::Sender::new(true),
             peers: Peers::default(),
             replica,
             settings,
@@ -134,6 +143,26 @@ impl Gateway {
     #[must_use]
     pub fn with_peers(self, peers: Peers) -> Self {
         Self { peers, ..self }
+    }
+
+    /// With a replica that has not caught up: until [`Self::set_ready`] clients wait for
+    /// [`Settings::ready_wait`] and are asked to come back then, and only `/health`, `/ready`, `/metrics` and
+    /// `/_/lockstep/status` are answered.
+    #[must_use]
+    pub fn catching_up(self) -> Self {
+        let ready = watch::Sender::new(false);
+        Self { ready, ..self }
+    }
+
+    /// From now on clients are answered.
+    pub fn set_ready(&self) {
+        self.ready.send_replace(true);
+    }
+
+    /// Whether clients are answered.
+    #[must_use]
+    pub fn is_ready(&self) -> bool {
+        *self.ready.borrow()
     }
 
     /// Sets where the height of the last final block is asked for when metrics are read. The first one stays.
@@ -164,7 +193,7 @@ impl Gateway {
         let router = probes(Router::new()).route("/metrics", get(metrics::metrics));
         let router = self.bounded(router.with_state(self.clone()));
         // Clients cannot take the places of operators.
-        let connections = Connections::new(&self.settings);
+        let connections = connections(&self.settings);
         let server = Server {
             connections,
             ..self.server(router, None)
@@ -204,11 +233,17 @@ impl Gateway {
         if self.settings.public_metrics {
             router = router.route("/metrics", get(metrics::metrics));
         }
+        let mut console = people::canister_routes()
+            .with_state(self.clone())
+            .merge(console::routes(self.peers.clone()));
+        if !self.settings.public_console {
+            console = console.route_layer(middleware::from_fn(console::local));
+        }
         self.bounded(
             router
                 .merge(people::routes())
                 .with_state(self.clone())
-                .merge(console::routes(self.peers.clone())),
+                .merge(console),
         )
     }
 
@@ -218,8 +253,13 @@ impl Gateway {
             // Bodies are in memory by then, and no longer than they may be.
             .layer(DefaultBodyLimit::disable())
             .layer(middleware::from_fn_with_state(self.clone(), limits::gather))
+            .layer(middleware::from_fn_with_state(
+                self.clone(),
+                status::when_ready,
+            ))
             .layer(middleware::from_fn(preflight))
             .layer(middleware::from_fn_with_state(self.clone(), limits::limit))
+            .layer(middleware::from_fn_with_state(self.clone(), limits::hold))
             .layer(middleware::from_fn(cross_origin))
             .layer(middleware::from_fn_with_state(
                 self.clone(),
@@ -237,6 +277,14 @@ impl Gateway {
             tls,
         }
     }
+}
+
+/// Places for connections.
+fn connections(settings: &Settings) -> Arc<Shares> {
+    Shares::new(
+        settings.connections_max,
+        settings.connections_per_address_max,
+    )
 }
 
 /// Adds what load balancers and supervisors ask.

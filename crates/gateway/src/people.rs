@@ -9,10 +9,12 @@
 //! | `/_/lockstep/canisters/ID` | [`CanisterSummary`], or status 404 |
 //!
 //! All but the path is optional. Nothing here is certified: it is what this replica says about itself. It shows sizes,
-//! balances and counts, no content of memories, arguments or replies.
+//! balances and counts, no content of memories, arguments or replies. What it says about canisters it says to clients on
+//! this machine alone, unless [`Settings::public_console`](crate::Settings::public_console) is set.
 use crate::{
     Gateway,
     answer::{Refusal, principal},
+    limits::Client,
 };
 use axum::{
     Json, Router,
@@ -84,6 +86,11 @@ pub(crate) fn routes() -> Router<Gateway> {
     Router::new()
         .route("/_/lockstep/network", get(network))
         .route("/_/lockstep/blocks", get(blocks))
+}
+
+/// The routes that show balances and controllers, which on the Internet Computer only controllers see.
+pub(crate) fn canister_routes() -> Router<Gateway> {
+    Router::new()
         .route("/_/lockstep/canisters", get(canisters))
         .route("/_/lockstep/canisters/{id}", get(canister))
 }
@@ -122,13 +129,14 @@ struct CanisterRange {
 
 async fn canisters(
     State(gateway): State<Gateway>,
+    client: Client,
     Query(range): Query<CanisterRange>,
 ) -> Result<Json<CanisterPage>, Refusal> {
     let after = range.after.as_deref().map(principal).transpose()?;
     let limit = range.limit.unwrap_or(CANISTERS).max(1);
     let replica = Arc::clone(&gateway.replica);
     let work = move || replica.canisters(after.as_ref(), limit);
-    Ok(Json(gateway.work.run(work).await?))
+    Ok(Json(gateway.work.run(client.source, work).await?))
 }
 
 async fn canister(

@@ -13,7 +13,7 @@ mod linger;
 
 use crate::{
     answer::Reason,
-    limits::{Connections, Place, Rates, Source},
+    limits::{Client, Full, Rates, Share, Shares},
     metrics::Metrics,
     settings::Settings,
     tls::Tls,
@@ -44,7 +44,7 @@ pub(crate) struct Server {
     pub(crate) settings: Arc<Settings>,
     pub(crate) metrics: Arc<Metrics>,
     pub(crate) rates: Arc<Rates>,
-    pub(crate) connections: Arc<Connections>,
+    pub(crate) connections: Arc<Shares>,
     pub(crate) router: Router,
     pub(crate) tls: Option<Arc<Tls>>,
 }
@@ -90,8 +90,13 @@ impl Server {
         closed: &watch::Receiver<bool>,
         tasks: &mut JoinSet<()>,
     ) {
-        let source = Source::of(peer.ip(), self.settings.limit_loopback);
-        let place = self.connections.admit(source).and_then(|place| {
+        let client = Client::of(peer.ip(), self.settings.limit_loopback);
+        let source = client.source;
+        let place = self.connections.take(source, 1).map_err(|full| match full {
+            Full::All => Reason::Connections,
+            Full::OfOne => Reason::AddressConnections,
+        });
+        let place = place.and_then(|place| {
             // A handshake costs more than most requests.
             let rate = source.filter(|_| self.tls.is_some());
             match rate.map_or(Ok(()), |source| self.rates.take(source, Instant::now())) {
@@ -102,7 +107,7 @@ impl Server {
         match place {
             Ok(place) => {
                 let closed = closed.clone();
-                tasks.spawn(self.clone().connection(stream, source, place, closed));
+                tasks.spawn(self.clone().connection(stream, client, place, closed));
             }
             Err(reason) => self.turn_away(stream, reason),
         }
@@ -126,19 +131,19 @@ impl Server {
     async fn connection(
         self,
         stream: TcpStream,
-        source: Option<Source>,
-        place: Place,
+        client: Client,
+        place: Share,
         closed: watch::Receiver<bool>,
     ) {
         let _counted = (place, self.metrics.connection());
         // Answers are written whole. A socket that refuses this serves as well.
         let _ = stream.set_nodelay(true);
         let ended = match &self.tls {
-            None => connection::serve(&self, stream, source, closed).await,
+            None => connection::serve(&self, stream, client, closed).await,
             Some(tls) => {
                 let handshake = tls.acceptor().accept(stream);
                 match timeout(self.settings.handshake_timeout, handshake).await {
-                    Ok(Ok(stream)) => connection::serve(&self, stream, source, closed).await,
+                    Ok(Ok(stream)) => connection::serve(&self, stream, client, closed).await,
                     Ok(Err(_)) | Err(_) => Err(Reason::Handshake),
                 }
             }

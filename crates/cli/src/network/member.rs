@@ -7,9 +7,8 @@
 //! (`state.redb.diverged-HEIGHT`).
 //!
 //! Clients are served as soon as the member is ready: a height after the one that it started with is
-//! certified, and few blocks that are known to be final are not executed. Before that it would answer from a
-//! state that the subnet has left behind, or refuse calls to canisters that it does not know yet;
-//! connections wait meanwhile.
+//! certified, and few blocks that are known to be final are not executed. Before that it says that it is not, and
+//! shows operators how far it is.
 //!
 //! # Errors
 //! Those of its start name what is wrong and, where something can be done, what.
@@ -34,11 +33,14 @@ use lockstep_subnet::{
     state::Genesis,
 };
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use std::{fs, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
+use std::{fs, future::pending, net::SocketAddr, path::PathBuf, sync::Arc, time::Duration};
 use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle, time};
 
 /// How often it is looked whether a member is ready.
 pub(crate) const READINESS_PERIOD: Duration = Duration::from_millis(10);
+
+/// How long clients on this machine wait for a member that has just been started.
+const READY_WAIT: Duration = Duration::from_secs(120);
 
 /// What a member is made of.
 #[derive(Debug)]
@@ -65,30 +67,68 @@ pub(crate) struct MemberConfig {
     pub(crate) peers: Peers,
 }
 
+/// Who sees what operators ask for.
+#[derive(Debug, Default)]
+struct Exposure {
+    /// How long clients wait before it is ready.
+    ready_wait: Duration,
+    /// Where metrics are served apart.
+    metrics: Option<SocketAddr>,
+    /// Whether all clients see them.
+    public_metrics: bool,
+    /// Whether all clients see the console, not only those on this machine.
+    public_console: bool,
+}
+
 /// A running replica with its gateway.
 pub(crate) struct Member {
     replica: Arc<Replica>,
     kernels: Arc<Kernels>,
     machine: Machine,
-    readiness: Readiness,
+    gateway: Gateway,
     url: String,
+    metrics: Option<SocketAddr>,
     stop: Option<oneshot::Sender<()>>,
-    gateway: JoinHandle<()>,
+    server: JoinHandle<()>,
 }
 
 impl Member {
-    /// Starts a member, from its directory if it ran before.
+    /// Starts a member whose clients are on this machine, and see its metrics; from its directory if it ran before.
     pub(crate) fn start(runtime: &Runtime, config: MemberConfig) -> Result<Self> {
+        let exposure = Exposure {
+            ready_wait: READY_WAIT,
+            public_metrics: true,
+            ..Exposure::default()
+        };
+        Self::start_exposed(runtime, config, exposure)
+    }
+
+    /// Starts a member whose clients may be anywhere; from its directory if it ran before. Metrics are served at
+    /// `metrics` alone, which only operators reach; port 0 takes a free one. With `public_console` all clients see the
+    /// console, not only those on this machine.
+    pub(crate) fn start_public(
+        runtime: &Runtime,
+        config: MemberConfig,
+        metrics: Option<SocketAddr>,
+        public_console: bool,
+    ) -> Result<Self> {
+        let exposure = Exposure {
+            // Its clients have others to ask, and it may take long.
+            ready_wait: Duration::ZERO,
+            metrics,
+            public_metrics: false,
+            public_console,
+        };
+        Self::start_exposed(runtime, config, exposure)
+    }
+
+    fn start_exposed(runtime: &Runtime, config: MemberConfig, exposure: Exposure) -> Result<Self> {
         allow_open_files();
-        let listener = runtime
-            .block_on(TcpListener::bind(config.http))
-            .map_err(|error| {
-                Failure::environment(format!(
-                    "cannot listen for clients on {}: {error}",
-                    config.http
-                ))
-                .hint("choose another port")
-            })?;
+        let listener = listen(runtime, config.http, "clients")?;
+        let metrics = exposure.metrics;
+        let metrics = metrics.map(|address| listen(runtime, address, "metrics"));
+        let metrics = metrics.transpose()?;
+        let metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
         let url = format!("http://{}", listener.local_addr()?);
         config.peers.set(config.keys.index(), &url);
         let replica = Arc::new(open(&config)?);
@@ -111,23 +151,28 @@ impl Member {
             node: machine.handle().clone(),
             started_at,
         };
+        let settings = Settings {
+            ready_wait: exposure.ready_wait,
+            public_metrics: exposure.public_metrics,
+            public_console: exposure.public_console,
+            drain_timeout: config.drain,
+            ..Settings::default()
+        };
+        let gateway = Gateway::new(Arc::clone(&replica), settings)
+            .with_peers(config.peers)
+            .catching_up();
         let (stop, stopped) = oneshot::channel();
-        let gateway = serve(
-            listener,
-            readiness.clone(),
-            config.peers,
-            config.drain,
-            stopped,
-        );
-        let gateway = runtime.spawn(gateway);
+        let listeners = (listener, metrics);
+        let server = runtime.spawn(serve(gateway.clone(), listeners, readiness, stopped));
         Ok(Self {
             replica,
             kernels: config.kernels,
             machine,
-            readiness,
-            url,
-            stop: Some(stop),
             gateway,
+            url,
+            metrics: metrics_address,
+            stop: Some(stop),
+            server,
         })
     }
 
@@ -146,6 +191,11 @@ impl Member {
         &self.url
     }
 
+    /// Where it serves metrics apart, if it does.
+    pub(crate) fn metrics(&self) -> Option<SocketAddr> {
+        self.metrics
+    }
+
     /// How far it is.
     pub(crate) fn heights(&self) -> Heights {
         self.machine.handle().heights()
@@ -153,7 +203,7 @@ impl Member {
 
     /// Whether it has caught up since its start, and so answers clients.
     pub(crate) fn is_ready(&self) -> bool {
-        self.readiness.is_given()
+        self.gateway.is_ready()
     }
 
     /// Whether it is well.
@@ -164,7 +214,7 @@ impl Member {
         if let Some(reason) = self.machine.failure() {
             return Err(anyhow!("consensus ended: {reason}"));
         }
-        if self.gateway.is_finished() {
+        if self.server.is_finished() {
             return Err(anyhow!("the gateway has ended"));
         }
         Ok(())
@@ -187,16 +237,15 @@ impl Member {
     /// Waits until the gateway has finished. The replica goes on: others may need it to finish theirs.
     pub(crate) fn finish_serving(&mut self, runtime: &Runtime) -> Result<()> {
         self.begin_to_stop();
-        if self.gateway.is_finished() {
+        if self.server.is_finished() {
             return Ok(());
         }
-        let ended = runtime.block_on(&mut self.gateway);
+        let ended = runtime.block_on(&mut self.server);
         ended.context("waiting for the gateway")
     }
 }
 
 /// What tells whether a member has caught up.
-#[derive(Clone)]
 struct Readiness {
     replica: Arc<Replica>,
     node: NodeHandle,
@@ -211,39 +260,46 @@ impl Readiness {
     }
 }
 
-/// Serves clients from when the member is ready until it is stopped.
+/// Serves until the member is stopped, and clients from when it is ready.
 async fn serve(
-    listener: TcpListener,
+    gateway: Gateway,
+    (listener, metrics): (TcpListener, Option<TcpListener>),
     readiness: Readiness,
-    peers: Peers,
-    drain_timeout: Duration,
-    mut stopped: oneshot::Receiver<()>,
+    stopped: oneshot::Receiver<()>,
 ) {
-    let ready = async {
+    let node = readiness.node.clone();
+    gateway.set_finalized(move || node.heights().finalized);
+    let becoming_ready = async {
         while !readiness.is_given() {
             time::sleep(READINESS_PERIOD).await;
         }
+        gateway.set_ready();
+        pending::<()>().await;
     };
-    tokio::select! {
-        () = ready => {}
-        _ = &mut stopped => return,
-    }
+    let metrics = async {
+        if let Some(listener) = metrics {
+            gateway.serve_metrics(listener, pending()).await;
+        }
+        pending::<()>().await;
+    };
     let shutdown = async move {
         // An error means that the member was dropped: stop as well.
         let _ = stopped.await;
     };
-    let settings = Settings {
-        // Who reaches the loopback interface may see metrics as well.
-        public_metrics: listener
-            .local_addr()
-            .is_ok_and(|address| address.ip().is_loopback()),
-        drain_timeout,
-        ..Settings::default()
-    };
-    let Readiness { replica, node, .. } = readiness;
-    let gateway = Gateway::new(replica, settings).with_peers(peers);
-    gateway.set_finalized(move || node.heights().finalized);
-    gateway.serve(listener, None, shutdown).await;
+    tokio::select! {
+        () = gateway.serve(listener, None, shutdown) => {}
+        () = becoming_ready => {}
+        () = metrics => {}
+    }
+}
+
+fn listen(runtime: &Runtime, address: SocketAddr, whom: &str) -> Result<TcpListener> {
+    let listener = runtime.block_on(TcpListener::bind(address));
+    listener.map_err(|error| {
+        Failure::environment(format!("cannot listen for {whom} on {address}: {error}"))
+            .hint("choose another port")
+            .into()
+    })
 }
 
 /// Opens the state.

@@ -1,31 +1,38 @@
 //! Work on threads that may block: so much at a time, so much that waits, the rest is refused.
+//!
+//! # Design
+//! Who waits does so behind those of the same network. Networks take turns: one that asks for much waits for itself, and
+//! another for no more than what is being done and one piece of work of each.
+mod turns;
+
+use super::{Full, Share, Shares, Source};
 use crate::{
     answer::{Reason, Refusal},
     settings::Settings,
 };
 use axum::http::StatusCode;
 use std::{sync::Arc, time::Duration};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::timeout,
-};
+use tokio::time::timeout;
+use turns::{Place, Turns};
 
-/// The places for work.
+/// The places for work of one kind.
 #[derive(Debug, Clone)]
 pub(crate) struct Work {
     /// For what computes and what waits.
-    taken_in: Arc<Semaphore>,
+    taken_in: Arc<Shares>,
     /// For what computes.
-    computing: Arc<Semaphore>,
+    turns: Arc<Turns>,
     wait_max: Duration,
 }
 
 impl Work {
-    pub(crate) fn new(settings: &Settings) -> Self {
-        let computing = settings.computing_max.max(1);
+    /// For work of which so much may be done at a time.
+    pub(crate) fn new(at_a_time: usize, settings: &Settings) -> Self {
+        let at_a_time = at_a_time.max(1);
+        let all_max = at_a_time.saturating_add(settings.computing_waiting_max);
         Self {
-            taken_in: Arc::new(Semaphore::new(computing + settings.computing_waiting_max)),
-            computing: Arc::new(Semaphore::new(computing)),
+            taken_in: Shares::quarters(all_max),
+            turns: Turns::new(at_a_time),
             wait_max: settings.computing_wait_timeout,
         }
     }
@@ -37,15 +44,10 @@ impl Work {
     /// A refusal if there is too much of it, or if it panics.
     pub(crate) async fn run<T: Send + 'static>(
         &self,
+        source: Option<Source>,
         work: impl FnOnce() -> T + Send + 'static,
     ) -> Result<T, Refusal> {
-        let place = self.place().await.ok_or_else(|| {
-            Refusal::because(
-                StatusCode::SERVICE_UNAVAILABLE,
-                Reason::Overload,
-                "the replica has too many requests to work on; try again later".to_owned(),
-            )
-        })?;
+        let place = self.place(source).await?;
         tokio::task::spawn_blocking(move || {
             let result = work();
             drop(place);
@@ -55,10 +57,25 @@ impl Work {
         .map_err(|_| Refusal::internal())
     }
 
-    async fn place(&self) -> Option<[OwnedSemaphorePermit; 2]> {
-        let taken_in = Arc::clone(&self.taken_in).try_acquire_owned().ok()?;
-        let computing = Arc::clone(&self.computing).acquire_owned();
-        let computing = timeout(self.wait_max, computing).await.ok()?.ok()?;
-        Some([taken_in, computing])
+    async fn place(&self, source: Option<Source>) -> Result<(Share, Place), Refusal> {
+        let taken_in = self.taken_in.take(source, 1).map_err(|full| match full {
+            Full::All => overload(),
+            Full::OfOne => Refusal::because(
+                StatusCode::TOO_MANY_REQUESTS,
+                Reason::AddressOverload,
+                "too many requests from your address wait to be worked on".to_owned(),
+            ),
+        })?;
+        let place = self.turns.place(source.map(|source| source.widest()));
+        let place = timeout(self.wait_max, place);
+        Ok((taken_in, place.await.map_err(|_| overload())?))
     }
+}
+
+fn overload() -> Refusal {
+    Refusal::because(
+        StatusCode::SERVICE_UNAVAILABLE,
+        Reason::Overload,
+        "the replica has too many requests to work on; try again later".to_owned(),
+    )
 }

@@ -1,12 +1,13 @@
-//! What a connection is busy with: which decides how long it is kept.
-use crate::settings::Settings;
+//! What a connection is busy with, which decides how long it is kept: requests, from their headers to the last byte of
+//! their answers.
+use crate::{limits::Share, settings::Settings};
 use axum::body::{Body, Bytes, HttpBody};
-use hyper::body::{Frame, SizeHint};
+use hyper::body::{Buf, Frame, SizeHint};
 use std::{
     collections::BTreeMap,
     pin::Pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 use tokio::time::Instant;
 
@@ -75,21 +76,41 @@ impl Drop for UnderWay {
     }
 }
 
-/// The body of an answer, with which its request ends.
+/// What lasts until the last byte of an answer is sent.
+#[derive(Debug)]
+pub(super) struct Unsent {
+    pub(super) _under_way: UnderWay,
+    pub(super) _room: Option<Arc<Share>>,
+}
+
+/// The body of an answer.
+///
+/// # Design
+/// The protocol takes a body over long before its client does: HTTP/2 as a whole as soon as there is a window of one byte.
+/// What the request holds therefore goes with the bytes, which the protocol drops when they are sent, or when the stream or
+/// the connection ends.
 pub(super) struct Answer {
     pub(super) body: Body,
-    pub(super) _under_way: UnderWay,
+    pub(super) unsent: Arc<Unsent>,
 }
 
 impl HttpBody for Answer {
-    type Data = Bytes;
+    type Data = Chunk;
     type Error = axum::Error;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+    ) -> Poll<Option<Result<Frame<Chunk>, axum::Error>>> {
+        let frame = ready!(Pin::new(&mut self.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| {
+            frame.map(|frame| {
+                frame.map_data(|bytes| Chunk {
+                    bytes,
+                    _unsent: Arc::clone(&self.unsent),
+                })
+            })
+        }))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -98,5 +119,25 @@ impl HttpBody for Answer {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+/// Bytes of an answer that are not sent yet.
+pub(super) struct Chunk {
+    bytes: Bytes,
+    _unsent: Arc<Unsent>,
+}
+
+impl Buf for Chunk {
+    fn remaining(&self) -> usize {
+        self.bytes.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.bytes.chunk()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.bytes.advance(count);
     }
 }

@@ -1,16 +1,20 @@
 //! One connection: HTTP/1.1 or HTTP/2, as its first bytes say, watched by the clock.
 use super::{
     Server,
-    activity::{Activity, Answer},
+    activity::{Activity, Answer, Unsent},
     linger::Lingering,
 };
-use crate::{answer::Reason, limits::Source};
+use crate::{
+    answer::Reason,
+    limits::{Client, Share},
+};
 use axum::{body::Body, http::Request};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto::Builder,
 };
+use std::sync::Arc;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     sync::watch,
@@ -30,7 +34,7 @@ const CONNECTION_WINDOW: u32 = 1024 * 1024;
 pub(super) async fn serve<S>(
     server: &Server,
     stream: S,
-    source: Option<Source>,
+    client: Client,
     mut closed: watch::Receiver<bool>,
 ) -> Result<(), Reason>
 where
@@ -41,16 +45,15 @@ where
     let service = service_fn(|request: Request<Incoming>| {
         let under_way = activity.begin();
         let mut request = request.map(Body::new);
-        if let Some(source) = source {
-            request.extensions_mut().insert(source);
-        }
+        request.extensions_mut().insert(client);
         let answer = server.router.clone().call(request);
         async move {
-            let answer = answer.await?;
-            Ok::<_, std::convert::Infallible>(answer.map(|body| Answer {
-                body,
+            let mut answer = answer.await?;
+            let unsent = Arc::new(Unsent {
                 _under_way: under_way,
-            }))
+                _room: answer.extensions_mut().remove::<Arc<Share>>(),
+            });
+            Ok::<_, std::convert::Infallible>(answer.map(|body| Answer { body, unsent }))
         }
     });
     let builder = builder(server);

@@ -6,7 +6,7 @@ mod shutdown;
 mod slow;
 mod tls;
 
-use crate::{Gateway, Settings, Tls, answer::Refusal};
+use crate::{Gateway, Settings, Tls, answer::Refusal, limits::Client};
 use axum::{
     Router,
     body::Bytes,
@@ -81,6 +81,7 @@ fn settings() -> Settings {
         header_timeout: NEVER,
         idle_timeout: NEVER,
         body_timeout: NEVER,
+        body_part_timeout: NEVER,
         request_timeout: NEVER,
         drain_timeout: NEVER,
         linger_timeout: NEVER,
@@ -158,9 +159,18 @@ impl Site {
     /// Waits until as many requests are under way.
     async fn until_under_way(&self, count: u64) {
         let line = format!("lockstep_http_requests_under_way {count}\n");
-        while !self.gateway.metrics.text().expect("text").contains(&line) {
-            tokio::time::sleep(Duration::from_millis(1)).await;
-        }
+        until(|| self.gateway.metrics.text().expect("text").contains(&line)).await;
+    }
+
+    /// Waits until a request is answered.
+    async fn until_served(&self) {
+        let served = async { while !self.get("/named/a").await.starts_with("HTTP/1.1 200") {} };
+        soon(served).await;
+    }
+
+    /// Waits until nobody listens.
+    async fn until_deaf(&self) {
+        soon(async { while TcpStream::connect(self.address).await.is_ok() {} }).await;
     }
 }
 
@@ -184,14 +194,14 @@ fn router(gateway: &Gateway, released: &Arc<Semaphore>) -> Router {
     };
     let work = {
         let released = Arc::clone(released);
-        |State(gateway): State<Gateway>| async move {
+        |State(gateway): State<Gateway>, client: Client| async move {
             let runtime = tokio::runtime::Handle::current();
             let work = move || {
                 if let Ok(permit) = runtime.block_on(released.acquire()) {
                     permit.forget();
                 }
             };
-            gateway.work.run(work).await?;
+            gateway.work.run(client.source, work).await?;
             Ok::<_, Refusal>("worked\n")
         }
     };
@@ -201,7 +211,9 @@ fn router(gateway: &Gateway, released: &Arc<Semaphore>) -> Router {
             "/length",
             post(|body: Bytes| async move { body.len().to_string() + "\n" }),
         )
-        .route("/hold", get(hold))
+        .route("/hold", get(hold.clone()))
+        // The body is gone before the answer comes.
+        .route("/forget", post(|_: Bytes| hold()))
         .route("/work", get(work))
         .route("/large", get(large))
         .route("/named/{name}", get(|| async { "named\n" }));
@@ -211,7 +223,7 @@ fn router(gateway: &Gateway, released: &Arc<Semaphore>) -> Router {
 /// What comes until the end of a stream, however that ends.
 async fn all(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
-    let _ = stream.read_to_end(&mut bytes).await;
+    let _ = soon(stream.read_to_end(&mut bytes)).await;
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
@@ -219,8 +231,8 @@ async fn all(stream: &mut TcpStream) -> String {
 async fn one(stream: &mut TcpStream) -> String {
     let mut bytes = Vec::new();
     loop {
-        let byte = stream.read_u8().await.expect("the connection stays");
-        bytes.push(byte);
+        let byte = soon(stream.read_u8()).await;
+        bytes.push(byte.expect("the connection stays"));
         if bytes.ends_with(b"\r\n\r\n") {
             break;
         }
@@ -231,8 +243,25 @@ async fn one(stream: &mut TcpStream) -> String {
         .find_map(|line| line.strip_prefix("content-length: "));
     let length: usize = length.map_or(0, |length| length.parse().expect("a number"));
     let mut body = vec![0; length];
-    stream.read_exact(&mut body).await.expect("a body");
+    soon(stream.read_exact(&mut body)).await.expect("a body");
     head + &String::from_utf8_lossy(&body)
+}
+
+/// What has to come some time: a test that waits in vain fails.
+async fn soon<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(Duration::from_secs(60), future)
+        .await
+        .expect("it comes within a minute")
+}
+
+/// Waits until something holds.
+async fn until(holds: impl Fn() -> bool) {
+    soon(async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await;
 }
 
 fn post_of(path: &str, body: &str) -> String {

@@ -33,6 +33,9 @@ pub enum ReadError {
     /// Nothing has been certified since the replica started.
     #[error("this replica has no certified state yet; try again soon")]
     NotReady,
+    /// The replica has halted: what it has may not be what the subnet has.
+    #[error("this replica has halted")]
+    Halted,
 }
 
 impl Certified {
@@ -69,7 +72,7 @@ impl Replica {
             return Err(request.wrong_type("read_state").into());
         };
         self.check_subnet(address)?;
-        let certified = self.certified().ok_or(ReadError::NotReady)?;
+        let certified = self.readable()?;
         let paths: Vec<Vec<Vec<u8>>> = paths
             .iter()
             .map(|path| path.iter().map(|label| label.as_bytes().to_vec()).collect())
@@ -98,7 +101,7 @@ impl Replica {
             return Err(request.wrong_type("query").into());
         };
         self.check_subnet(address)?;
-        let certified = self.certified().ok_or(ReadError::NotReady)?;
+        let certified = self.readable()?;
         let result = if *canister_id == Principal::management_canister() {
             let target = management::query_target(method_name, arg);
             if let Ok(Some(target)) = target
@@ -121,8 +124,9 @@ impl Replica {
         Ok(self.sign(result, request.id(), certified.executed.state.time_ns))
     }
 
-    /// Waits until a certified state holds the answer to a call, and returns its certificate.
-    pub async fn answered(&self, id: RequestId) -> Vec<u8> {
+    /// Waits until a certified state holds the answer to a call, and returns that state: it makes the certificate
+    /// ([`Certified::call_certificate`]), which takes time.
+    pub async fn answered(&self, id: RequestId) -> Certified {
         let mut height = self.certified_height().saturating_sub(1);
         loop {
             let certified = self.certified_after(height).await;
@@ -133,10 +137,18 @@ impl Replica {
                 .get(&id)
                 .is_some_and(|answer| answer.is_final())
             {
-                return certified.call_certificate(&id);
+                return certified;
             }
             height = certified.height();
         }
+    }
+
+    /// The state that clients are answered from.
+    fn readable(&self) -> Result<Certified, ReadError> {
+        if self.halted().is_some() {
+            return Err(ReadError::Halted);
+        }
+        self.certified().ok_or(ReadError::NotReady)
     }
 
     fn check_subnet(&self, address: Scope) -> Result<(), ReadError> {

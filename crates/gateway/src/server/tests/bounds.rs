@@ -47,7 +47,7 @@ async fn one_connection_too_many_is_told_so_and_later_there_is_room() {
         );
         assert_eq!(site.refused(reason), 1);
         streams.pop();
-        while !site.get("/named/a").await.starts_with("HTTP/1.1 200") {}
+        site.until_served().await;
     }
 }
 
@@ -75,12 +75,15 @@ async fn an_address_that_asks_too_often_waits() {
     .await;
     let get = "GET /named/a HTTP/1.1\r\nhost: x\r\n\r\n";
     let last = "GET /named/a HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n";
-    let refused = loop {
-        let answers = site.exchange(format!("{get}{get}{last}")).await;
-        if let Some(at) = answers.find("HTTP/1.1 429 ") {
-            break answers[at..].to_owned();
+    let refused = soon(async {
+        loop {
+            let answers = site.exchange(format!("{get}{get}{last}")).await;
+            if let Some(at) = answers.find("HTTP/1.1 429 ") {
+                break answers[at..].to_owned();
+            }
         }
-    };
+    })
+    .await;
     assert_answer(&refused, 429, "retry-after: 1\r\n");
     assert!(
         refused.contains("too many requests from your address"),
@@ -92,12 +95,13 @@ async fn an_address_that_asks_too_often_waits() {
         "{refused}"
     );
     assert!(site.refused("rate") >= 1);
-    while !site.get("/named/a").await.starts_with("HTTP/1.1 200") {}
+    site.until_served().await;
 }
 
 #[tokio::test]
 async fn overload_is_refused_and_ends() {
     let site = Site::new(Settings {
+        limit_loopback: false,
         computing_max: 1,
         computing_waiting_max: 1,
         ..settings()
@@ -118,7 +122,9 @@ async fn overload_is_refused_and_ends() {
     assert_answer(&answer, 503, "retry-after: 1\r\n");
     assert!(answer.contains("too many requests to work on"), "{answer}");
     assert_eq!(site.refused("overload"), 1);
-    // Nothing else is concerned.
+    // Nothing else is concerned, queries neither.
+    let query = site.gateway.queries.run(None, || 7).await;
+    assert_eq!(query.expect("there is room"), 7);
     assert_answer(&site.get("/named/a").await, 200, "named");
     site.released.add_permits(3);
     for stream in &mut streams {
@@ -169,10 +175,14 @@ async fn bodies_have_a_largest_length_declared_or_not() {
     assert_eq!(site.refused("body_too_large"), 4);
 }
 
+/// What the headers of [`post_of`] take of the room for requests.
+const HEADERS: usize = "hostx".len() + "connectionclose".len() + "content-length8".len() + 3 * 32;
+
 #[tokio::test]
-async fn bodies_have_a_largest_length_together() {
+async fn requests_have_a_largest_length_together() {
     let site = Site::new(Settings {
-        bodies_bytes_max: 10,
+        limit_loopback: false,
+        bodies_bytes_max: 2 * HEADERS + 10,
         ..settings()
     })
     .await;
@@ -180,16 +190,46 @@ async fn bodies_have_a_largest_length_together() {
     let half =
         "POST /length HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: 8\r\n\r\n012345";
     first.write_all(half.as_bytes()).await.expect("it is taken");
-    while site.gateway.bodies.available_permits() != 4 {
-        tokio::time::sleep(Duration::from_millis(1)).await;
-    }
+    until(|| site.gateway.bodies.taken() == HEADERS + 6).await;
     let answer = site.exchange(post_of("/length", "01234")).await;
     assert_answer(&answer, 503, "too many bytes of requests are under way");
     assert_eq!(site.refused("bodies_full"), 1);
     assert_answer(&site.exchange(post_of("/length", "0123")).await, 200, "4\n");
+    // Headers count as well.
+    let long = "x".repeat(HEADERS);
+    let header = format!("GET /named/a HTTP/1.1\r\nconnection: close\r\nhost: {long}\r\n\r\n");
+    assert_answer(&site.exchange(header).await, 503, "too many bytes");
     first.write_all(b"67").await.expect("it is taken");
     assert_answer(&all(&mut first).await, 200, "8\n");
-    assert_eq!(site.gateway.bodies.available_permits(), 10);
+    until(|| site.gateway.bodies.taken() == 0).await;
+}
+
+#[tokio::test]
+async fn requests_of_one_address_have_a_largest_length() {
+    let site = Site::new(Settings {
+        bodies_bytes_max: 4 * (HEADERS + 4),
+        ..settings()
+    })
+    .await;
+    assert_answer(&site.exchange(post_of("/length", "0123")).await, 200, "4\n");
+    let answer = site.exchange(post_of("/length", "01234")).await;
+    assert_answer(&answer, 429, "too many bytes of requests from your address");
+    assert_eq!(site.refused("address_bodies"), 1);
+}
+
+#[tokio::test]
+async fn a_request_takes_no_room_when_its_bytes_are_gone() {
+    let site = Site::new(settings()).await;
+    let mut stream = site.connect().await;
+    let request = post_of("/forget", "0123");
+    stream
+        .write_all(request.as_bytes())
+        .await
+        .expect("it is taken");
+    site.until_under_way(1).await;
+    until(|| site.gateway.bodies.taken() == 0).await;
+    site.released.add_permits(1);
+    assert_answer(&all(&mut stream).await, 200, "held");
 }
 
 #[tokio::test]

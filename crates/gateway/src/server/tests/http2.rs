@@ -4,9 +4,23 @@ use axum::{
     body::{Body, to_bytes},
     http::{Request, Response, StatusCode},
 };
-use hyper::{body::Incoming, client::conn::http2::SendRequest};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{Connection, SendRequest},
+};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::{AsyncRead, AsyncWrite};
+
+/// A client whose streams take so few bytes that they have not read.
+pub(super) async fn narrow<S>(stream: S, window: u32) -> (SendRequest<Body>, JoinHandle<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let handshake = hyper::client::conn::http2::Builder::new(TokioExecutor::new())
+        .initial_stream_window_size(window)
+        .handshake(TokioIo::new(stream));
+    driven(handshake.await.expect("it speaks HTTP/2"))
+}
 
 pub(super) async fn handshake<S>(stream: S) -> (SendRequest<Body>, JoinHandle<()>)
 where
@@ -14,7 +28,18 @@ where
 {
     let executor = TokioExecutor::new();
     let handshake = hyper::client::conn::http2::handshake(executor, TokioIo::new(stream));
-    let (sender, connection) = handshake.await.expect("it speaks HTTP/2");
+    driven(handshake.await.expect("it speaks HTTP/2"))
+}
+
+fn driven<S>(
+    (sender, connection): (
+        SendRequest<Body>,
+        Connection<TokioIo<S>, Body, TokioExecutor>,
+    ),
+) -> (SendRequest<Body>, JoinHandle<()>)
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
     let ended = tokio::spawn(async move {
         // However it ends.
         let _ = connection.await;
@@ -112,7 +137,7 @@ async fn a_slow_body_is_refused_and_an_idle_connection_closed() {
         .expect("a request");
     let answer = sender.send_request(slow).await.expect("an answer");
     assert_eq!(text(answer).await.0, StatusCode::REQUEST_TIMEOUT);
-    ended.await.expect("the server ends it");
+    soon(ended).await.expect("the server ends it");
 }
 
 /// A body that never comes.
@@ -137,11 +162,11 @@ async fn a_connection_is_told_of_the_end() {
     let held = tokio::spawn(sender.send_request(get("/hold")));
     site.until_under_way(1).await;
     site.stop();
-    while TcpStream::connect(site.address).await.is_ok() {}
+    site.until_deaf().await;
     site.released.add_permits(1);
     let held = held.await.expect("no panic").expect("an answer");
     assert_eq!(text(held).await.1, "held\n");
     drop(sender);
-    ended.await.expect("it ends");
-    (&mut site.server).await.expect("it ends");
+    soon(ended).await.expect("it ends");
+    soon(&mut site.server).await.expect("it ends");
 }

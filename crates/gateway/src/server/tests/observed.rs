@@ -1,6 +1,8 @@
 //! What operators see: metrics, logs, health.
 use super::*;
 use axum::extract::Request;
+use ic_principal::Principal;
+use ic_transport_types::{Envelope, EnvelopeContent};
 use lockstep_subnet::replica::Clock;
 use std::{collections::BTreeMap, future::Future, pin::Pin};
 use tower_service::Service;
@@ -36,12 +38,13 @@ fn parse(text: &str) -> BTreeMap<String, f64> {
 }
 
 /// Asks a router without a connection.
-async fn ask(mut router: Router, path: &str) -> (u16, String) {
+async fn ask(router: Router, path: &str) -> (u16, String) {
     let request = Request::get(path).body(axum::body::Body::empty());
-    let answer = router
-        .call(request.expect("a request"))
-        .await
-        .expect("an answer");
+    answered(router, request.expect("a request")).await
+}
+
+async fn answered(mut router: Router, request: Request) -> (u16, String) {
+    let answer = router.call(request).await.expect("an answer");
     let status = answer.status().as_u16();
     let bytes = axum::body::to_bytes(answer.into_body(), usize::MAX)
         .await
@@ -192,6 +195,148 @@ async fn a_replica_is_ready_with_a_recent_certified_state() {
         };
         assert_eq!(health().await, expected);
     }
+}
+
+#[tokio::test]
+async fn the_console_is_for_the_machine_itself_unless_that_is_set() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let gateway = Gateway::new(replica(&directory), settings());
+    let public = Gateway {
+        settings: Arc::new(Settings {
+            public_console: true,
+            ..settings()
+        }),
+        ..gateway.clone()
+    };
+    let from = async |gateway: &Gateway, address: &str, path: &str| {
+        let mut request = Request::get(path)
+            .body(axum::body::Body::empty())
+            .expect("a request");
+        let address = address.parse().expect("an address");
+        request.extensions_mut().insert(Client::of(address, false));
+        answered(gateway.router(), request).await.0
+    };
+    for (path, found) in [
+        ("/", 307),
+        ("/console/", 200),
+        ("/_/lockstep/canisters", 200),
+        ("/_/lockstep/canisters/aaaaa-aa", 404),
+    ] {
+        for local in ["127.0.0.1", "127.9.9.9", "::1", "::ffff:127.0.0.1"] {
+            assert_eq!(from(&gateway, local, path).await, found, "{path}");
+        }
+        for remote in ["192.0.2.1", "2001:db8::1", "0.0.0.0"] {
+            assert_eq!(from(&gateway, remote, path).await, 403, "{path}");
+            assert_eq!(from(&public, remote, path).await, found, "{path}");
+        }
+        assert_eq!(ask(gateway.router(), path).await.0, 403, "{path}");
+    }
+    for path in ["/_/lockstep/status", "/_/lockstep/blocks", "/health"] {
+        assert_eq!(from(&gateway, "192.0.2.1", path).await, 200, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn a_replica_that_catches_up_says_so() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let settings = Settings {
+        public_metrics: true,
+        ..settings()
+    };
+    let gateway = Gateway::new(replica(&directory), settings).catching_up();
+    certify_one(&gateway.replica).await;
+    let later = ["/api/v2/status", "/", "/_/lockstep/blocks", "/absent"];
+    for path in later {
+        let (status, text) = ask(gateway.router(), path).await;
+        assert_eq!(status, 503, "{path}");
+        assert!(text.starts_with("this replica has not caught up"), "{text}");
+    }
+    let ready = ask(gateway.router(), "/ready").await;
+    assert_eq!(ready, (503, "the replica catches up\n".into()));
+    for path in ["/health", "/_/lockstep/status", "/metrics"] {
+        assert_eq!(ask(gateway.router(), path).await.0, 200, "{path}");
+    }
+    let (_, text) = ask(gateway.router(), "/metrics").await;
+    let name = "lockstep_http_refused_total{reason=\"not_ready\"}";
+    assert_eq!(parse(&text)[name], later.len() as f64);
+    let waiting = Gateway {
+        settings: Arc::new(Settings {
+            ready_wait: NEVER,
+            ..Settings::clone(&gateway.settings)
+        }),
+        ..gateway.clone()
+    };
+    let waiting = tokio::spawn(async move { ask(waiting.router(), "/api/v2/status").await.0 });
+    tokio::task::yield_now().await;
+    assert!(!waiting.is_finished());
+    // Listeners share it.
+    gateway.clone().set_ready();
+    assert_eq!(soon(waiting).await.expect("no panic"), 200);
+    assert_eq!(ask(gateway.router(), "/ready").await.0, 200);
+    assert_eq!(ask(gateway.router(), "/api/v2/status").await.0, 200);
+}
+
+/// A request without a signature, as anybody may send it.
+fn anonymous(content: EnvelopeContent) -> Vec<u8> {
+    let content = std::borrow::Cow::Owned(content);
+    Envelope {
+        content,
+        sender_pubkey: None,
+        sender_sig: None,
+        sender_delegation: None,
+    }
+    .encode_bytes()
+}
+
+#[tokio::test]
+async fn a_replica_that_has_halted_answers_nothing_and_that_is_counted() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let replica = replica(&directory);
+    let gateway = Gateway::new(Arc::clone(&replica), settings());
+    certify_one(&replica).await;
+    let sender = Principal::anonymous();
+    let ingress_expiry = SystemClock.now_ns() + 60_000_000_000;
+    let reading = anonymous(EnvelopeContent::ReadState {
+        ingress_expiry,
+        sender,
+        paths: vec![],
+    });
+    let query = anonymous(EnvelopeContent::Query {
+        ingress_expiry,
+        sender,
+        canister_id: sender,
+        method_name: "read".into(),
+        arg: vec![],
+        nonce: None,
+        sender_info: None,
+    });
+    let id = sender.to_text();
+    let send = async |kind: &str, body: &[u8]| {
+        let path = format!("/api/v3/canister/{id}/{kind}");
+        let request = Request::post(path).body(body.to_vec().into());
+        answered(gateway.router(), request.expect("a request"))
+            .await
+            .0
+    };
+    assert_eq!(send("read_state", &reading).await, 200);
+    assert_eq!(send("query", &query).await, 200);
+    // The subnet certifies what this replica does not have.
+    let other = [7; 32];
+    let message = [b"\x0Dic-state-root", &other[..]].concat();
+    let signature = subnet_key().sign(&message).serialize();
+    let block = FinalizedBlock {
+        height: 2,
+        digest: [0; 32],
+        payload: replica.propose(replica.executed().state.time_ns).await,
+    };
+    replica.execute(&block);
+    Application::certified(replica.as_ref(), 2, other, signature);
+    assert!(replica.halted().is_some());
+    assert_eq!(send("read_state", &reading).await, 503);
+    assert_eq!(send("query", &query).await, 503);
+    let text = gateway.metrics.text().expect("text");
+    let name = "lockstep_http_refused_total{reason=\"halted\"}";
+    assert_eq!(parse(&text)[name], 2.0);
 }
 
 #[tokio::test]

@@ -20,13 +20,13 @@ async fn what_is_under_way_is_finished_and_nothing_is_begun() {
     site.stop();
     assert_eq!(all(&mut idle).await, "", "an idle connection is closed");
     drop(idle);
-    while TcpStream::connect(site.address).await.is_ok() {}
+    site.until_deaf().await;
     assert!(!site.server.is_finished());
     site.released.add_permits(1);
     let answer = all(&mut busy).await;
     assert_answer(&answer, 200, "held");
     drop(busy);
-    (&mut site.server).await.expect("it ends");
+    soon(&mut site.server).await.expect("it ends");
 }
 
 #[tokio::test]
@@ -38,6 +38,6 @@ async fn what_takes_too_long_is_dropped() {
     .await;
     let mut busy = holding(&site).await;
     site.stop();
-    (&mut site.server).await.expect("it ends");
+    soon(&mut site.server).await.expect("it ends");
     assert_eq!(all(&mut busy).await, "");
 }
