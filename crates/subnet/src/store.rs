@@ -35,7 +35,7 @@ use tables::{
 };
 
 /// What a file of this layout says it is.
-const FORMAT: &[u8] = b"lockstep state store 6";
+const FORMAT: &[u8] = b"lockstep state store 7";
 /// How many roots of past heights are kept.
 const ROOTS_MAX: u64 = 65_536;
 

@@ -4,16 +4,15 @@
 //! Besides the Internet Computer's paths there is `/lockstep`: the digest of the whole state, so
 //! that a certificate covers memories and sessions too, and the versions that fix its meaning.
 use super::Tree;
-use crate::state::{ReplicatedState, canister_id};
+use crate::state::{Canister, ReplicatedState, canister_id};
 use ic_principal::Principal;
-use lockstep_canister::state::CanisterState;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Version of the canonical arithmetic that sessions run on.
 pub const ARITHMETIC_VERSION: u64 = 1;
 /// Version of the rules by which a block changes the state.
-pub const PROTOCOL_VERSION: u64 = 3;
+pub const PROTOCOL_VERSION: u64 = 4;
 /// What agents take this subnet for.
 const SUBNET_TYPE: &str = "application";
 
@@ -95,16 +94,21 @@ fn metrics(state: &ReplicatedState) -> Metrics {
     }
 }
 
-fn canister_tree(canister: &CanisterState) -> Tree {
-    let controllers: Vec<&Principal> = canister.controllers.iter().collect();
+fn canister_tree(Canister { state, ledger, .. }: &Canister) -> Tree {
+    let controllers: Vec<&Principal> = state.controllers.iter().collect();
     let mut entries = vec![
         Tree::labeled(
-            "certified_data",
-            Tree::leaf(canister.certified_data.clone()),
+            "canister_creation_timestamp",
+            Tree::leaf(number(ledger.created_ns)),
         ),
+        Tree::labeled("certified_data", Tree::leaf(state.certified_data.clone())),
         Tree::labeled("controllers", Tree::leaf(self_described_cbor(&controllers))),
     ];
-    if let Some(installed) = &canister.installed {
+    if let Some(installed) = &state.installed {
+        entries.push(Tree::labeled(
+            "last_install_timestamp",
+            Tree::leaf(number(ledger.code_since_ns)),
+        ));
         let metadata = installed.module.metadata().iter();
         let metadata = metadata
             .map(|(name, (_, content))| Tree::labeled(name.as_str(), Tree::leaf(content.clone())));
