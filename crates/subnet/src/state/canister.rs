@@ -49,6 +49,10 @@ pub struct Ledger {
     pub log: CanisterLog,
     /// What was done to its code and its controllers.
     pub changes: Changes,
+    /// When the canister came into being, nanoseconds since 1970.
+    pub created_ns: u64,
+    /// When code last came into it, nanoseconds since 1970; 0: never.
+    pub code_since_ns: u64,
     /// Cycles that it has consumed.
     pub consumed: CyclesConsumed,
     /// The last height at which the canister had its turn in full.
@@ -131,6 +135,7 @@ impl Canister {
         let ledger = Ledger {
             served_height: height,
             paid_until_ns: now_ns,
+            created_ns: now_ns,
             ..Ledger::default()
         };
         Self::restore(state, ledger, Stored::default())
@@ -182,6 +187,9 @@ impl Canister {
 
     /// Notes a change that was just made.
     pub fn record(&mut self, time_ns: u64, originator: Originator, details: ChangeDetails) {
+        if let ChangeDetails::CodeDeployment { .. } | ChangeDetails::LoadSnapshot { .. } = details {
+            self.ledger.code_since_ns = time_ns;
+        }
         self.ledger.changes.push(Change {
             time_ns,
             canister_version: self.state.version,
@@ -240,13 +248,13 @@ impl Canister {
         installed.is_some_and(|installed| installed.module.memory64())
     }
 
-    /// BLAKE3 over its whole state: the tag `lockstep subnet canister 4`, the digest of what messages
+    /// BLAKE3 over its whole state: the tag `lockstep subnet canister 5`, the digest of what messages
     /// see, what [`Stored`] adds, and the CBOR of [`Ledger`].
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         *self.digest.get_or_init(|| {
             let mut hasher = blake3::Hasher::new();
-            hasher.update(b"lockstep subnet canister 4");
+            hasher.update(b"lockstep subnet canister 5");
             hasher.update(&self.state.digest());
             self.stored.encode(&mut hasher);
             ciborium::into_writer(&self.ledger, &mut hasher).expect("a hash takes every byte");
@@ -255,8 +263,8 @@ impl Canister {
     }
 
     /// Its subtree of the state tree.
-    pub(crate) fn tree(&self, build: impl FnOnce(&CanisterState) -> Tree) -> &Tree {
-        self.tree.get_or_init(|| build(&self.state))
+    pub(crate) fn tree(&self, build: impl FnOnce(&Self) -> Tree) -> &Tree {
+        self.tree.get_or_init(|| build(self))
     }
 }
 

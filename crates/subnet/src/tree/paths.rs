@@ -6,6 +6,9 @@ use crate::{
 };
 use ic_principal::Principal;
 
+/// Bytes of a path that an error quotes.
+const PATH_BYTES_MAX: usize = 256;
+
 /// What the address of a request names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Scope {
@@ -82,10 +85,11 @@ fn check_path(
     path: &Path,
 ) -> Result<(), PathError> {
     let labels: Vec<&[u8]> = path.iter().map(Vec::as_slice).collect();
-    let in_canister_scope = matches!(scope, Scope::Canister(_));
     match labels.as_slice() {
         [b"time"] | [b"lockstep", ..] | [b"subnet", ..] | [b"canister_ranges", ..] => Ok(()),
-        [b"request_status", id] | [b"request_status", id, _] if in_canister_scope => {
+        // There are none: what is shown is that.
+        [b"api_boundary_nodes", rest @ ..] if rest.len() <= 2 => Ok(()),
+        [b"request_status", id] | [b"request_status", id, _] => {
             let Ok(id) = <[u8; 32]>::try_from(*id) else {
                 return Err(invalid(path));
             };
@@ -122,7 +126,12 @@ fn check_canister_path(
     rest: &[&[u8]],
 ) -> Result<(), PathError> {
     match rest {
-        [b"module_hash"] | [b"controllers"] => Ok(()),
+        [
+            b"module_hash"
+            | b"controllers"
+            | b"canister_creation_timestamp"
+            | b"last_install_timestamp",
+        ] => Ok(()),
         [b"metadata", name] => {
             let Some(canister) = state.canisters().get(id) else {
                 return Ok(());
@@ -159,15 +168,43 @@ fn forbidden(sender: &Principal, path: &Path, reason: &'static str) -> PathError
     }
 }
 
-/// The path for people: words as they are, other labels in hexadecimal.
+/// The path for people: words as they are, other labels in hexadecimal, and no more than [`PATH_BYTES_MAX`] of it.
 fn text(path: &Path) -> String {
     let mut text = String::new();
     for label in path {
+        // A label that is cut here is too long for the text, too.
+        let label = &label[..label.len().min(PATH_BYTES_MAX)];
         text.push('/');
         match std::str::from_utf8(label) {
             Ok(word) if word.bytes().all(|byte| byte.is_ascii_graphic()) => text.push_str(word),
             _ => text.push_str(&hex::encode(label)),
         }
+        if text.len() > PATH_BYTES_MAX {
+            text.truncate(PATH_BYTES_MAX);
+            text.push('…');
+            break;
+        }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_quote_a_path_no_longer_than_it_is_of_use() {
+        let short = [b"canister".to_vec(), vec![0xff, 1], b"a b".to_vec()];
+        assert_eq!(text(&short), "/canister/ff01/612062");
+        let whole = [vec![b'a'; PATH_BYTES_MAX - 1]];
+        assert_eq!(text(&whole).len(), PATH_BYTES_MAX);
+        for long in [vec![b'a'; 1 << 20], vec![0; 1 << 20]] {
+            for path in [vec![long.clone()], vec![b"time".to_vec(), long]] {
+                let text = text(&path);
+                assert_eq!(text.len(), PATH_BYTES_MAX + '…'.len_utf8());
+                assert!(text.ends_with('…'));
+            }
+        }
+        assert!(text(&vec![Vec::new(); LABELS_MAX]).len() <= PATH_BYTES_MAX);
+    }
 }

@@ -5,9 +5,8 @@
 //! that a certificate covers memories and sessions too, the versions that fix its meaning, and the last checkpoint from
 //! which others can go on.
 use super::Tree;
-use crate::state::{ReplicatedState, canister_id};
+use crate::state::{Canister, ReplicatedState, canister_id};
 use ic_principal::Principal;
-use lockstep_canister::state::CanisterState;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
@@ -106,16 +105,21 @@ fn metrics(state: &ReplicatedState) -> Metrics {
     }
 }
 
-fn canister_tree(canister: &CanisterState) -> Tree {
-    let controllers: Vec<&Principal> = canister.controllers.iter().collect();
+fn canister_tree(Canister { state, ledger, .. }: &Canister) -> Tree {
+    let controllers: Vec<&Principal> = state.controllers.iter().collect();
     let mut entries = vec![
         Tree::labeled(
-            "certified_data",
-            Tree::leaf(canister.certified_data.clone()),
+            "canister_creation_timestamp",
+            Tree::leaf(number(ledger.created_ns)),
         ),
+        Tree::labeled("certified_data", Tree::leaf(state.certified_data.clone())),
         Tree::labeled("controllers", Tree::leaf(self_described_cbor(&controllers))),
     ];
-    if let Some(installed) = &canister.installed {
+    if let Some(installed) = &state.installed {
+        entries.push(Tree::labeled(
+            "last_install_timestamp",
+            Tree::leaf(number(ledger.code_since_ns)),
+        ));
         let metadata = installed.module.metadata().iter();
         let metadata = metadata
             .map(|(name, (_, content))| Tree::labeled(name.as_str(), Tree::leaf(content.clone())));

@@ -91,6 +91,57 @@ fn certificates_cover_answers_state_and_absence() {
 }
 
 #[test]
+fn canisters_show_when_they_and_their_code_came() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let replica = open(&directory.path().join("state"));
+    let (id, calls) = installation(7);
+    let [create, install] = <[Bytes; 2]>::try_from(calls).expect("two calls");
+    let certified = || {
+        certify(&replica);
+        let canister =
+            |leaf: &'static [u8]| -> Vec<&[u8]> { vec![b"canister", id.as_slice(), leaf] };
+        let leaves = [
+            b"canister_creation_timestamp".as_slice(),
+            b"last_install_timestamp",
+        ];
+        let paths = leaves.map(canister);
+        let time: &[&[u8]] = &[b"time"];
+        let asked = [time, &paths[0], &paths[1]];
+        let certificate = read(&replica, id, &asked).expect("the paths may be read");
+        verify(&certificate);
+        asked.map(|path| match certificate.tree.lookup_path(path) {
+            LookupResult::Found(value) => Some(value.to_vec()),
+            LookupResult::Absent => None,
+            other => panic!("{other:?}"),
+        })
+    };
+    step(&replica, vec![create]);
+    let [created_at, created, installed] = certified();
+    assert_eq!((&created, installed), (&created_at, None));
+    step(&replica, vec![install]);
+    let [installed_at, still, installed] = certified();
+    assert_eq!((still, &installed), (created, &installed_at));
+    assert!(installed_at.is_some() && installed_at != created_at);
+    step(&replica, vec![]);
+    let [later, _, still] = certified();
+    assert_eq!(still, installed_at);
+    assert!(later != still);
+}
+
+#[test]
+fn there_are_no_boundary_nodes_to_be_seen() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let replica = open(&directory.path().join("state"));
+    step(&replica, vec![]);
+    certify(&replica);
+    let certificate = read(&replica, canister_id(0), &[&[b"api_boundary_nodes"]]);
+    let certificate = certificate.expect("the path may be read");
+    verify(&certificate);
+    let found = certificate.tree.lookup_path(["api_boundary_nodes"]);
+    assert_eq!(found, LookupResult::Absent);
+}
+
+#[test]
 fn what_is_not_for_the_reader_is_refused() {
     let directory = tempfile::tempdir().expect("a directory");
     let replica = open(&directory.path().join("state"));
