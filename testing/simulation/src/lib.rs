@@ -15,6 +15,7 @@
 pub mod checks;
 mod client;
 mod machine;
+mod panics;
 mod plan;
 mod random;
 mod register;

@@ -4,6 +4,7 @@ use crate::{
     checks::{Agreement, Certificates, Once, Violations},
     client::{Client, Replicas, Surroundings},
     machine::{Machine, Seen, SkewedClock, lock},
+    panics,
     plan::{Event, Fault, Plan},
     random::Random,
     register,
@@ -65,6 +66,9 @@ struct Scenario<'plan> {
     /// Who is not heard by whom.
     cuts: BTreeSet<(usize, usize)>,
     link: SimulatedLink,
+    /// Panics and failures of nodes that are accounted for.
+    panics: u64,
+    failures: u64,
     /// Which twins a node is in touch with: the same of every pair, who work together.
     twin_sides: Vec<Twin>,
 }
@@ -140,6 +144,8 @@ impl<'plan> Scenario<'plan> {
             random,
             later: BTreeMap::new(),
             scheduled: 0,
+            panics: panics::count(),
+            failures: 0,
             sides: None,
             cuts: BTreeSet::new(),
             link: plan.link,
@@ -337,6 +343,7 @@ impl<'plan> Scenario<'plan> {
         }
         for node in 0..self.plan.nodes {
             if self.machines[node].replica.is_some() && self.world.has_failed(node) {
+                self.failures += 1;
                 self.crash(node, RESTART).await;
             }
         }
@@ -360,12 +367,30 @@ impl<'plan> Scenario<'plan> {
                 self.link = self.plan.link;
                 self.set_links().await;
             }
-            Later::StorageWorks => self.world.fail_storage(0),
+            Later::StorageWorks => {
+                self.world.fail_storage(0);
+                self.restart_if_unsure().await;
+            }
             Later::Wipe(node) => {
                 self.crash(node, RESTART).await;
                 self.machines[node].wipe();
             }
         }
+    }
+
+    /// After faults of consensus' storage: if there was a panic that no failed node explains, some node is not whole any
+    /// more, which its process would not have outlived. All are started again, as it is not known which.
+    async fn restart_if_unsure(&mut self) {
+        let panics = panics::count();
+        // What fails panics, and so does the node for it.
+        if panics > self.panics + 2 * self.failures {
+            for node in 0..self.plan.nodes {
+                if self.plan.fault(node).is_none() {
+                    self.crash(node, RESTART).await;
+                }
+            }
+        }
+        (self.panics, self.failures) = (panics, 0);
     }
 
     fn step_clients(&mut self, may_begin: bool) {
@@ -408,6 +433,7 @@ impl<'plan> Scenario<'plan> {
     /// Ends all faults but those of faulty nodes; returns when.
     async fn heal(&mut self) -> u64 {
         self.world.fail_storage(0);
+        self.restart_if_unsure().await;
         self.sides = None;
         self.cuts.clear();
         self.link = SimulatedLink {
