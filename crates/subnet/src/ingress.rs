@@ -254,18 +254,7 @@ impl Ingress {
     /// # Errors
     /// [`IngressError`] says what is wrong with it.
     pub fn check(bytes: &Bytes, now_ns: u64) -> Result<Self, IngressError> {
-        Self::authenticate(bytes, Request::decode(bytes)?, now_ns)
-    }
-
-    /// Authenticates a call that was decoded from `bytes`, at `now_ns`.
-    ///
-    /// # Errors
-    /// [`IngressError`] says what is wrong with it.
-    pub(crate) fn authenticate(
-        bytes: &Bytes,
-        request: Request,
-        now_ns: u64,
-    ) -> Result<Self, IngressError> {
+        let request = Request::decode(bytes)?;
         let authority = request.authenticate_call(now_ns)?;
         Ok(Self {
             authority_until_ns: authority.until_ns,

@@ -89,8 +89,6 @@ struct Waiting {
 pub(crate) struct Mempool {
     calls: BTreeMap<Key, Waiting>,
     by_id: BTreeMap<[u8; 32], Key>,
-    /// By the BLAKE3 digests of their envelopes.
-    by_envelope: BTreeMap<[u8; 32], Key>,
     by_end: BTreeSet<(u64, Key)>,
     by_sender: BTreeMap<Principal, Room>,
     by_target: BTreeMap<Principal, Room>,
@@ -112,12 +110,6 @@ impl Mempool {
     /// A call that waits.
     pub(crate) fn get(&self, id: &RequestId) -> Option<&Arc<Ingress>> {
         let key = self.by_id.get::<[u8; 32]>(id)?;
-        self.calls.get(key).map(|waiting| &waiting.call)
-    }
-
-    /// A call that waits with just this envelope.
-    pub(crate) fn get_envelope(&self, bytes: &[u8]) -> Option<&Arc<Ingress>> {
-        let key = self.by_envelope.get(blake3::hash(bytes).as_bytes())?;
         self.calls.get(key).map(|waiting| &waiting.call)
     }
 
@@ -157,8 +149,6 @@ impl Mempool {
         let key = self.arrivals;
         self.arrivals += 1;
         self.by_id.insert(*call.id, key);
-        self.by_envelope
-            .insert(*blake3::hash(&call.bytes).as_bytes(), key);
         self.by_end.insert((call.end_ns(), key));
         self.taken.add(bytes);
         self.by_sender.entry(call.sender).or_default().add(bytes);
@@ -177,8 +167,6 @@ impl Mempool {
         };
         let bytes = call.bytes.len();
         self.by_id.remove::<[u8; 32]>(&call.id);
-        self.by_envelope
-            .remove(blake3::hash(&call.bytes).as_bytes());
         self.by_end.remove(&(call.end_ns(), key));
         self.ready.remove(&key);
         self.taken.take(bytes);

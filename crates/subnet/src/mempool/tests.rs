@@ -10,7 +10,7 @@ fn insert(mempool: &mut Mempool, call: Ingress) -> Result<(), NoRoom> {
 
 fn call(number: u64, sender: u8, canister: u8) -> Ingress {
     Ingress {
-        bytes: Bytes::from([number.to_le_bytes(); 13].concat()[..100].to_vec()),
+        bytes: Bytes::from(vec![0; 100]),
         id: RequestId::new(blake3::hash(&number.to_le_bytes()).as_bytes()),
         sender: Principal::from_slice(&[sender]),
         canister: Principal::from_slice(&[canister, 1, 1]),
@@ -51,7 +51,6 @@ fn genesis() -> Genesis {
 fn is_empty(mempool: &Mempool) -> bool {
     mempool.calls.is_empty()
         && mempool.by_id.is_empty()
-        && mempool.by_envelope.is_empty()
         && mempool.by_end.is_empty()
         && mempool.by_sender.is_empty()
         && mempool.by_target.is_empty()

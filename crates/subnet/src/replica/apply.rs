@@ -162,15 +162,14 @@ impl Replica {
         }
     }
 
-    /// Checks a call of a block. One that waits here was authenticated when it came, and is not decoded again.
+    /// Checks a call of a block. One that waits here was authenticated when it came.
     fn check_call(&self, message: &Bytes, time_ns: u64) -> Result<RequestId, IngressError> {
-        let known = lock(&self.mempool).get_envelope(message).cloned();
-        if let Some(call) = known {
-            call.check_again(time_ns)?;
-            return Ok(call.id);
-        }
         let request = Request::decode(message)?;
-        request.authenticate_call(time_ns)?;
+        let known = lock(&self.mempool).get(&request.id()).cloned();
+        match known.filter(|call| call.bytes == *message) {
+            Some(call) => call.check_again(time_ns)?,
+            None => drop(request.authenticate_call(time_ns)?),
+        }
         Ok(request.id())
     }
 

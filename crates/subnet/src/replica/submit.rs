@@ -6,7 +6,7 @@ use crate::{
         management::{self, ingress_target},
         no_code, running_canister,
     },
-    ingress::{Ingress, IngressError, Request, RequestId},
+    ingress::{Ingress, IngressError, RequestId},
     mempool::NoRoom,
     state::{Reject, ReplicatedState},
     sync::StateSync as _,
@@ -14,7 +14,6 @@ use crate::{
 };
 use bytes::Bytes;
 use ic_principal::Principal;
-use ic_transport_types::EnvelopeContent;
 use lockstep_canister::engine::{Call, Environment};
 
 /// Why a call was not taken in.
@@ -56,8 +55,7 @@ impl Replica {
         let call = Ingress::check(envelope, self.clock.now_ns())?;
         self.check_address(address, &call)?;
         let executed = self.executed();
-        let target = target(&call.canister, &call.method, &call.argument);
-        let (id, bytes) = (call.id, call.bytes.clone());
+        let (id, bytes, target) = (call.id, call.bytes.clone(), target(&call));
         if self.is_known(&call) {
             return Ok(id);
         }
@@ -96,35 +94,24 @@ impl Replica {
     /// already.
     pub(super) fn take_gossip(&self, message: &Bytes) {
         // What costs little comes first.
-        let Ok(request) = Request::decode(message) else {
+        let Ok(call) = Ingress::decode(message) else {
             return;
         };
-        let EnvelopeContent::Call {
-            sender,
-            canister_id,
-            method_name,
-            arg,
-            ..
-        } = request.content()
-        else {
-            return;
-        };
-        let (sender, id) = (*sender, request.id());
-        let target = target(canister_id, method_name, arg);
         let executed = self.executed();
-        let is_known = executed.state.history.get(&id).is_some()
+        let is_known = executed.state.history.get(&call.id).is_some()
             || lock(&self.mempool)
-                .get(&id)
-                .is_some_and(|known| known.bytes == *message);
+                .get(&call.id)
+                .is_some_and(|known| known.bytes == call.bytes);
+        let target = target(&call);
         if is_known
             || executed.state.history.is_full()
             || lock(&self.mempool)
-                .check_room(&sender, &target, message.len())
+                .check_room(&call.sender, &target, message.len())
                 .is_err()
         {
             return;
         }
-        if let Ok(call) = Ingress::authenticate(message, request, self.clock.now_ns()) {
+        if let Ok(call) = Ingress::check(message, self.clock.now_ns()) {
             let _ = self.keep(call, target);
         }
     }
@@ -178,10 +165,10 @@ impl Replica {
 
 /// The canister that a call is about: its receiver or, if it is for the management canister, what that is asked
 /// about.
-fn target(canister: &Principal, method: &str, argument: &[u8]) -> Principal {
-    if *canister != Principal::management_canister() {
-        return *canister;
+fn target(call: &Ingress) -> Principal {
+    if call.canister != Principal::management_canister() {
+        return call.canister;
     }
-    let target = ingress_target(method, argument);
-    target.ok().flatten().unwrap_or(*canister)
+    let target = ingress_target(&call.method, &call.argument);
+    target.ok().flatten().unwrap_or(call.canister)
 }
