@@ -3,7 +3,7 @@
 //! # Design
 //! One replica without consensus around it, driven as consensus drives it; and the signatures of certificates, for
 //! subnets of several sizes. Every figure is the median of some repetitions.
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
 use candid::{Encode, Nat, Principal};
 use commonware_cryptography::bls12381::{
@@ -25,7 +25,7 @@ use lockstep_subnet::{
     application::{Application, FinalizedBlock, Payload},
     ingress::Ingress,
     replica::{Medium, MemoryDisk, Replica, SystemClock},
-    state::{Genesis, canister_id},
+    state::Genesis,
     tree::{paths::Scope, state::state_tree},
 };
 use serde::Serialize;
@@ -40,6 +40,8 @@ use std::{
 
 /// Calls of a large block. All of them may wait at a time.
 const CALLS: u64 = 500;
+/// An installation goes on for some heights.
+const INSTALLATION_HEIGHTS_MAX: usize = 1_000;
 /// Repetitions of what is measured.
 const REPETITIONS: usize = 5;
 
@@ -110,7 +112,16 @@ impl Driven {
     /// Installs the counter.
     fn install(&mut self, wasm: &[u8]) -> Result<Principal> {
         let callers = Callers::new(1);
-        let id = canister_id(0);
+        let mut manage = |number, method: &str, argument: Vec<u8>| {
+            let management = Principal::management_canister();
+            let call = callers.call(number, management, method, &argument);
+            self.execute(vec![call.into()]);
+            self.replica.executed()
+        };
+        let create = Encode!(&ProvisionalCreateCanisterWithCyclesArgs::default())?;
+        let created = manage(0, "provisional_create_canister_with_cycles", create);
+        let id = created.state.canisters().keys().next().copied();
+        let id = id.context("no canister was made")?;
         let install = InstallCodeArgs {
             mode: CanisterInstallMode::Install,
             canister_id: id,
@@ -118,19 +129,16 @@ impl Driven {
             arg: Encode!(&Nat::from(0_u8))?,
             sender_canister_version: None,
         };
-        let create = Encode!(&ProvisionalCreateCanisterWithCyclesArgs::default())?;
-        let create = ("provisional_create_canister_with_cycles", create);
-        let install = ("install_code", Encode!(&install)?);
-        for (number, (method, argument)) in [create, install].into_iter().enumerate() {
-            let management = Principal::management_canister();
-            let call = callers.call(number as u64, management, method, &argument);
-            self.execute(vec![call.into()]);
+        manage(1, "install_code", Encode!(&install)?);
+        for _ in 0..INSTALLATION_HEIGHTS_MAX {
+            let executed = self.replica.executed();
+            let canister = executed.state.canisters().get(&id);
+            if canister.is_some_and(|canister| canister.state.installed.is_some()) {
+                return Ok(id);
+            }
+            self.execute(Vec::new());
         }
-        let installed = self.replica.executed();
-        let canister = installed.state.canisters().get(&id);
-        let installed = canister.is_some_and(|canister| canister.state.installed.is_some());
-        ensure!(installed, "the counter is not installed");
-        Ok(id)
+        bail!("the counter is not installed")
     }
 
     fn payload(&mut self, messages: Vec<Bytes>) -> Payload {
