@@ -11,11 +11,12 @@ use std::{
 /// # Units and bounds
 /// What a client costs before it is authenticated: a connection, of which there are at most [`Self::connections_max`];
 /// one header that is not complete, at most [`Self::header_bytes_max`] (twice that while it is parsed); the headers and
-/// bodies of its requests, together at most [`Self::bodies_bytes_max`] over all connections; and answers, together at most [`Self::answers_bytes_max`].
+/// bodies of its requests, together at most [`Self::bodies_bytes_max`] over all connections; and answers, together at
+/// most [`Self::answers_bytes_max`].
 ///
 /// An *address* is an IPv4 address or the /64 network of an IPv6 address; the /48 network around the latter has four
-/// times its bounds. Loopback addresses are the operator's own or
-/// a proxy's, which cannot be told apart here: they have no bounds of their own unless [`Self::limit_loopback`] is set.
+/// times its bounds, or half where an address has a quarter of all. Loopback addresses are the operator's own or a
+/// proxy's, which cannot be told apart here: they have no bounds of their own unless [`Self::limit_loopback`] is set.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// Connections at a time. Default 2,048.

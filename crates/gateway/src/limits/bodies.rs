@@ -53,7 +53,7 @@ struct Gathered {
 }
 
 impl Gathered {
-    /// Adds bytes, for which there is room or will be none.
+    /// Adds bytes, if there is room for them.
     fn add(&mut self, data: &[u8]) -> Result<(), Full> {
         self.room.grow(data.len())?;
         self.bytes.extend_from_slice(data);
