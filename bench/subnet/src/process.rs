@@ -201,7 +201,7 @@ impl Subnet {
             &directory.join("up.log"),
         )?;
         let urls = ready["replicas"].as_array().context("no replicas")?;
-        let gateways = urls.iter().map(|url| address(url));
+        let gateways = urls.iter().map(address);
         Ok(Self {
             processes: vec![process],
             gateways: gateways.collect::<Result<_>>()?,

@@ -181,7 +181,7 @@ impl StateSync for Observed {
     fn part(&self, height: Height, index: u32) -> Option<Vec<u8>> {
         let mut part = self.replica.part(height, index)?;
         // Not always: a liar that never says the truth is found out at once.
-        if self.role == Role::Liar && index % 2 == 0 {
+        if self.role == Role::Liar && index.is_multiple_of(2) {
             part.iter_mut().for_each(|byte| *byte ^= 1);
         }
         Some(part)

@@ -309,8 +309,11 @@ pub(super) fn write_row(bytes: &mut Vec<u8>, part: Part, key: &[u8], value: &[u8
     bytes.extend(value);
 }
 
+/// Rows of a chunk: their parts, keys and values.
+pub(super) type Rows<'bytes> = Vec<(Part, &'bytes [u8], &'bytes [u8])>;
+
 /// The rows that were written one behind the other; `None`: they are none.
-pub(super) fn read_rows(bytes: &[u8]) -> Option<Vec<(Part, &[u8], &[u8])>> {
+pub(super) fn read_rows(bytes: &[u8]) -> Option<Rows<'_>> {
     let mut reader = Reader::new(bytes);
     let mut rows = Vec::new();
     while !reader.is_at_end() {

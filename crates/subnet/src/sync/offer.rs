@@ -112,9 +112,12 @@ impl Offer {
     }
 }
 
+/// A tree, and a signature if it has the length of one.
+type Signed = (HashTree<Vec<u8>>, Option<[u8; 48]>);
+
 /// The tree and the signature of a certificate. What `ic_certification` reads needs its input to be borrowed, which
 /// ciborium does not do; the decoder bounds the depth.
-fn read_certificate(value: &Value) -> Option<(HashTree<Vec<u8>>, Option<[u8; 48]>)> {
+fn read_certificate(value: &Value) -> Option<Signed> {
     let value = match value {
         Value::Tag(_, tagged) => &**tagged,
         value => value,
