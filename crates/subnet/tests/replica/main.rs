@@ -6,4 +6,5 @@ mod kills;
 mod management;
 mod people;
 mod restart;
+mod signatures;
 mod support;
