@@ -31,7 +31,7 @@ use crate::{
 use ic_principal::Principal;
 pub use lockstep_canister::engine::UPDATE_INSTRUCTIONS;
 use lockstep_canister::{
-    engine::{Engine, Environment, ExecutionError, Instructions},
+    engine::{CallerInfo, Engine, Environment, ExecutionError, Instructions},
     models::{ModelHost, Work},
     query::{Query, evaluate},
     session::Sessions,
@@ -256,12 +256,14 @@ pub fn environment<'state>(
 }
 
 /// A user's query.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct UserQuery<'a> {
     /// Whom it is for.
     pub canister: &'a Principal,
     /// Who asks.
     pub sender: &'a Principal,
+    /// What is said of them.
+    pub sender_info: Option<CallerInfo>,
     /// A query or composite query.
     pub method: &'a str,
     /// Its argument.
@@ -302,7 +304,7 @@ pub fn query(
         method: asked.method.to_owned(),
         argument: asked.argument.to_vec(),
         caller: *asked.sender,
-        caller_info: None,
+        caller_info: asked.sender_info,
     };
     let evaluation = evaluate(engine, &lookup, query, &environment);
     (evaluation.result.map_err(Reject::from), evaluation.debug)

@@ -3,7 +3,7 @@
 //! # Design
 //! A request arrives as the CBOR envelope of the Internet Computer's HTTP interface. [`Ingress`] is
 //! a decoded call: what blocks carry and replicas execute. Decoding and [`Request::authenticate`]
-//! are functions of the bytes and a time alone, so replicas that vote on a block agree about it.
+//! are functions of the bytes, the subnet's key and a time alone, so replicas that vote on a block agree about it.
 //!
 //! # Units and bounds
 //! Envelopes are at most [`MESSAGE_BYTES_MAX`] long, nonces at most [`NONCE_BYTES_MAX`], chains of
@@ -13,17 +13,21 @@
 //!
 //! # Errors
 //! [`IngressError`] names the rule that a request breaks. No input panics.
+mod canister_signature;
 mod delegation;
 mod envelope;
 mod signature;
+mod webauthn;
+mod witness;
 
 use bytes::Bytes;
 pub use delegation::{Authority, DELEGATIONS_MAX, DelegationError, TARGETS_MAX};
 use ic_principal::Principal;
 pub use ic_transport_types::RequestId;
-use ic_transport_types::{Envelope, EnvelopeContent};
-use lockstep_canister::engine::EntryPoint;
+use ic_transport_types::{Envelope, EnvelopeContent, SenderInfo};
+use lockstep_canister::engine::{CallerInfo, EntryPoint};
 pub use signature::SignatureError;
+use signature::{At, SELF_DESCRIBED};
 
 /// Bytes of the longest envelope.
 pub const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;
@@ -37,8 +41,6 @@ pub const DRIFT_NS: u64 = 60_000_000_000;
 pub const PATHS_MAX: usize = 1000;
 /// Most labels of a path.
 pub const LABELS_MAX: usize = 127;
-/// The tag with which self-described CBOR begins.
-const SELF_DESCRIBED: [u8; 3] = [0xd9, 0xd9, 0xf7];
 
 /// Why a request was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -88,12 +90,6 @@ pub enum IngressError {
         expiry_ns: u64,
         /// The latest that is allowed.
         latest_ns: u64,
-    },
-    /// A feature of the interface that this subnet does not have.
-    #[error("{feature} are not supported by this subnet")]
-    Unsupported {
-        /// The feature.
-        feature: &'static str,
     },
     /// The sender is not who signed.
     #[error("the sender is not authenticated")]
@@ -152,38 +148,33 @@ impl Request {
         self.id
     }
 
-    /// Checks, at `now_ns`, the window of validity, the signature and that delegations allow the request. Anonymous
-    /// queries and reads may carry any expiry. Which canister a read is about is for whoever looks at its paths.
+    /// Checks, at `now_ns`, the window of validity, the signature and that delegations allow the request. `root_key` is
+    /// the subnet's key in DER, under which canisters sign. Anonymous queries and reads may carry any expiry. Which
+    /// canister a read is about is for whoever looks at its paths.
     ///
     /// # Errors
     /// The rule that is broken.
-    pub fn authenticate(&self, now_ns: u64) -> Result<Authority, IngressError> {
+    pub fn authenticate(&self, root_key: &[u8], now_ns: u64) -> Result<Authority, IngressError> {
         let content = self.content();
         let is_call = matches!(content, EnvelopeContent::Call { .. });
         if is_call || *content.sender() != Principal::anonymous() {
             check_expiry(content.ingress_expiry(), now_ns)?;
         }
-        if let EnvelopeContent::Call {
-            sender_info: Some(_),
-            ..
-        }
-        | EnvelopeContent::Query {
-            sender_info: Some(_),
-            ..
-        } = content
-        {
-            return Err(IngressError::Unsupported {
-                feature: "sender_info attributes",
-            });
-        }
+        let public_key = self.envelope.sender_pubkey.as_deref();
         let authority = signature::verify(
             content.sender(),
-            self.envelope.sender_pubkey.as_deref(),
+            public_key,
             self.envelope.sender_delegation.as_deref().unwrap_or(&[]),
             self.envelope.sender_sig.as_deref(),
             &self.id.signable(),
-            now_ns,
+            At { root_key, now_ns },
         )?;
+        if let EnvelopeContent::Call { sender_info, .. }
+        | EnvelopeContent::Query { sender_info, .. } = content
+            && let Some(info) = sender_info
+        {
+            signature::verify_info(info, public_key, root_key)?;
+        }
         if is_call {
             authority.check_call()?;
         }
@@ -199,9 +190,13 @@ impl Request {
     ///
     /// # Errors
     /// The rule that is broken, or [`IngressError::WrongType`].
-    pub fn authenticate_call(&self, now_ns: u64) -> Result<Authority, IngressError> {
+    pub fn authenticate_call(
+        &self,
+        root_key: &[u8],
+        now_ns: u64,
+    ) -> Result<Authority, IngressError> {
         match self.content() {
-            EnvelopeContent::Call { .. } => self.authenticate(now_ns),
+            EnvelopeContent::Call { .. } => self.authenticate(root_key, now_ns),
             _ => Err(self.wrong_type("call")),
         }
     }
@@ -233,6 +228,8 @@ pub struct Ingress {
     pub method: String,
     /// Its argument.
     pub argument: Vec<u8>,
+    /// What the canister that signs for the sender says of them.
+    pub caller_info: Option<CallerInfo>,
     /// When it stops being valid, nanoseconds since 1970.
     pub expiry_ns: u64,
     /// When who signed it may no longer do so in the sender's name, if that was checked.
@@ -249,13 +246,13 @@ impl Ingress {
         Self::from_request(bytes, Request::decode(bytes)?)
     }
 
-    /// Decodes a call and authenticates it at `now_ns`.
+    /// Decodes a call and authenticates it as [`Request::authenticate`] does.
     ///
     /// # Errors
     /// [`IngressError`] says what is wrong with it.
-    pub fn check(bytes: &Bytes, now_ns: u64) -> Result<Self, IngressError> {
+    pub fn check(bytes: &Bytes, root_key: &[u8], now_ns: u64) -> Result<Self, IngressError> {
         let request = Request::decode(bytes)?;
-        let authority = request.authenticate_call(now_ns)?;
+        let authority = request.authenticate_call(root_key, now_ns)?;
         Ok(Self {
             authority_until_ns: authority.until_ns,
             ..Self::from_request(bytes, request)?
@@ -291,6 +288,7 @@ impl Ingress {
                 canister_id,
                 method_name,
                 arg,
+                sender_info,
                 ..
             } => Ok(Self {
                 bytes: bytes.clone(),
@@ -299,6 +297,7 @@ impl Ingress {
                 canister: canister_id,
                 method: method_name,
                 argument: arg,
+                caller_info: sender_info.and_then(caller_info),
                 expiry_ns: ingress_expiry,
                 authority_until_ns: u64::MAX,
             }),
@@ -318,6 +317,15 @@ impl Ingress {
     pub fn inspection(&self) -> EntryPoint {
         EntryPoint::Inspect(self.method.clone())
     }
+}
+
+/// What a canister is told of its caller; none if the signer is no principal.
+pub(crate) fn caller_info(info: SenderInfo) -> Option<CallerInfo> {
+    let signer = Principal::try_from_slice(&info.signer).ok()?;
+    Some(CallerInfo {
+        data: info.info,
+        signer,
+    })
 }
 
 /// Whether a request that expires at `expiry_ns` is valid at `now_ns`.

@@ -113,6 +113,7 @@ const identities = [
   ["Ed25519", () => Ed25519KeyIdentity.generate()],
   ["ECDSA on P-256", () => ECDSAKeyIdentity.generate()],
   ["ECDSA on secp256k1", () => Secp256k1KeyIdentity.generate()],
+  ["passkey", () => passkey()],
 ];
 for (const [name, generate] of identities) {
   await check(`key: ${name}`, async () => {
@@ -123,12 +124,6 @@ for (const [name, generate] of identities) {
     assert.equal((await mine.whoami_certified()).toText(), principal);
   });
 }
-
-await check("key: passkey, which is refused", async () => {
-  const mine = counter(await connect(passkey()), canisterId);
-  await assert.rejects(mine.whoami(), /keys of type WebAuthn \(COSE\) are not supported/);
-  await assert.rejects(mine.whoami_certified(), /keys of type WebAuthn \(COSE\) are not supported/);
-});
 
 await check("key: none", async () => {
   const mine = counter(await connect(undefined), canisterId);

@@ -295,6 +295,7 @@ impl Subnet {
         let asked = UserQuery {
             canister: &canister,
             sender: &sender,
+            sender_info: None,
             method,
             argument,
             certificate: None,

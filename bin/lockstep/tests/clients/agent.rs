@@ -16,7 +16,7 @@ const CHECKS: &[&str] = &[
     "key: Ed25519",
     "key: ECDSA on P-256",
     "key: ECDSA on secp256k1",
-    "key: passkey, which is refused",
+    "key: passkey",
     "key: none",
     "delegation from: Ed25519",
     "delegation from: ECDSA on P-256",

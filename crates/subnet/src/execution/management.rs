@@ -207,6 +207,7 @@ impl<'a> ManagementCall<'a> {
                 origin: Origin::User {
                     id: *call.id,
                     sender: call.sender,
+                    info: None,
                 },
                 sender: call.sender,
                 method: &call.method,

@@ -168,6 +168,7 @@ impl Turn {
                 let origin = Origin::User {
                     id: *call.id,
                     sender: call.sender,
+                    info: call.caller_info.clone(),
                 };
                 self.enter(origin, &call.method, &call.argument, 0);
             }
@@ -212,6 +213,7 @@ impl Turn {
         let call = Call {
             cycles_available: cycles,
             deadline_ns: origin.deadline_ns(),
+            caller_info: origin.caller_info(),
             ..Call::new(entry, origin.caller(), argument.to_vec())
         };
         let context = self.open(origin, cycles);
@@ -295,6 +297,7 @@ impl Turn {
             cycles_available: context.cycles,
             cycles_refunded: response.refund,
             deadline_ns: context.origin.deadline_ns(),
+            caller_info: context.origin.caller_info(),
             answered: context.answered,
             context_instructions: context.instructions,
             ..Call::new(entry, context.origin.caller(), argument)

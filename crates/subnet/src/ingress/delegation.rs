@@ -6,7 +6,7 @@
 //!
 //! # Units and bounds
 //! At most [`DELEGATIONS_MAX`] links, each for at most [`TARGETS_MAX`] canisters.
-use super::signature::{SignatureError, verify_key};
+use super::signature::{At, SignatureError, verify_key};
 use ic_principal::Principal;
 use ic_transport_types::{DelegationPermissions, SignedDelegation};
 use std::collections::BTreeSet;
@@ -116,11 +116,11 @@ impl Authority {
     }
 }
 
-/// Checks a chain that begins with a sender's key, at `now_ns`: the key at its end and what that may do.
+/// Checks a chain that begins with a sender's key: the key at its end and what that may do.
 pub(super) fn follow<'a>(
     sender_key: &'a [u8],
     chain: &'a [SignedDelegation],
-    now_ns: u64,
+    At { root_key, now_ns }: At<'_>,
 ) -> Result<(&'a [u8], Authority), DelegationError> {
     if chain.len() > DELEGATIONS_MAX {
         return Err(DelegationError::TooMany { count: chain.len() });
@@ -156,7 +156,8 @@ pub(super) fn follow<'a>(
     }
     let mut key = sender_key;
     for (index, signed) in chain.iter().enumerate() {
-        verify_key(key, &signed.signature, &signed.delegation.signable())
+        let message = signed.delegation.signable();
+        verify_key(key, &signed.signature, &message, root_key)
             .map_err(|source| DelegationError::Signature { index, source })?;
         key = &signed.delegation.pubkey;
     }

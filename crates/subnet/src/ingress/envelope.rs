@@ -68,7 +68,25 @@ struct Content {
     method_name: Option<String>,
     arg: Option<ByteBuf>,
     paths: Option<AtMost<AtMost<ByteBuf, LABELS_MAX>, PATHS_MAX>>,
-    sender_info: Option<SenderInfo>,
+    sender_info: Option<Info>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Info {
+    info: ByteBuf,
+    signer: ByteBuf,
+    sig: ByteBuf,
+}
+
+impl From<Info> for SenderInfo {
+    fn from(info: Info) -> Self {
+        Self {
+            info: info.info.into_vec(),
+            signer: info.signer.into_vec(),
+            sig: info.sig.into_vec(),
+        }
+    }
 }
 
 /// A list that ends decoding when it is too long.
@@ -174,6 +192,7 @@ fn content(content: Content) -> Result<EnvelopeContent, String> {
         sender_info,
         ..
     } = content;
+    let sender_info = sender_info.map(Into::into);
     let nonce = content.nonce.map(ByteBuf::into_vec);
     if content.request_type == "read_state" {
         let paths = content.paths.ok_or_else(|| missing("paths"))?;

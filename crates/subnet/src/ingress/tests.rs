@@ -1,6 +1,10 @@
 mod mutations;
 
-use super::*;
+use super::{
+    canister_signature::tests::{Signer as Canister, root_key},
+    webauthn::tests::Authenticator,
+    *,
+};
 use ic_transport_types::{Delegation, DelegationPermissions, SignedDelegation};
 use proptest::prelude::*;
 use std::borrow::Cow;
@@ -40,73 +44,109 @@ fn signed(expiry_ns: u64) -> Envelope<'static> {
 }
 
 fn check(envelope: &Envelope<'_>) -> Result<Ingress, IngressError> {
-    Ingress::check(&envelope.encode_bytes().into(), NOW_NS)
+    Ingress::check(&envelope.encode_bytes().into(), &root_key(), NOW_NS)
 }
 
 #[test]
 fn a_signed_call_is_taken_with_and_without_the_tag() {
     let bytes = signed(NOW_NS + 1).encode_bytes();
     assert!(bytes.starts_with(&SELF_DESCRIBED));
-    let tagged = Ingress::check(&Bytes::copy_from_slice(&bytes), NOW_NS).expect("it is valid");
-    let bare = Ingress::check(&Bytes::copy_from_slice(&bytes[3..]), NOW_NS).expect("it is valid");
+    let [tagged, bare] = [&bytes[..], &bytes[3..]].map(|bytes| {
+        let bytes = Bytes::copy_from_slice(bytes);
+        Ingress::check(&bytes, &root_key(), NOW_NS).expect("it is valid")
+    });
     assert_eq!(tagged.id, bare.id);
     assert_eq!(tagged.method, "create_canister");
 }
 
 #[test]
-fn ecdsa_keys_are_known_and_others_are_named() {
+fn keys_of_every_type_sign() {
     let message = signed(NOW_NS + 1).content.to_request_id().signable();
-    let sign = |public_key: Vec<u8>, signature: Vec<u8>| {
-        let sender = Principal::self_authenticating(&public_key);
+    let check = |public_key: &[u8], signature: &[u8]| {
+        let sender = Principal::self_authenticating(public_key);
+        let at = At {
+            root_key: &root_key(),
+            now_ns: NOW_NS,
+        };
         signature::verify(
             &sender,
-            Some(&public_key),
+            Some(public_key),
             &[],
-            Some(&signature),
+            Some(signature),
             &message,
-            NOW_NS,
+            at,
         )
         .map(drop)
     };
     let k1 = ic_secp256k1::PrivateKey::generate_from_seed(b"seed");
-    let k1_public = k1.public_key().serialize_der();
-    assert_eq!(
-        sign(
-            k1_public.clone(),
-            k1.sign_message_with_ecdsa(&message).to_vec()
-        ),
-        Ok(())
-    );
-    assert_eq!(
-        sign(k1_public, vec![0; 64]),
-        Err(SignatureError::Invalid {
-            key_type: "ECDSA secp256k1"
-        }
-        .into())
-    );
     let r1 = ic_secp256r1::PrivateKey::generate_insecure_key_for_testing(1);
-    assert_eq!(
-        sign(
-            r1.public_key().serialize_der(),
-            r1.sign_message(&message).to_vec()
+    let passkey = Authenticator::Es256;
+    let canister = Canister::default();
+    let signed = [
+        (
+            "ECDSA secp256k1",
+            k1.public_key().serialize_der(),
+            k1.sign_message_with_ecdsa(&message).to_vec(),
         ),
-        Ok(())
-    );
-    let canister_key = [
-        &[0x30, 0x0e, 0x30, 0x0c, 0x06, 0x0a][..],
-        UNSUPPORTED_CANISTER,
-    ]
-    .concat();
-    assert_eq!(
-        sign(canister_key, vec![]),
-        Err(SignatureError::KeyType {
-            key_type: "canister signature"
+        (
+            "ECDSA P-256",
+            r1.public_key().serialize_der(),
+            r1.sign_message(&message).to_vec(),
+        ),
+        (
+            "WebAuthn ES256",
+            passkey.public_key(),
+            passkey.sign(&message),
+        ),
+        ("canister", canister.public_key(), canister.sign(&message)),
+    ];
+    for (key_type, public_key, signature) in signed {
+        assert_eq!(check(&public_key, &signature), Ok(()), "{key_type}");
+        for wrong in [vec![0; 64], signature[1..].to_vec(), vec![]] {
+            let Err(IngressError::Signature(error)) = check(&public_key, &wrong) else {
+                panic!("{key_type}");
+            };
+            let SignatureError::Invalid {
+                key_type: named, ..
+            } = error
+            else {
+                panic!("{error}");
+            };
+            assert_eq!(named, key_type);
         }
-        .into())
-    );
+        let bytes = 32 * 1024 + 1;
+        let too_long = check(&public_key, &vec![0; bytes]);
+        assert_eq!(too_long, Err(SignatureError::TooLong { bytes }.into()));
+    }
+    let unknown = [&[][..], b"a key", &wrapped(3, b"a key of a third kind")];
+    for public_key in unknown {
+        let refused = check(public_key, &[]);
+        assert_eq!(refused, Err(SignatureError::UnknownKey.into()));
+    }
+    let bytes = 1025;
+    let refused = check(&vec![0; bytes], &[]);
+    assert_eq!(refused, Err(SignatureError::TooLong { bytes }.into()));
 }
 
-const UNSUPPORTED_CANISTER: &[u8] = &[0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xb8, 0x43, 0x01, 0x02];
+/// A key in DER, under the identifier 1.3.6.1.4.1.56387.1.`kind`.
+pub(super) fn wrapped(kind: u8, key: &[u8]) -> Vec<u8> {
+    fn value(tag: u8, content: &[u8]) -> Vec<u8> {
+        let length = content.len();
+        let mut bytes = vec![tag];
+        match length {
+            0..0x80 => {}
+            0x80..0x100 => bytes.push(0x81),
+            _ => bytes.extend([0x82, (length >> 8) as u8]),
+        }
+        bytes.push(length as u8);
+        bytes.extend_from_slice(content);
+        bytes
+    }
+    let identifier = [0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xb8, 0x43, 0x01, kind];
+    let algorithm = value(0x30, &value(0x06, &identifier));
+    let key = value(0x03, &[&[0], key].concat());
+    value(0x30, &[algorithm, key].concat())
+}
 
 #[test]
 fn the_window_of_validity_is_closed_on_both_sides() {
@@ -189,7 +229,7 @@ fn envelopes_cannot_be_padded() {
     let decode = |value: &ciborium::Value| {
         let mut bytes = Vec::new();
         ciborium::into_writer(value, &mut bytes).expect("a vector takes every byte");
-        Ingress::check(&bytes.into(), NOW_NS)
+        Ingress::check(&bytes.into(), &root_key(), NOW_NS)
     };
     decode(&whole).expect("it is valid");
     for padded in [outside, inside] {
@@ -284,8 +324,8 @@ proptest! {
         if shorten {
             bytes.truncate(cut.index(bytes.len()));
         }
-        let id = Ingress::check(&original.into(), NOW_NS).expect("it is valid").id;
-        if let Ok(call) = Ingress::check(&bytes.into(), NOW_NS) {
+        let id = Ingress::check(&original.into(), &root_key(), NOW_NS).expect("it is valid").id;
+        if let Ok(call) = Ingress::check(&bytes.into(), &root_key(), NOW_NS) {
             prop_assert!(call.id == id || call.sender == Principal::anonymous());
         }
     }

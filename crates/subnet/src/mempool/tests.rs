@@ -16,6 +16,7 @@ fn call(number: u64, sender: u8, canister: u8) -> Ingress {
         canister: Principal::from_slice(&[canister, 1, 1]),
         method: String::new(),
         argument: Vec::new(),
+        caller_info: None,
         expiry_ns: TIME_NS + number,
         authority_until_ns: u64::MAX,
     }

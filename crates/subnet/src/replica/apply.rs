@@ -168,7 +168,7 @@ impl Replica {
         let known = lock(&self.mempool).get(&request.id()).cloned();
         match known.filter(|call| call.bytes == *message) {
             Some(call) => call.check_again(time_ns)?,
-            None => drop(request.authenticate_call(time_ns)?),
+            None => drop(request.authenticate_call(&self.genesis.root_key, time_ns)?),
         }
         Ok(request.id())
     }

@@ -2,7 +2,7 @@
 use super::{Certified, Replica};
 use crate::{
     execution::{self, UserQuery, management},
-    ingress::{IngressError, Request, RequestId},
+    ingress::{IngressError, Request, RequestId, caller_info},
     state::Reject,
     tree::{
         paths::{PathError, Scope, check},
@@ -67,7 +67,7 @@ impl Replica {
     /// [`ReadError`] says what is wrong with the request.
     pub fn read_state(&self, address: Scope, envelope: &[u8]) -> Result<Vec<u8>, ReadError> {
         let request = Request::decode(envelope)?;
-        let authority = request.authenticate(self.clock.now_ns())?;
+        let authority = request.authenticate(&self.genesis.root_key, self.clock.now_ns())?;
         let EnvelopeContent::ReadState { sender, paths, .. } = request.content() else {
             return Err(request.wrong_type("read_state").into());
         };
@@ -89,12 +89,13 @@ impl Replica {
     /// response.
     pub fn query(&self, address: Scope, envelope: &[u8]) -> Result<Vec<u8>, ReadError> {
         let request = Request::decode(envelope)?;
-        request.authenticate(self.clock.now_ns())?;
+        request.authenticate(&self.genesis.root_key, self.clock.now_ns())?;
         let EnvelopeContent::Query {
             sender,
             canister_id,
             method_name,
             arg,
+            sender_info,
             ..
         } = request.content()
         else {
@@ -118,7 +119,15 @@ impl Replica {
                     target: *canister_id,
                 });
             }
-            self.run_query(&certified, canister_id, sender, method_name, arg)
+            let asked = UserQuery {
+                canister: canister_id,
+                sender,
+                sender_info: sender_info.clone().and_then(caller_info),
+                method: method_name,
+                argument: arg,
+                certificate: None,
+            };
+            self.run_query(&certified, asked)
         };
         self.counters.add_query();
         Ok(self.sign(result, request.id(), certified.executed.state.time_ns))
@@ -160,27 +169,17 @@ impl Replica {
         }
     }
 
-    fn run_query(
-        &self,
-        certified: &Certified,
-        id: &Principal,
-        sender: &Principal,
-        method: &str,
-        argument: &[u8],
-    ) -> Result<Vec<u8>, Reject> {
+    fn run_query(&self, certified: &Certified, asked: UserQuery<'_>) -> Result<Vec<u8>, Reject> {
         let state = &certified.executed.state;
         let data = [
             b"canister".to_vec(),
-            id.as_slice().to_vec(),
+            asked.canister.as_slice().to_vec(),
             b"certified_data".to_vec(),
         ];
         let certificate = certified.certificate(&[data.to_vec()]);
         let asked = UserQuery {
-            canister: id,
-            sender,
-            method,
-            argument,
             certificate: Some(&certificate),
+            ..asked
         };
         execution::query(state, &self.engine, asked).0
     }

@@ -52,7 +52,7 @@ impl Replica {
         if self.halted().is_some() || self.is_diverged() {
             return Err(SubmitError::Halted);
         }
-        let call = Ingress::check(envelope, self.clock.now_ns())?;
+        let call = Ingress::check(envelope, &self.genesis.root_key, self.clock.now_ns())?;
         self.check_address(address, &call)?;
         let executed = self.executed();
         let (id, bytes, target) = (call.id, call.bytes.clone(), target(&call));
@@ -111,7 +111,8 @@ impl Replica {
         {
             return;
         }
-        if let Ok(call) = Ingress::check(message, self.clock.now_ns()) {
+        let checked = Ingress::check(message, &self.genesis.root_key, self.clock.now_ns());
+        if let Ok(call) = checked {
             let _ = self.keep(call, target);
         }
     }
@@ -143,7 +144,10 @@ impl Replica {
         if canister.state.installed.is_none() {
             return Err(no_code(&call.canister));
         }
-        let message = Call::new(call.inspection(), call.sender, call.argument.clone());
+        let message = Call {
+            caller_info: call.caller_info.clone(),
+            ..Call::new(call.inspection(), call.sender, call.argument.clone())
+        };
         let environment = Environment {
             frozen_cycles: canister.state.frozen_cycles(state.genesis.prices()),
             ..environment(state, &state.sessions, INSPECT_INSTRUCTIONS)

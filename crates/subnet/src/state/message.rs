@@ -2,7 +2,7 @@
 use crate::ingress::Ingress;
 use bytes::Bytes;
 use ic_principal::Principal;
-use lockstep_canister::engine::{Cycles, Rejection};
+use lockstep_canister::engine::{CallerInfo, Cycles, Rejection};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// A message that waits for execution.
@@ -140,6 +140,8 @@ pub enum Origin {
         id: [u8; 32],
         /// Who sent it.
         sender: Principal,
+        /// What canisters are told of them.
+        info: Option<CallerInfo>,
     },
     /// A canister.
     Canister {
@@ -161,6 +163,15 @@ impl Origin {
         match self {
             Self::User { sender, .. } | Self::Canister { sender, .. } => *sender,
             Self::System => Principal::management_canister(),
+        }
+    }
+
+    /// What messages of the call context are told of the caller.
+    #[must_use]
+    pub fn caller_info(&self) -> Option<CallerInfo> {
+        match self {
+            Self::User { info, .. } => info.clone(),
+            _ => None,
         }
     }
 

@@ -6,5 +6,6 @@ mod kills;
 mod management;
 mod people;
 mod restart;
+mod signatures;
 mod support;
 mod sync;

@@ -38,7 +38,11 @@ fn plain(from: u8, to: u8) -> SignedDelegation {
 
 fn follow_from_1(chain: &[SignedDelegation]) -> Result<(Vec<u8>, Authority), DelegationError> {
     let sender = der(1);
-    let (key, authority) = follow(&sender, chain, NOW_NS)?;
+    let at = At {
+        root_key: &[],
+        now_ns: NOW_NS,
+    };
+    let (key, authority) = follow(&sender, chain, at)?;
     Ok((key.to_vec(), authority))
 }
 

@@ -2,7 +2,7 @@
 //! taken says anything else in its sender's name.
 use super::*;
 use ciborium::Value;
-use std::io::Write as _;
+use std::{io::Write as _, sync::LazyLock};
 
 /// What signs.
 #[derive(Debug, Clone, Copy)]
@@ -11,14 +11,18 @@ enum Signer {
     Ed25519,
     Secp256k1,
     P256,
+    Passkey,
+    Canister,
     Delegate,
 }
 
-const SIGNERS: [Signer; 5] = [
+const SIGNERS: [Signer; 7] = [
     Signer::Anonymous,
     Signer::Ed25519,
     Signer::Secp256k1,
     Signer::P256,
+    Signer::Passkey,
+    Signer::Canister,
     Signer::Delegate,
 ];
 
@@ -87,8 +91,30 @@ fn envelope(kind: Kind, signer: Signer) -> Envelope<'static> {
             let sign: Sign = Box::new(move |message| key.sign_message(message).to_vec());
             (public, sign)
         }
+        Signer::Passkey => {
+            let key = Authenticator::Es256;
+            let sign: Sign = Box::new(move |message| key.sign(message));
+            (key.public_key(), sign)
+        }
+        Signer::Canister => {
+            let key = Canister::default();
+            let public = key.public_key();
+            let sign: Sign = Box::new(move |message| key.sign(message));
+            (public, sign)
+        }
     };
-    let content = content_of(kind, Principal::self_authenticating(&public));
+    let mut content = content_of(kind, Principal::self_authenticating(&public));
+    if let EnvelopeContent::Call { sender_info, .. } | EnvelopeContent::Query { sender_info, .. } =
+        &mut content
+        && matches!(signer, Signer::Canister)
+    {
+        let info = vec![6; 5];
+        *sender_info = Some(SenderInfo {
+            sig: sign(&[b"\x0Eic-sender-info", &info[..]].concat()),
+            info,
+            signer: Canister::default().canister.as_slice().to_vec(),
+        });
+    }
     let message = content.to_request_id().signable();
     let (sender_sig, sender_delegation) = if matches!(signer, Signer::Delegate) {
         let (other, other_sign) = ed25519(8);
@@ -116,7 +142,7 @@ fn envelope(kind: Kind, signer: Signer) -> Envelope<'static> {
 }
 
 /// All valid envelopes, with their ids.
-fn originals() -> Vec<(Vec<u8>, RequestId)> {
+static ORIGINALS: LazyLock<Vec<(Vec<u8>, RequestId)>> = LazyLock::new(|| {
     let pairs = KINDS
         .iter()
         .flat_map(|kind| SIGNERS.map(|signer| (*kind, signer)));
@@ -124,11 +150,14 @@ fn originals() -> Vec<(Vec<u8>, RequestId)> {
         .map(|(kind, signer)| {
             let bytes = envelope(kind, signer).encode_bytes();
             let request = Request::decode(&bytes).expect("it is valid");
-            request.authenticate(NOW_NS).expect("it is signed");
+            let authority = request.authenticate(&ROOT_KEY, NOW_NS);
+            authority.expect("it is signed");
             (bytes, request.id())
         })
         .collect()
-}
+});
+
+static ROOT_KEY: LazyLock<Vec<u8>> = LazyLock::new(root_key);
 
 /// Whether bytes are a request that is authenticated. If it is, it says what the one with `id` says, or speaks for
 /// nobody.
@@ -137,7 +166,7 @@ fn is_taken(bytes: &[u8], id: RequestId) -> bool {
     let Ok(request) = Request::decode(bytes) else {
         return false;
     };
-    let taken = request.authenticate(NOW_NS).is_ok();
+    let taken = request.authenticate(&ROOT_KEY, NOW_NS).is_ok();
     assert!(
         !taken || request.id() == id || *request.content().sender() == Principal::anonymous(),
         "another request in the sender's name: {}",
@@ -185,23 +214,23 @@ fn with_each_part_changed(whole: &Value, change: &dyn Fn(&Value) -> Vec<Value>) 
 
 #[test]
 fn every_bit_counts() {
-    for (original, id) in originals() {
+    for (original, id) in ORIGINALS.iter() {
         for bit in 0..original.len() * 8 {
             let mut bytes = original.clone();
             bytes[bit / 8] ^= 1 << (bit % 8);
-            is_taken(&bytes, id);
+            is_taken(&bytes, *id);
         }
     }
 }
 
 #[test]
 fn every_byte_is_needed_and_none_may_follow() {
-    for (original, id) in originals() {
+    for (original, id) in ORIGINALS.iter() {
         for length in 0..original.len() {
             assert!(Request::decode(&original[..length]).is_err());
             // And without one in the middle.
             let bytes = [&original[..length], &original[length + 1..]].concat();
-            is_taken(&bytes, id);
+            is_taken(&bytes, *id);
         }
         for more in [0x00, 0x80, 0xa0, 0xf6, 0xff] {
             assert!(Request::decode(&[&original[..], &[more]].concat()).is_err());
@@ -211,8 +240,8 @@ fn every_byte_is_needed_and_none_may_follow() {
 
 #[test]
 fn keys_twice_and_keys_that_nobody_knows_are_refused() {
-    for (original, _) in originals() {
-        let whole = value(&original);
+    for (original, _) in ORIGINALS.iter() {
+        let whole = value(original);
         let twice = with_each_part_changed(&whole, &|part| {
             let Value::Map(entries) = part else {
                 return Vec::new();
@@ -264,9 +293,9 @@ fn other_values_of_any_part_are_no_other_request() {
             tagged,
         ]
     };
-    for (original, id) in originals() {
-        for changed in with_each_part_changed(&value(&original), &others) {
-            is_taken(&to_bytes(&changed), id);
+    for (original, id) in ORIGINALS.iter() {
+        for changed in with_each_part_changed(&value(original), &others) {
+            is_taken(&to_bytes(&changed), *id);
         }
     }
 }
@@ -314,10 +343,10 @@ fn padding_has_a_limit_wherever_it_is() {
 
 #[test]
 fn maps_and_lists_without_a_length_say_the_same() {
-    for (original, id) in originals() {
+    for (original, id) in ORIGINALS.iter() {
         let mut bytes = Vec::new();
-        without_lengths(&value(&original), &mut bytes);
-        assert!(is_taken(&bytes, id));
+        without_lengths(&value(original), &mut bytes);
+        assert!(is_taken(&bytes, *id));
         // Without the last break, and with one more.
         assert!(Request::decode(&bytes[..bytes.len() - 1]).is_err());
         bytes.push(0xff);
@@ -431,8 +460,7 @@ proptest! {
         which in any::<prop::sample::Index>(),
         edits in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..3_u8), 1..8),
     ) {
-        let all = originals();
-        let (original, id) = which.get(&all);
+        let (original, id) = which.get(&ORIGINALS);
         let mut bytes = original.clone();
         for (at, value, edit) in edits {
             let at = at.index(bytes.len());
@@ -450,8 +478,7 @@ proptest! {
         which in any::<[prop::sample::Index; 2]>(),
         at in any::<[prop::sample::Index; 2]>(),
     ) {
-        let all = originals();
-        let [(first, id), (second, other)] = which.map(|which| which.get(&all));
+        let [(first, id), (second, other)] = which.map(|which| which.get(&ORIGINALS));
         let bytes = [&first[..at[0].index(first.len())], &second[at[1].index(second.len())..]].concat();
         if let Ok(request) = Request::decode(&bytes) && request.id() == *other {
             return Ok(());
