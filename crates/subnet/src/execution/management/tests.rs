@@ -516,6 +516,7 @@ fn digests_cover_what_is_kept_beside() {
         origin: Origin::User {
             id: [1; 32],
             sender: id,
+            info: None,
         },
         cycles: 0,
     };
