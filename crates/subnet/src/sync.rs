@@ -2,10 +2,10 @@
 //!
 //! # Design
 //! Every [`Genesis::checkpoint_interval`](crate::state::Genesis::checkpoint_interval) heights a state is a
-//! *checkpoint*. Its [`manifest`] names its parts by their digests; the digest of the manifest is in the state from the
+//! *checkpoint*. Its manifest names its parts by their digests; the digest of the manifest is in the state from the
 //! next height on, and so below the subnet's signature. Replicas keep the states of the last [`CHECKPOINTS_KEPT`]
 //! certified checkpoints in memory, where they share with the newest one what did not change, and serve them
-//! ([`Checkpoint`]). Who needs one asks others for an [`Offer`], checks its signature, and fetches parts from whoever has
+//! (`Checkpoint`). Who needs one asks others for an [`Offer`], checks its signature, and fetches parts from whoever has
 //! them ([`Download`]): each is checked when it comes, and kept by its digest, so that neither a restart nor a newer
 //! checkpoint costs it again. A whole download is made into a store, which is opened as any store is, with its digest
 //! checked, and takes the place of the replica's at once.

@@ -21,6 +21,7 @@ const CHECKS: &[&str] = &[
     "delegation from: Ed25519",
     "delegation from: ECDSA on P-256",
     "delegation from: ECDSA on secp256k1",
+    "delegation from: passkey",
     "delegation for another canister",
     "delegation for queries alone",
     "delegation that is over",

@@ -154,7 +154,7 @@ impl Replica {
 
     /// The state that clients are answered from.
     fn readable(&self) -> Result<Certified, ReadError> {
-        if self.halted().is_some() {
+        if self.is_out_of_step() {
             return Err(ReadError::Halted);
         }
         self.certified().ok_or(ReadError::NotReady)

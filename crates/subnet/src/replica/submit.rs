@@ -9,7 +9,6 @@ use crate::{
     ingress::{Ingress, IngressError, RequestId},
     mempool::NoRoom,
     state::{Reject, ReplicatedState},
-    sync::StateSync as _,
     tree::paths::Scope,
 };
 use bytes::Bytes;
@@ -49,7 +48,7 @@ impl Replica {
     /// # Errors
     /// [`SubmitError`]; the call has then no effect.
     pub fn submit(&self, address: Scope, envelope: &Bytes) -> Result<RequestId, SubmitError> {
-        if self.halted().is_some() || self.is_diverged() {
+        if self.is_out_of_step() {
             return Err(SubmitError::Halted);
         }
         let call = Ingress::check(envelope, &self.genesis.root_key, self.clock.now_ns())?;

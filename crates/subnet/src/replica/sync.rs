@@ -91,6 +91,11 @@ impl Replica {
         lock(&self.divergence_report).clone()
     }
 
+    /// Whether it has another state than the subnet, or cannot go on: then clients are sent to other replicas.
+    pub(super) fn is_out_of_step(&self) -> bool {
+        self.halted().is_some() || self.is_diverged()
+    }
+
     /// Notes that a state is not the certified one.
     pub(super) fn diverge(&self, root: [u8; 32], executed: Arc<Executed>) {
         let divergence = Divergence::new(root, executed);

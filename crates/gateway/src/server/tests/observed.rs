@@ -289,7 +289,7 @@ fn anonymous(content: EnvelopeContent) -> Vec<u8> {
 }
 
 #[tokio::test]
-async fn a_replica_that_has_halted_answers_nothing_and_that_is_counted() {
+async fn a_replica_with_another_state_answers_nothing_and_that_is_counted() {
     let directory = tempfile::tempdir().expect("a directory");
     let replica = replica(&directory);
     let gateway = Gateway::new(Arc::clone(&replica), settings());
@@ -331,7 +331,7 @@ async fn a_replica_that_has_halted_answers_nothing_and_that_is_counted() {
     };
     replica.execute(&block);
     Application::certified(replica.as_ref(), 2, other, signature);
-    assert!(replica.halted().is_some());
+    assert!(replica.divergence().is_some());
     assert_eq!(send("read_state", &reading).await, 503);
     assert_eq!(send("query", &query).await, 503);
     let text = gateway.metrics.text().expect("text");
