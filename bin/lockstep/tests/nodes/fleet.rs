@@ -169,20 +169,6 @@ impl Fleet {
         status
     }
 
-    /// Waits until a launched node has ended by itself, or serves clients: then there is no status.
-    pub(crate) fn wait_for_end_or_readiness(&self, index: usize) -> Option<ExitStatus> {
-        let status = wait(&format!("node {index} ends or is ready"), || {
-            let mut node = self.node(index);
-            let running = node.as_mut().expect("it was launched");
-            let status = running.child.try_wait().expect("it is a child");
-            status.map(Some).or_else(|| running.url().map(|_| None))
-        });
-        if status.is_some() {
-            *self.node(index) = None;
-        }
-        status
-    }
-
     /// What a node has said on stderr, in all its lives.
     pub(crate) fn log(&self, index: usize) -> String {
         fs::read_to_string(self.log_path(index)).expect("a log")
