@@ -5,7 +5,7 @@
 //! subnets of several sizes. Every figure is the median of some repetitions.
 use anyhow::{Context as _, Result, bail, ensure};
 use bytes::Bytes;
-use candid::{Encode, Nat, Principal};
+use candid::{Encode, Principal};
 use commonware_cryptography::bls12381::{
     dkg::feldman_desmedt::deal_anonymous,
     primitives::{
@@ -16,10 +16,12 @@ use commonware_cryptography::bls12381::{
 };
 use commonware_parallel::Sequential;
 use commonware_utils::{N3f1, sys_rng};
-use ic_management_canister_types::{
-    CanisterInstallMode, InstallCodeArgs, ProvisionalCreateCanisterWithCyclesArgs,
+use ic_management_canister_types::ProvisionalCreateCanisterWithCyclesArgs;
+use lockstep_bench_subnet::{
+    calls::Callers,
+    counter::{Counter, installation},
+    times::ms,
 };
-use lockstep_bench_subnet::{calls::Callers, counter::Counter, times::ms};
 use lockstep_canister::{engine::Engine, models::NoModels};
 use lockstep_subnet::{
     application::{Application, FinalizedBlock, Payload},
@@ -122,14 +124,7 @@ impl Driven {
         let created = manage(0, "provisional_create_canister_with_cycles", create);
         let id = created.state.canisters().keys().next().copied();
         let id = id.context("no canister was made")?;
-        let install = InstallCodeArgs {
-            mode: CanisterInstallMode::Install,
-            canister_id: id,
-            wasm_module: wasm.to_vec(),
-            arg: Encode!(&Nat::from(0_u8))?,
-            sender_canister_version: None,
-        };
-        manage(1, "install_code", Encode!(&install)?);
+        manage(1, "install_code", installation(id, wasm));
         for _ in 0..INSTALLATION_HEIGHTS_MAX {
             let executed = self.replica.executed();
             let canister = executed.state.canisters().get(&id);

@@ -27,6 +27,19 @@ pub fn agent(gateway: SocketAddr, root_key: &[u8], caller: u8) -> Result<Agent> 
     Ok(agent)
 }
 
+/// The argument of `install_code` for a counter at 0.
+#[must_use]
+pub fn installation(id: Principal, wasm: &[u8]) -> Vec<u8> {
+    let install = InstallCodeArgs {
+        mode: CanisterInstallMode::Install,
+        canister_id: id,
+        wasm_module: wasm.to_vec(),
+        arg: Encode!(&Nat::from(0_u8)).expect("a number is Candid"),
+        sender_canister_version: None,
+    };
+    Encode!(&install).expect("the type has a Candid form")
+}
+
 /// An installed counter.
 #[derive(Debug, Clone)]
 pub struct Counter {
@@ -64,17 +77,10 @@ impl Counter {
             .await
             .context("making a canister")?;
         let id = Decode!(&reply, CanisterIdRecord)?.canister_id;
-        let install = InstallCodeArgs {
-            mode: CanisterInstallMode::Install,
-            canister_id: id,
-            wasm_module: wasm.to_vec(),
-            arg: Encode!(&Nat::from(0_u8))?,
-            sender_canister_version: None,
-        };
         agent
             .update(&management, "install_code")
             .with_effective_canister_id(id)
-            .with_arg(Encode!(&install)?)
+            .with_arg(installation(id, wasm))
             .call_and_wait()
             .await
             .context("installing the counter")?;

@@ -69,7 +69,8 @@ pub trait Application: Send + Sync + 'static {
     /// The heights whose signatures the next blocks should bring, the lowest first.
     fn wanted_beacons(&self) -> Vec<Height>;
 
-    /// `signature` (48 bytes, BLS12-381 G1) certifies `root` at `height`. Heights may be skipped.
+    /// `signature` (48 bytes, BLS12-381 G1) certifies `root` at `height`, which has been executed. Heights may be
+    /// skipped, and come in any order.
     fn certified(&self, height: Height, root: [u8; 32], signature: [u8; 48]);
 
     /// A signed ingress message gossiped by a peer.

@@ -18,16 +18,16 @@ mod delegation;
 mod envelope;
 mod signature;
 mod webauthn;
-mod witness;
 
+use crate::tree::witness::SELF_DESCRIBED;
 use bytes::Bytes;
 pub use delegation::{Authority, DELEGATIONS_MAX, DelegationError, TARGETS_MAX};
 use ic_principal::Principal;
 pub use ic_transport_types::RequestId;
 use ic_transport_types::{Envelope, EnvelopeContent, SenderInfo};
 use lockstep_canister::engine::{CallerInfo, EntryPoint};
+use signature::At;
 pub use signature::SignatureError;
-use signature::{At, SELF_DESCRIBED};
 
 /// Bytes of the longest envelope.
 pub const MESSAGE_BYTES_MAX: usize = 2 * 1024 * 1024;

@@ -104,9 +104,6 @@ impl Certified {
     }
 }
 
-/// A certificate as consensus hands it over.
-type Signed = ([u8; 32], [u8; 48]);
-
 /// What [`Replica::execute`](crate::application::Application::execute) works on.
 #[derive(Debug)]
 struct Executor {
@@ -122,8 +119,6 @@ struct Pending {
     executed: BTreeMap<Height, Arc<Executed>>,
     /// Wanted heights that consensus has the certificates of.
     beacons: BTreeSet<Height>,
-    /// Certificates that came before this replica had executed their heights.
-    early: BTreeMap<Height, Signed>,
 }
 
 type Gossip = Box<dyn Fn(Bytes) + Send + Sync>;

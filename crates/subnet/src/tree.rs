@@ -12,6 +12,7 @@
 pub mod paths;
 pub mod state;
 pub(crate) mod trie;
+pub(crate) mod witness;
 
 use ic_certification::hash_tree::{HashTree, empty, fork, label, leaf, pruned};
 use sha2::{Digest, Sha256};

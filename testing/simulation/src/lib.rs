@@ -70,6 +70,22 @@ impl Report {
     }
 }
 
+/// Lets a plan happen in which all must be as it must be.
+///
+/// # Panics
+/// If it is not, with what was found, or the plan is for no node or for too many.
+#[must_use]
+pub fn run_well(plan: &Plan) -> Report {
+    let report = run(plan);
+    assert!(
+        report.is_good(),
+        "safety: {:#?}\nliveness: {:#?}\n{plan}",
+        report.safety,
+        report.liveness
+    );
+    report
+}
+
 /// Lets a plan happen.
 ///
 /// # Panics

@@ -1,7 +1,7 @@
 //! Files of a stopped node in which bits have changed.
 use crate::{
-    fleet::Fleet,
-    load::{Ledger, alone, ledger_wasm},
+    fleet::{Fleet, wait},
+    load::{Ledger, alone, ledger_wasm, memo},
 };
 use std::{fs, path::Path, sync::Arc};
 use tokio::runtime::Runtime;
@@ -58,9 +58,21 @@ fn a_damaged_node_says_so_and_is_repaired_by_its_peers() {
     fleet.launch(node);
     fleet.wait_until_ready(node);
 
-    // The chain and the state: it has nothing any more.
+    // The chain, and the state too, so that the node needs what is damaged. Depending on where it is, the engine ends
+    // when it reads it, or takes it for what a crash has torn and does without.
     let node = 3;
     fleet.kill(node);
+    assert!(flip(&fleet.directory(node).join("chain"), &memo(1, 3)) > 0);
+    fs::remove_file(fleet.directory(node).join("state.redb")).expect("it is there");
+    fleet.launch(node);
+    wait("the damage is found", || {
+        let log = fleet.log(node);
+        let told = ["failed to get block", "the chain lacks block"];
+        told.iter().any(|told| log.contains(told)).then_some(())
+    });
+    fleet.kill(node);
+    runtime.block_on(ledger.progress(5));
+    // Without both it fetches the chain.
     fs::remove_dir_all(fleet.directory(node)).expect("it is there");
     fleet.launch(node);
     fleet.wait_until_ready(node);

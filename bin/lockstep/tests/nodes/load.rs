@@ -277,7 +277,7 @@ pub(crate) fn alone() -> MutexGuard<'static, ()> {
 }
 
 /// What stands in a transfer and nowhere else.
-fn memo(client: u8, amount: u64) -> Vec<u8> {
+pub(crate) fn memo(client: u8, amount: u64) -> Vec<u8> {
     format!("transfer {amount:08} of client {client:03}").into_bytes()
 }
 

@@ -19,6 +19,7 @@ use commonware_consensus::{
 };
 use commonware_cryptography::{Digested, Digestible as _};
 use commonware_utils::{Acknowledgement as _, acknowledgement::Exact, channel::mpsc};
+use tracing::warn;
 
 /// A final block and the acknowledgement that consensus waits for.
 pub(crate) type Delivery = (Digested<Block>, Exact);
@@ -75,6 +76,8 @@ pub(crate) async fn execute(
                 break;
             }
             // Neither the state nor the chain has what is between.
+            let lacking = replica.application.executed_height() + 1;
+            warn!("the chain lacks block {lacking}: the next checkpoint of peers is waited for");
             restored.await;
         }
         execute_one(&replica, &block.inner().finalized(block.digest())).await;

@@ -12,15 +12,17 @@
 //!
 //! # Complexity
 //! Linear in the signature, which [`signature`](super::signature) bounds; the pairing comes last.
-use super::{signature::SELF_DESCRIBED, witness::Witness};
-use crate::state::is_canister_id;
+use crate::{
+    state::is_canister_id,
+    tree::witness::{Certificate, SELF_DESCRIBED, Witness},
+};
 use blst::{
     BLST_ERROR,
     min_sig::{PublicKey, Signature as BlsSignature},
 };
 use ic_certification::LookupResult;
 use ic_principal::Principal;
-use serde::{Deserialize, de::IgnoredAny};
+use serde::Deserialize;
 use serde_bytes::ByteBuf;
 use sha2::{Digest as _, Sha256};
 
@@ -55,14 +57,6 @@ struct Signature {
     tree: Witness,
 }
 
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Certificate {
-    tree: Witness,
-    signature: ByteBuf,
-    delegation: Option<IgnoredAny>,
-}
-
 /// Checks a signature of `payload`; `root_key` is the subnet's key in DER.
 pub(super) fn verify(
     key: Key<'_>,
@@ -74,12 +68,11 @@ pub(super) fn verify(
         return Err("the key is of no canister");
     }
     let bytes = signature.strip_prefix(&SELF_DESCRIBED);
-    let signature: Option<Signature> = bytes.and_then(decode);
+    let signature = bytes.and_then(decode);
     let signature = signature.ok_or("it is no CBOR of certificate and tree")?;
     let tree = signature.tree.0;
-    let bytes = signature.certificate.as_slice();
-    let bytes = bytes.strip_prefix(&SELF_DESCRIBED).unwrap_or(bytes);
-    let certificate: Certificate = decode(bytes).ok_or("its certificate is malformed")?;
+    let certificate = Certificate::decode(&signature.certificate);
+    let certificate = certificate.ok_or("its certificate is malformed")?;
     if certificate.delegation.is_some() {
         return Err("its certificate is of another subnet");
     }
@@ -100,9 +93,9 @@ pub(super) fn verify(
 }
 
 /// Decodes what nothing follows.
-fn decode<T: for<'de> Deserialize<'de>>(mut bytes: &[u8]) -> Option<T> {
-    let value = ciborium::from_reader(&mut bytes).ok()?;
-    bytes.is_empty().then_some(value)
+fn decode(mut bytes: &[u8]) -> Option<Signature> {
+    let signature = ciborium::from_reader(&mut bytes).ok()?;
+    bytes.is_empty().then_some(signature)
 }
 
 fn is_certified(certificate: &Certificate, root_key: &[u8]) -> bool {

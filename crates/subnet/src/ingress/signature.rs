@@ -24,8 +24,6 @@ const SIGNATURE_BYTES_MAX: usize = 32 * 1024;
 const INFO_BYTES_MAX: usize = 16 * 1024;
 /// What stands before it where it is signed.
 const INFO_DOMAIN: &[u8] = b"\x0Eic-sender-info";
-/// The tag with which self-described CBOR begins.
-pub(super) const SELF_DESCRIBED: [u8; 3] = [0xd9, 0xd9, 0xf7];
 /// DER-wrapped COSE.
 const COSE: ObjectIdentifier = ObjectIdentifier::new_unwrap("1.3.6.1.4.1.56387.1.1");
 /// Signatures by canisters.

@@ -8,7 +8,7 @@
 //! # Units and bounds
 //! Keys and signatures are bounded by [`signature`](super::signature) before they come here. RSA keys have 2048 bits or
 //! more; the bound of the key is theirs, too.
-use super::signature::SELF_DESCRIBED;
+use crate::tree::witness::SELF_DESCRIBED;
 use aws_lc_rs::signature::{RSA_PKCS1_2048_8192_SHA256, RsaPublicKeyComponents};
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use ciborium::Value;

@@ -117,15 +117,7 @@ impl Application for Replica {
 
     fn certified(&self, height: Height, root: [u8; 32], signature: [u8; 48]) {
         let mut pending = lock(&self.pending);
-        if height > self.executed.borrow().state.height {
-            pending.early.insert(height, (root, signature));
-            if pending.early.len() > UNCERTIFIED_MAX {
-                pending.early.pop_first();
-            }
-            return;
-        }
-        let executed = self.executed();
-        if executed.state.randomness.is_wanted(height) {
+        if self.executed().state.randomness.is_wanted(height) {
             pending.beacons.insert(height);
             self.arrivals.send_replace(());
         }
@@ -236,10 +228,6 @@ impl Replica {
         let mut mempool = lock(&self.mempool);
         mempool.executed(&executed.state, &before.state.history);
         self.executed.send_replace(executed);
-        drop(mempool);
-        if let Some((root, signature)) = pending.early.remove(&height) {
-            self.certify(&mut pending, height, root, signature);
-        }
     }
 
     fn certify(&self, pending: &mut Pending, height: Height, root: [u8; 32], signature: [u8; 48]) {
@@ -252,7 +240,6 @@ impl Replica {
             return;
         }
         pending.executed = pending.executed.split_off(&(height + 1));
-        pending.early = pending.early.split_off(&(height + 1));
         self.certified.send_if_modified(|latest| {
             let is_newer = latest
                 .as_ref()

@@ -8,12 +8,11 @@ use super::{
     codec::Reader,
     manifest::{self, SUMMARY_MAX},
 };
-use crate::{application::Height, tree::state::number};
-use ciborium::Value;
-use ic_certification::{
-    LookupResult,
-    hash_tree::{HashTree, empty, fork, label, leaf, pruned},
+use crate::{
+    application::Height,
+    tree::{state::number, witness::Certificate},
 };
+use ic_certification::LookupResult;
 
 /// An offer whose parts agree with each other. Whether the subnet has signed [`Self::root`] is still to be checked.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -70,9 +69,8 @@ impl Offer {
         }
         let summary = reader.bytes(count * 32).ok_or("it is too short")?;
         let summary = summary.as_chunks().0.to_vec();
-        let certificate = ciborium::from_reader(reader.rest()).ok();
-        let certificate = certificate.as_ref().and_then(read_certificate);
-        let (tree, signature) = certificate.ok_or("it has no certificate")?;
+        let certificate = Certificate::decode(reader.rest()).ok_or("it has no certificate")?;
+        let tree = certificate.tree.0;
         let shown =
             |label: &[u8]| match tree.lookup_path([b"lockstep".as_slice(), b"checkpoint", label]) {
                 LookupResult::Found(value) => value.to_vec(),
@@ -81,11 +79,12 @@ impl Offer {
         if shown(b"height") != number(height) || shown(b"manifest") != manifest::digest(&summary) {
             return Err("its certificate is of another checkpoint");
         }
+        let signature = certificate.signature.as_slice().try_into();
         Ok(Self {
             height,
             summary,
             root: tree.digest(),
-            signature: signature.ok_or("its signature has another length")?,
+            signature: signature.map_err(|_| "its signature has another length")?,
         })
     }
 
@@ -110,35 +109,4 @@ impl Offer {
     pub(super) fn summary(&self) -> &[[u8; 32]] {
         &self.summary
     }
-}
-
-/// A tree, and a signature if it has the length of one.
-type Signed = (HashTree<Vec<u8>>, Option<[u8; 48]>);
-
-/// The tree and the signature of a certificate. What `ic_certification` reads needs its input to be borrowed, which
-/// ciborium does not do; the decoder bounds the depth.
-fn read_certificate(value: &Value) -> Option<Signed> {
-    let value = match value {
-        Value::Tag(_, tagged) => &**tagged,
-        value => value,
-    };
-    let fields = value.as_map()?;
-    let field = |name: &str| {
-        let found = fields.iter().find(|(key, _)| key.as_text() == Some(name));
-        found.map(|(_, value)| value)
-    };
-    let signature = field("signature")?.as_bytes()?.as_slice();
-    Some((read_tree(field("tree")?)?, signature.try_into().ok()))
-}
-
-fn read_tree(value: &Value) -> Option<HashTree<Vec<u8>>> {
-    let (kind, content) = value.as_array()?.split_first()?;
-    Some(match (u8::try_from(kind.as_integer()?).ok()?, content) {
-        (0, []) => empty(),
-        (1, [left, right]) => fork(read_tree(left)?, read_tree(right)?),
-        (2, [name, child]) => label(name.as_bytes()?.clone(), read_tree(child)?),
-        (3, [value]) => leaf(value.as_bytes()?.clone()),
-        (4, [digest]) => pruned(<[u8; 32]>::try_from(digest.as_bytes()?.as_slice()).ok()?),
-        _ => return None,
-    })
 }

@@ -4,7 +4,7 @@
 //! Besides the Internet Computer's paths there is `/lockstep`: the digest of the whole state, so
 //! that a certificate covers memories and sessions too, the versions that fix its meaning, and the last checkpoint from
 //! which others can go on.
-use super::Tree;
+use super::{Tree, witness::SELF_DESCRIBED};
 use crate::state::{Canister, ReplicatedState, canister_id};
 use ic_principal::Principal;
 use serde::Serialize;
@@ -145,7 +145,7 @@ pub(crate) fn number(value: u64) -> Vec<u8> {
 
 /// CBOR preceded by tag 55799.
 pub(crate) fn self_described_cbor(value: &impl Serialize) -> Vec<u8> {
-    let mut bytes = vec![0xd9, 0xd9, 0xf7];
+    let mut bytes = SELF_DESCRIBED.to_vec();
     ciborium::into_writer(value, &mut bytes).expect("a vector takes every byte");
     bytes
 }

@@ -1,5 +1,5 @@
 //! The certificates of recent heights: for peers that lack them, and for blocks that bring their signatures.
-use super::{Certificate, PublicKey, is_signature};
+use super::{Certificate, PublicKey, Root, Signature, is_signature};
 use crate::application::Height;
 use std::{
     collections::BTreeMap,
@@ -27,8 +27,13 @@ impl Certificates {
     pub(crate) fn is_certificate(&self, certificate: &Certificate) -> bool {
         match self.get(certificate.height) {
             Some(known) => known == *certificate,
-            None => is_signature(&self.public_key, &certificate.root, &certificate.signature),
+            None => self.is_signature(&certificate.root, &certificate.signature),
         }
+    }
+
+    /// Whether it is the subnet's signature of a root.
+    pub(crate) fn is_signature(&self, root: &Root, signature: &Signature) -> bool {
+        is_signature(&self.public_key, root, signature)
     }
 
     pub(crate) fn get(&self, height: Height) -> Option<Certificate> {

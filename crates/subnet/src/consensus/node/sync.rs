@@ -11,7 +11,7 @@
 use super::Node;
 use crate::{
     application::Height,
-    consensus::{block::Block, certification::IcVariant, replica::Replica, transfer::Message},
+    consensus::{block::Block, replica::Replica, transfer::Message},
     sync::{Download, Offer, StateSync, SyncError},
 };
 use bytes::Bytes;
@@ -23,14 +23,7 @@ use commonware_consensus::{
     types,
 };
 use commonware_cryptography::{
-    Digestible as _, Signer as _,
-    bls12381::primitives::{
-        group::{G1, G2},
-        ops::verify_message,
-    },
-    certificate::Verifier as _,
-    ed25519::PublicKey,
-    sha256::Digest,
+    Digestible as _, Signer as _, certificate::Verifier as _, ed25519::PublicKey, sha256::Digest,
 };
 use commonware_p2p::{Receiver, Recipients, Sender};
 use commonware_parallel::Sequential;
@@ -55,8 +48,6 @@ const LATE_MAX: u32 = 4;
 /// How often an answer is offered to a network that is busy, and the time between.
 const SEND_TRIES: u32 = 25;
 const SEND_RETRY: Duration = Duration::from_millis(20);
-/// The domain of the subnet's signatures, as the Internet Computer has it.
-const ROOT_NAMESPACE: &[u8] = b"ic-state-root";
 
 type Archive = Mailbox<Scheme, Standard<Block>>;
 type Final = Finalization<Scheme, Digest>;
@@ -77,14 +68,12 @@ where
     let me = node.keys.identity().public_key();
     let peers = node.subnet.participants().iter();
     let peers = peers.filter(|peer| **peer != me).cloned().collect();
-    let public_key = *node.subnet.sharing().public();
     let replica = replica.clone();
     let context = node.runtime.child("sync").dedicated();
     context.spawn(move |runtime| {
         let syncing = Syncing {
             runtime,
             scheme,
-            public_key,
             replica,
             archive,
             peers,
@@ -119,7 +108,6 @@ struct Transfer {
 struct Syncing<E, S> {
     runtime: E,
     scheme: Scheme,
-    public_key: G2,
     replica: Replica,
     archive: Archive,
     peers: Vec<PublicKey>,
@@ -249,11 +237,8 @@ where
         let Ok(offer) = Offer::decode(bytes) else {
             return;
         };
-        let signature = G1::decode(Bytes::copy_from_slice(offer.signature()));
-        if !signature.is_ok_and(|signature| {
-            let root = offer.root();
-            verify_message::<IcVariant>(&self.public_key, ROOT_NAMESPACE, root, &signature).is_ok()
-        }) {
+        let certificates = &self.replica.certificates;
+        if !certificates.is_signature(offer.root(), offer.signature()) {
             return;
         }
         let height = offer.height();

@@ -188,7 +188,7 @@ fn each_part_of_a_signature_counts() {
             let read = |bytes: &[u8]| {
                 let signature: Signature = decode(&bytes[3..]).expect("it was just read");
                 let certificate = &signature.certificate;
-                let certificate: Certificate = decode(&certificate[3..]).expect("it was, too");
+                let certificate = Certificate::decode(certificate).expect("it was, too");
                 (certificate.tree.0, certificate.signature, signature.tree.0)
             };
             assert_eq!(read(&changed), read(&original));

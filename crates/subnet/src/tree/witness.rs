@@ -1,4 +1,4 @@
-//! Pruned hash trees, as certificates carry them.
+//! Certificates and their pruned hash trees, as others send them.
 //!
 //! # Design
 //! The interface specification's "Encoding of certificates": arrays that begin with the kind of a node.
@@ -14,8 +14,29 @@ use serde::{
 use serde_bytes::ByteBuf;
 use std::fmt;
 
+/// Tag 55799, with which self-described CBOR begins.
+pub(crate) const SELF_DESCRIBED: [u8; 3] = [0xd9, 0xd9, 0xf7];
+
+/// A certificate whose signature is still to be checked.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Certificate {
+    pub(crate) tree: Witness,
+    pub(crate) signature: ByteBuf,
+    pub(crate) delegation: Option<IgnoredAny>,
+}
+
+impl Certificate {
+    /// Decodes a certificate that nothing follows.
+    pub(crate) fn decode(bytes: &[u8]) -> Option<Self> {
+        let mut bytes = bytes.strip_prefix(&SELF_DESCRIBED).unwrap_or(bytes);
+        let certificate = ciborium::from_reader(&mut bytes).ok()?;
+        bytes.is_empty().then_some(certificate)
+    }
+}
+
 /// A pruned hash tree.
-pub(super) struct Witness(pub(super) HashTree);
+pub(crate) struct Witness(pub(crate) HashTree);
 
 impl<'de> Deserialize<'de> for Witness {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
