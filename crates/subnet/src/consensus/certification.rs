@@ -7,8 +7,9 @@
 //! that clients verify. The height is not signed: it stands in the state tree, under `time`.
 //!
 //! A node sends everybody its share of the heights that it executes ([`collector`]). One that still lacks a
-//! certificate at the next tick sends its share again and says so, and gets the certificate from whoever has it ([`kept`]). So a certificate that a node has missed comes from any peer, and it makes no difference
-//! who was restarted since.
+//! certificate at the next tick sends its share again and says so, and gets the certificate from whoever has it
+//! ([`kept`]). So a certificate that a node has missed comes from any peer, and it makes no difference who was
+//! restarted since.
 //!
 //! # Security
 //!
