@@ -16,9 +16,7 @@ mod tables;
 
 pub use disk::{DiskFault, MemoryDisk};
 pub(crate) use import::Parts;
-pub(crate) use record::{
-    MemoryKind, canister_row, chunks, memories, modules, snapshots, state_row,
-};
+pub(crate) use record::{MemoryKind, canister_row, chunks, memories, modules, state_row};
 pub(crate) use tables::{Memories, Part, cbor};
 
 use crate::{

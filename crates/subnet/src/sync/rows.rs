@@ -1,8 +1,10 @@
 //! The rows of a state as the store has them, in order, from any of them on.
 use crate::{
-    state::ReplicatedState,
+    state::{ReplicatedState, SnapshotId},
     store::{self, Part},
 };
+use ic_principal::Principal;
+use std::collections::{BTreeMap, btree_map::Range};
 
 /// A row: its key and its value.
 pub(super) type Row = (Vec<u8>, Vec<u8>);
@@ -18,31 +20,43 @@ pub(super) const PLAIN: [Part; 6] = [
     Part::History,
 ];
 
-/// The rows of one of the [`PLAIN`] parts, from that with the key `from` on; all when it is empty.
+/// The rows of one of the [`PLAIN`] parts, from that with the key `from` on, which is there; all when it is empty. The
+/// first is found by search: a state is read chunk by chunk.
 pub(super) fn from<'state>(
     state: &'state ReplicatedState,
     part: Part,
     from: &[u8],
 ) -> Rows<'state> {
     let number = |key: &u64| key.to_be_bytes().to_vec();
+    let from_number = || from.try_into().ok().map(u64::from_be_bytes);
     match part {
         Part::State => Box::new(std::iter::once(store::state_row(state))),
         Part::Canisters => {
-            let canisters = skip_to(state.canisters().iter(), from, |id| id.as_slice().to_vec());
-            Box::new(canisters.map(|(id, canister)| (id, store::canister_row(canister))))
+            let canisters = beginning_at(state.canisters(), Principal::try_from_slice(from).ok());
+            Box::new(
+                canisters
+                    .map(|(id, canister)| (id.as_slice().to_vec(), store::canister_row(canister))),
+            )
         }
         Part::Snapshots => {
-            let snapshots = store::snapshots(state).into_iter();
-            let snapshots = skip_to(snapshots, from, |id| id.as_bytes().to_vec());
-            Box::new(snapshots.map(|(id, snapshot)| (id, store::cbor(&snapshot.record()))))
+            let first = SnapshotId::from_bytes(from);
+            let canisters = beginning_at(state.canisters(), first.map(|id| id.canister()));
+            // Their ids begin with those of their canisters, so that they follow each other.
+            let snapshots = canisters
+                .flat_map(move |(_, canister)| beginning_at(&canister.stored.snapshots, first));
+            Box::new(
+                snapshots.map(|(id, snapshot)| {
+                    (id.as_bytes().to_vec(), store::cbor(&snapshot.record()))
+                }),
+            )
         }
         Part::Sessions => {
-            let sessions = skip_to(state.sessions.sessions.iter(), from, move |id| number(id));
-            Box::new(sessions.map(|(id, session)| (id, store::cbor(&**session))))
+            let sessions = beginning_at(&state.sessions.sessions, from_number());
+            Box::new(sessions.map(move |(id, session)| (number(id), store::cbor(&**session))))
         }
         Part::Queue => {
-            let queue = skip_to(state.queue.iter(), from, move |key| number(key));
-            Box::new(queue.map(|(key, message)| (key, store::cbor(&**message))))
+            let queue = beginning_at(&state.queue, from_number());
+            Box::new(queue.map(move |(key, message)| (number(key), store::cbor(&**message))))
         }
         Part::History => {
             let answers = state.history.from(from);
@@ -54,12 +68,9 @@ pub(super) fn from<'state>(
     }
 }
 
-fn skip_to<'state, K: 'state, V: 'state>(
-    rows: impl Iterator<Item = (K, V)> + 'state,
-    from: &[u8],
-    key: impl Fn(&K) -> Vec<u8> + 'state,
-) -> Box<dyn Iterator<Item = (Vec<u8>, V)> + 'state> {
-    let from = from.to_vec();
-    let rows = rows.map(move |(name, value)| (key(&name), value));
-    Box::new(rows.skip_while(move |(key, _)| !from.is_empty() && *key != from))
+fn beginning_at<K: Ord, V>(map: &BTreeMap<K, V>, first: Option<K>) -> Range<'_, K, V> {
+    match first {
+        Some(first) => map.range(first..),
+        None => map.range(..),
+    }
 }
