@@ -143,6 +143,8 @@ impl Network {
             directory: self.directory.path().join(format!("replica-{index}")),
             listen,
             http: SocketAddr::from((Ipv4Addr::LOCALHOST, port)),
+            // Its clients are on this machine.
+            tls: None,
             peers: self.peers.clone(),
             drain: DRAIN,
         };

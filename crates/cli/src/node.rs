@@ -9,7 +9,7 @@ use crate::{
     store::Store,
 };
 use anyhow::{Context, Result};
-use lockstep_gateway::Peers;
+use lockstep_gateway::{Peers, Tls};
 use lockstep_model::{Digest, Model};
 use lockstep_subnet::consensus::genesis::{NodeKeys, SUBNET_FILE, Subnet};
 use std::{
@@ -45,6 +45,13 @@ pub(crate) struct Arguments {
     /// Where the gateway serves clients. Port 0 takes a free one.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4943")]
     http: SocketAddr,
+    /// Serve clients over TLS, with this chain of certificates (PEM), the gateway's own first. It and its key are read
+    /// again within a minute after they change.
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_certificate: Option<PathBuf>,
+    /// The key of that certificate (PEM, not encrypted), which others cannot read.
+    #[arg(long, value_name = "FILE", requires = "tls_certificate")]
+    tls_key: Option<PathBuf>,
     /// Where metrics are served: an address that only operators reach. Clients do not get them.
     #[arg(long, value_name = "IP:PORT")]
     metrics: Option<SocketAddr>,
@@ -82,6 +89,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
         address.socket().unwrap_or(everywhere)
     });
+    let files = arguments
+        .tls_certificate
+        .as_ref()
+        .zip(arguments.tls_key.as_ref());
+    let tls = files.map(|(certificate, key)| Tls::open(certificate, key));
+    let tls = tls
+        .transpose()
+        .map_err(|error| Failure::user(chain(error)))?;
     let models = resident(&subnet, &arguments.models)?;
     let directory = Directory::take(&arguments.directory)?;
     let genesis = network::genesis(&subnet)?;
@@ -107,6 +122,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         directory: directory.path().to_owned(),
         listen,
         http: arguments.http,
+        tls: tls.map(Arc::new),
         peers: Peers::default(),
         drain: DRAIN,
     };

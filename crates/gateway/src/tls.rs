@@ -3,8 +3,12 @@
 //! # Design
 //! TLS 1.2 and 1.3 by rustls, HTTP/2 and HTTP/1.1 offered by ALPN. When the files change, new connections get the new
 //! certificate; files that cannot be used leave the old one.
+//!
+//! # Errors
+//! A key that everybody on the machine can read is refused, as other secrets are, at the start and later.
+use lockstep_subnet::consensus::genesis::{GenesisError, check_private};
 use rustls::{
-    ServerConfig,
+    InconsistentKeys, ServerConfig,
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
 };
@@ -34,6 +38,17 @@ pub enum TlsError {
         path: PathBuf,
         /// What it should hold.
         expected: &'static str,
+    },
+    /// The file of the key is not there, or everybody can read it.
+    #[error(transparent)]
+    Secret(#[from] GenesisError),
+    /// The key is another one's.
+    #[error("the key in {} is not that of the first certificate in {}", key.display(), certificate.display())]
+    Mismatch {
+        /// The file of the certificates.
+        certificate: PathBuf,
+        /// The file of the key.
+        key: PathBuf,
     },
     /// Certificate and key cannot be used together.
     #[error("certificate and key cannot be used")]
@@ -111,13 +126,21 @@ fn read(certificate: &Path, key: &Path) -> Result<Arc<ServerConfig>, TlsError> {
     if chain.is_empty() {
         return Err(no(certificate, "certificates"));
     }
+    check_private(key)?;
     // What is wrong with a key is not told: it might tell the key.
-    let key = PrivateKeyDer::from_pem_slice(&pem(key)?).map_err(|_| no(key, "private key"))?;
+    let secret = PrivateKeyDer::from_pem_slice(&pem(key)?).map_err(|_| no(key, "private key"))?;
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
         .with_no_client_auth()
-        .with_single_cert(chain, key)?;
+        .with_single_cert(chain, secret)
+        .map_err(|error| match error {
+            rustls::Error::InconsistentKeys(InconsistentKeys::KeyMismatch) => TlsError::Mismatch {
+                certificate: certificate.to_owned(),
+                key: key.to_owned(),
+            },
+            error => error.into(),
+        })?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
 }

@@ -19,7 +19,7 @@ use crate::{
 };
 use anyhow::{Context, Result, anyhow};
 use lockstep_canister::engine::Engine;
-use lockstep_gateway::{Gateway, Peers, Settings};
+use lockstep_gateway::{Gateway, Peers, Settings, Tls};
 use lockstep_model::Model;
 use lockstep_numeric::Kernels;
 use lockstep_subnet::{
@@ -61,6 +61,8 @@ pub(crate) struct MemberConfig {
     pub(crate) listen: SocketAddr,
     /// Where it serves clients; port 0 takes a free one.
     pub(crate) http: SocketAddr,
+    /// The certificate with which it serves them, if over TLS.
+    pub(crate) tls: Option<Arc<Tls>>,
     /// How long clients that are being answered have when it stops.
     pub(crate) drain: Duration,
     /// Where the gateways of the subnet are, as far as they are known here; this one's is added.
@@ -129,8 +131,16 @@ impl Member {
         let metrics = metrics.map(|address| listen(runtime, address, "metrics"));
         let metrics = metrics.transpose()?;
         let metrics_address = metrics.as_ref().map(TcpListener::local_addr).transpose()?;
-        let url = format!("http://{}", listener.local_addr()?);
-        config.peers.set(config.keys.index(), &url);
+        let scheme = if config.tls.is_some() {
+            "https"
+        } else {
+            "http"
+        };
+        let url = format!("{scheme}://{}", listener.local_addr()?);
+        if config.tls.is_none() {
+            // A certificate is of a name, by which alone the console can ask: it asks where it came from.
+            config.peers.set(config.keys.index(), &url);
+        }
         let replica = Arc::new(open(&config)?);
         let started_at = replica.executed_height();
         let machine = Machine::start(MachineConfig {
@@ -162,8 +172,10 @@ impl Member {
             .with_peers(config.peers)
             .catching_up();
         let (stop, stopped) = oneshot::channel();
-        let listeners = (listener, metrics);
-        let server = runtime.spawn(serve(gateway.clone(), listeners, readiness, stopped));
+        let clients = gateway.clone();
+        let tls = config.tls;
+        let serving = async move { clients.serve(listener, tls, until(stopped)).await };
+        let server = runtime.spawn(serve(gateway.clone(), serving, metrics, readiness));
         Ok(Self {
             replica,
             kernels: config.kernels,
@@ -260,12 +272,18 @@ impl Readiness {
     }
 }
 
-/// Serves until the member is stopped, and clients from when it is ready.
+/// Until the member is stopped or dropped.
+async fn until(stopped: oneshot::Receiver<()>) {
+    // An error means that it was dropped.
+    let _ = stopped.await;
+}
+
+/// Serves as long as clients are served, who are answered from when the member is ready.
 async fn serve(
     gateway: Gateway,
-    (listener, metrics): (TcpListener, Option<TcpListener>),
+    clients: impl Future<Output = ()>,
+    metrics: Option<TcpListener>,
     readiness: Readiness,
-    stopped: oneshot::Receiver<()>,
 ) {
     let node = readiness.node.clone();
     gateway.set_finalized(move || node.heights().finalized);
@@ -282,12 +300,8 @@ async fn serve(
         }
         pending::<()>().await;
     };
-    let shutdown = async move {
-        // An error means that the member was dropped: stop as well.
-        let _ = stopped.await;
-    };
     tokio::select! {
-        () = gateway.serve(listener, None, shutdown) => {}
+        () = clients => {}
         () = becoming_ready => {}
         () = metrics => {}
     }

@@ -34,6 +34,7 @@ mod keys;
 mod subnet;
 
 pub use address::PeerAddress;
+pub use files::check_private;
 pub use keys::NodeKeys;
 pub use subnet::{SUBNET_FILE, Subnet};
 

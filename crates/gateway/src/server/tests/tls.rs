@@ -7,7 +7,11 @@ use rustls::{
     crypto::aws_lc_rs,
     pki_types::{CertificateDer, ServerName},
 };
-use std::{fs, path::PathBuf};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// A new certificate in files, and the certificate.
@@ -17,7 +21,12 @@ fn certificate(directory: &TempDir) -> (PathBuf, PathBuf, CertificateDer<'static
     let path = |name| directory.path().join(name);
     fs::write(path("certificate.pem"), cert.pem()).expect("it is written");
     fs::write(path("key.pem"), signing_key.serialize_pem()).expect("it is written");
+    set_mode(&path("key.pem"), 0o600);
     (path("certificate.pem"), path("key.pem"), cert.der().clone())
+}
+
+fn set_mode(path: &Path, mode: u32) {
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).expect("it is ours");
 }
 
 async fn connect(
@@ -133,6 +142,10 @@ async fn a_changed_certificate_is_served_and_a_broken_one_is_not() {
         .await
         .expect_err("it is another");
     connect(&site, &second, b"h2").await.expect("trusted");
+    set_mode(&key, 0o604);
+    touch(&key);
+    assert!(matches!(tls.reload(), Err(TlsError::Secret(_))));
+    set_mode(&key, 0o600);
     fs::write(&chain, "nothing").expect("it is written");
     assert!(matches!(tls.reload(), Err(TlsError::Pem { .. })));
     connect(&site, &second, b"h2").await.expect("trusted");
@@ -151,9 +164,18 @@ fn files_that_are_of_no_use_are_named() {
     };
     assert!(text(&absent, &key).starts_with("cannot read "));
     assert!(text(&key, &key).ends_with("key.pem holds no certificates in PEM form"));
+    assert!(text(&chain, &absent).starts_with("cannot access key file: "));
+    set_mode(&chain, 0o600);
     assert!(text(&chain, &chain).ends_with("certificate.pem holds no private key in PEM form"));
-    assert_eq!(
-        text(&chain, &other_key),
-        "certificate and key cannot be used"
+    let mismatch = text(&chain, &other_key);
+    assert!(
+        mismatch.contains("key.pem is not that of the first certificate in "),
+        "{mismatch}"
+    );
+    set_mode(&key, 0o644);
+    let exposed = text(&chain, &key);
+    assert!(
+        exposed.starts_with("everybody on this machine can read the secret key file: "),
+        "{exposed}"
     );
 }

@@ -44,8 +44,11 @@ pub(super) fn check_version(
 
 /// Refuses a secret that everybody on the machine can read. A group may: that is how service
 /// managers hand secrets over.
+///
+/// # Errors
+/// [`GenesisError::Exposed`], or [`GenesisError::File`] if there is none.
 #[cfg(unix)]
-pub(super) fn check_private(path: &Path) -> Result<(), GenesisError> {
+pub fn check_private(path: &Path) -> Result<(), GenesisError> {
     use std::os::unix::fs::PermissionsExt as _;
     let metadata = fs::metadata(path).map_err(|source| GenesisError::File {
         path: path.to_owned(),
@@ -59,8 +62,12 @@ pub(super) fn check_private(path: &Path) -> Result<(), GenesisError> {
     Ok(())
 }
 
+/// Who may read a file is not known here.
+///
+/// # Errors
+/// None.
 #[cfg(not(unix))]
-pub(super) fn check_private(_: &Path) -> Result<(), GenesisError> {
+pub fn check_private(_: &Path) -> Result<(), GenesisError> {
     Ok(())
 }
 
