@@ -40,6 +40,30 @@ pub fn installation(id: Principal, wasm: &[u8]) -> Vec<u8> {
     Encode!(&install).expect("the type has a Candid form")
 }
 
+/// Makes a canister of `wasm`, which need not be a counter: others take no argument.
+///
+/// # Errors
+/// The subnet refuses.
+pub async fn install(agent: &Agent, wasm: &[u8]) -> Result<Principal> {
+    let management = Principal::management_canister();
+    let reply = agent
+        .update(&management, "provisional_create_canister_with_cycles")
+        .with_effective_canister_id(Principal::from_slice(&EFFECTIVE_ID))
+        .with_arg(Encode!(&ProvisionalCreateCanisterWithCyclesArgs::default())?)
+        .call_and_wait()
+        .await
+        .context("making a canister")?;
+    let id = Decode!(&reply, CanisterIdRecord)?.canister_id;
+    agent
+        .update(&management, "install_code")
+        .with_effective_canister_id(id)
+        .with_arg(installation(id, wasm))
+        .call_and_wait()
+        .await
+        .context("installing a canister")?;
+    Ok(id)
+}
+
 /// An installed counter.
 #[derive(Debug, Clone)]
 pub struct Counter {
@@ -55,7 +79,11 @@ impl Counter {
     /// The subnet refuses.
     pub async fn install(subnet: &Subnet, wasm: &[u8]) -> Result<Self> {
         let agent = |gateway| agent(gateway, &subnet.root_key, 0);
-        let counter = Self::create(agent(subnet.gateways[0])?, wasm).await?;
+        let first = agent(subnet.gateways[0])?;
+        let counter = Self {
+            id: install(&first, wasm).await?,
+            agent: first,
+        };
         for gateway in &subnet.gateways {
             let there = Self {
                 agent: agent(*gateway)?,
@@ -65,26 +93,6 @@ impl Counter {
             until("a replica has the counter", answers).await?;
         }
         Ok(counter)
-    }
-
-    async fn create(agent: Agent, wasm: &[u8]) -> Result<Self> {
-        let management = Principal::management_canister();
-        let reply = agent
-            .update(&management, "provisional_create_canister_with_cycles")
-            .with_effective_canister_id(Principal::from_slice(&EFFECTIVE_ID))
-            .with_arg(Encode!(&ProvisionalCreateCanisterWithCyclesArgs::default())?)
-            .call_and_wait()
-            .await
-            .context("making a canister")?;
-        let id = Decode!(&reply, CanisterIdRecord)?.canister_id;
-        agent
-            .update(&management, "install_code")
-            .with_effective_canister_id(id)
-            .with_arg(installation(id, wasm))
-            .call_and_wait()
-            .await
-            .context("installing the counter")?;
-        Ok(Self { id, agent })
     }
 
     /// The argument of `increase` by one.

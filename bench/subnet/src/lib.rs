@@ -23,4 +23,6 @@ pub mod links;
 pub mod load;
 pub mod process;
 pub mod queries;
+pub mod start;
+pub mod sync;
 pub mod times;

@@ -174,7 +174,10 @@ async fn pass(
     let (sender, mut waiting) = mpsc::channel::<(Instant, Vec<u8>)>(PIECES_MAX);
     let write = tokio::spawn(async move {
         while let Some((due, piece)) = waiting.recv().await {
-            sleep_until(due).await;
+            // The clock counts milliseconds, and would make one of no time.
+            if Instant::now() < due {
+                sleep_until(due).await;
+            }
             if to.write_all(&piece).await.is_err() {
                 return;
             }

@@ -18,7 +18,7 @@ use lockstep_bench_subnet::{
     links::Nodes,
     load::{self, Offer},
     process::Subnet,
-    queries,
+    queries, start, sync,
 };
 use report::{Linked, Report};
 use std::{
@@ -62,7 +62,7 @@ struct Arguments {
     #[arg(
         long,
         value_delimiter = ',',
-        default_value = "costs,updates,latency,queries,links,crash"
+        default_value = "costs,updates,latency,queries,links,crash,start,sync"
     )]
     only: Vec<String>,
     /// Writes every figure to this file as JSON.
@@ -135,6 +135,15 @@ async fn measure(arguments: &Arguments, program: &Path, wasm: &[u8]) -> Result<R
         eprintln!("a replica is killed");
         let directory = TempDir::new()?;
         report.crash = Some(crash::run(program, directory.path(), wasm).await?);
+    }
+    if is_wanted("start") {
+        eprintln!("a subnet is started");
+        report.start = start::run(program)?.to_vec();
+    }
+    if is_wanted("sync") {
+        eprintln!("a replica loses everything");
+        let directory = TempDir::new()?;
+        report.sync = Some(sync::run(program, directory.path(), wasm).await?);
     }
     Ok(report)
 }

@@ -85,12 +85,37 @@ impl Process {
         Ok(())
     }
 
+    /// Tells it to end, and waits.
+    ///
+    /// # Errors
+    /// It ends otherwise than as it should.
+    pub fn terminate(mut self) -> Result<()> {
+        let id = self.child.id().to_string();
+        let told = Command::new("kill").args(["-TERM", &id]).status()?;
+        ensure!(told.success(), "it had ended by itself");
+        let status = self.child.wait()?;
+        ensure!(status.success(), "it ended otherwise: {status}");
+        Ok(())
+    }
+
     /// Processor time so far.
     ///
     /// # Errors
     /// The system does not say.
     pub fn processor(&self) -> Result<Processor> {
         Processor::of(self.child.id())
+    }
+
+    /// The most memory that it had so far.
+    ///
+    /// # Errors
+    /// The system does not say.
+    pub fn memory_bytes_max(&self) -> Result<u64> {
+        let status = fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:"));
+        let kilobytes = line.context("no peak of memory in status")?;
+        let kilobytes: u64 = kilobytes.trim_end_matches("kB").trim().parse()?;
+        Ok(kilobytes * 1024)
     }
 }
 

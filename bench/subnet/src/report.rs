@@ -4,6 +4,8 @@ use lockstep_bench_subnet::{
     crash::{self, Crash},
     load::Step,
     queries::Queries,
+    start::Start,
+    sync::{self, Sync},
     times::Times,
 };
 use serde::Serialize;
@@ -28,6 +30,9 @@ pub(crate) struct Report {
     pub(crate) queries: Vec<Queries>,
     pub(crate) links: Option<Linked>,
     pub(crate) crash: Option<Crash>,
+    /// In an empty directory, and in one that is not.
+    pub(crate) start: Vec<Start>,
+    pub(crate) sync: Option<Sync>,
 }
 
 impl Report {
@@ -94,6 +99,12 @@ impl Report {
         }
         if let Some(crash) = &self.crash {
             self::crash(text, crash)?;
+        }
+        if !self.start.is_empty() {
+            starts(text, &self.start)?;
+        }
+        if let Some(sync) = &self.sync {
+            self::sync(text, sync)?;
         }
         Ok(())
     }
@@ -178,5 +189,66 @@ fn crash(text: &mut String, crash: &Crash) -> std::fmt::Result {
         "\nFrom its start it serves clients after {:.0} ms and gives its first certificate after {:.0} ms. {} calls \
          were certified, {} executed, {} were under way at the one that was killed.",
         crash.ready_ms, crash.certifies_ms, crash.certified, crash.executed, crash.lost
+    )
+}
+
+fn starts(text: &mut String, starts: &[Start]) -> std::fmt::Result {
+    writeln!(text, "\n### `lockstep up` until it is ready\n")?;
+    writeln!(
+        text,
+        "| directory | median ms | shortest ms | longest ms | processor time s |"
+    )?;
+    writeln!(text, "|---|---|---|---|---|")?;
+    for (directory, start) in ["empty", "of a subnet"].iter().zip(starts) {
+        let times = || start.runs_ms.iter().copied();
+        writeln!(
+            text,
+            "| {directory} | {:.0} | {:.0} | {:.0} | {:.2} |",
+            start.median_ms,
+            times().fold(f64::INFINITY, f64::min),
+            times().fold(0.0, f64::max),
+            start.processor_s
+        )?;
+    }
+    Ok(())
+}
+
+fn sync(text: &mut String, sync: &Sync) -> std::fmt::Result {
+    let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
+    let seconds = |ms: Option<f64>| ms.map_or("-".to_owned(), |ms| format!("{:.1}", ms / 1e3));
+    writeln!(
+        text,
+        "\n### One replica of four loses everything, a state of {:.0} MiB, a process each, {} calls/s offered to the others\n",
+        mib(sync.state_bytes),
+        sync::RATE
+    )?;
+    writeln!(
+        text,
+        "| begins to fetch s | has fetched s | has a store s | serves s | certifies s | MiB between replicas | its processor time s | its memory MiB | the others' processor time s | without it s |"
+    )?;
+    writeln!(text, "|---|---|---|---|---|---|---|---|---|---|")?;
+    writeln!(
+        text,
+        "| {} | {} | {} | {} | {} | {:.0} | {:.1} | {:.0} | {:.1} | {:.1} |",
+        seconds(sync.begins_ms),
+        seconds(sync.fetched_ms),
+        seconds(sync.imported_ms),
+        seconds(Some(sync.ready_ms)),
+        seconds(Some(sync.certifies_ms)),
+        mib(sync.bytes),
+        sync.processor_s,
+        mib(sync.memory_bytes),
+        sync.others_s,
+        sync.others_alone_s
+    )?;
+    writeln!(
+        text,
+        "\nThe other three certified {:.0} calls/s while all ran, {:.0} while it was away, {:.0} until it served. It had \
+         missed {} heights. The canister took {} s to grow.",
+        sync.before_per_s,
+        sync.away_per_s,
+        sync.meanwhile_per_s,
+        sync.heights,
+        seconds(Some(sync.growth_ms))
     )
 }
