@@ -35,7 +35,9 @@ use std::{
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     ops::ControlFlow,
+    panic::resume_unwind,
     sync::Arc,
+    thread::{self, ScopedJoinHandle},
     time::Duration,
 };
 use tokio::runtime::Runtime;
@@ -116,14 +118,30 @@ impl Network {
             keys: nodes,
             runtime: Runtime::new().context("starting the runtime")?,
         };
-        for index in 0..network.count() {
-            network.start_replica(index)?;
+        // Side by side: whoever is there waits for the turns of those that are not.
+        let started: Vec<Result<Member>> = thread::scope(|scope| {
+            let network = &network;
+            let start = |index| scope.spawn(move || network.start_member(index));
+            let starting: Vec<_> = (0..network.count()).map(start).collect();
+            let wait = |thread: ScopedJoinHandle<'_, Result<Member>>| {
+                thread.join().unwrap_or_else(|panic| resume_unwind(panic))
+            };
+            starting.into_iter().map(wait).collect()
+        });
+        for (place, member) in network.members.iter_mut().zip(started) {
+            *place = Some(member?);
         }
         Ok(network)
     }
 
     /// Starts replica `index`, from its directory if it ran before.
+    #[cfg(test)]
     pub(crate) fn start_replica(&mut self, index: usize) -> Result<()> {
+        self.members[index] = Some(self.start_member(index)?);
+        Ok(())
+    }
+
+    fn start_member(&self, index: usize) -> Result<Member> {
         let keys = self.keys.get(index);
         let listen = self.subnet.addresses().get(index);
         let (Some(keys), Some(listen)) = (keys, listen.and_then(|address| address.socket())) else {
@@ -148,10 +166,7 @@ impl Network {
             peers: self.peers.clone(),
             drain: DRAIN,
         };
-        let member = Member::start(&self.runtime, config)
-            .with_context(|| format!("starting replica {index}"))?;
-        self.members[index] = Some(member);
-        Ok(())
+        Member::start(&self.runtime, config).with_context(|| format!("starting replica {index}"))
     }
 
     /// Waits until every replica serves clients.
