@@ -63,7 +63,7 @@ fn four_operators_make_one_subnet() {
         &["join", "--address", "10.0.0.1:4900"],
     ));
     assert!(
-        again.starts_with("exit code: 1\nerror: this node has joined already: "),
+        again.starts_with("exit code: 1\nerror: this node takes part already: "),
         "{again}"
     );
 

@@ -55,7 +55,7 @@ fn genesis_writes_what_all_share_and_a_secret_for_each() {
     assert_eq!(mode("subnet.json"), 0o644);
     let public = fs::read_to_string(files.join("subnet.json")).unwrap();
     let public: Value = serde_json::from_str(&public).unwrap();
-    assert_eq!(public["version"], 2);
+    assert_eq!(public["version"], 3);
     assert_eq!(public["nodes"][1]["address"], "node-1.example:9982");
     let root_key = report["root_key"].as_str().unwrap();
     assert!(root_key.ends_with(public["public_key"].as_str().unwrap()));

@@ -1,4 +1,5 @@
-//! `lockstep ceremony`: the operators of a subnet make its keys together, and nobody has the whole of them.
+//! `lockstep ceremony`: the operators of a subnet make its keys together, and nobody has the whole of them; and make
+//! shares of the same key anew when nodes join and leave.
 //!
 //! # Design
 //! A step reads what lies in the ceremony's directory and writes there what others need; operators carry
@@ -6,12 +7,15 @@
 
 use crate::{
     error::{Failure, chain},
-    models, network,
+    models,
+    network::{self, EPOCHS_DIRECTORY},
 };
 use anyhow::Result;
 use lockstep_subnet::consensus::genesis::{
-    GenesisError, PeerAddress, SUBNET_FILE,
-    ceremony::{self, Acknowledgements, Candidate, CeremonyError, Dealing, Entry, Log, Plan},
+    GenesisError, NodeKeys, PeerAddress, SUBNET_FILE, Subnet,
+    ceremony::{
+        self, Acknowledgements, Candidate, CeremonyError, Dealing, Entry, Log, Plan, Roles,
+    },
 };
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{
@@ -22,10 +26,12 @@ use std::{
 
 const SECRET_FILE: &str = "secret.json";
 const PLAN_FILE: &str = "plan.json";
+/// Has the subnet.json of the epoch before.
+const BEFORE_DIRECTORY: &str = "before";
 /// Of an identity in the name of an entry's file.
 const NAME_DIGITS: usize = 8;
 
-/// Makes a subnet's keys together with the operators of the other nodes.
+/// Makes a subnet's keys together with the operators of the other nodes, or new ones when nodes come and go.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
     #[command(subcommand)]
@@ -43,11 +49,31 @@ enum Step {
         #[arg(long, value_name = "HOST:PORT")]
         address: PeerAddress,
     },
+    /// 1, for a node that the subnet has and that stays: make its entry for the next epoch.
+    Stay {
+        #[command(flatten)]
+        node: Node,
+        /// Where this node listens for its peers: where it has until now, when not given.
+        #[arg(long, value_name = "HOST:PORT")]
+        address: Option<PeerAddress>,
+    },
+    /// 1, for a node that the subnet has and that leaves: make its entry for the next epoch.
+    Leave {
+        #[command(flatten)]
+        node: Node,
+    },
     /// 2: with the entries of all, make a dealing for each node, which that node alone may get.
     Deal {
         /// Models that canisters of this subnet may use, by file, alias or digest; the same for all.
         #[arg(long = "model")]
         models: Vec<String>,
+        /// When nodes join and leave: the subnet's subnet.json as it is now.
+        #[arg(long, value_name = "FILE", conflicts_with = "models")]
+        before: Option<PathBuf>,
+        /// The number of the epoch that is to begin: the one after that of `--before` when not given. Upgrades of the
+        /// protocol count as epochs, and have no files.
+        #[arg(long, requires = "before")]
+        epoch: Option<u64>,
     },
     /// 3: with the dealings of all for this node, make its acknowledgement, which all others need.
     Acknowledge,
@@ -57,30 +83,69 @@ enum Step {
     Finish,
 }
 
+/// A node of the subnet as it is now.
+#[derive(Debug, clap::Args)]
+struct Node {
+    /// The node's secret file of the subnet's last epoch.
+    #[arg(long, value_name = "FILE")]
+    keys: PathBuf,
+    /// The subnet.json that belongs to it.
+    #[arg(long, value_name = "FILE")]
+    before: PathBuf,
+}
+
 /// What all agreed on before they dealt.
 #[derive(Serialize, Deserialize)]
 struct PlanFile {
     entries: Vec<Entry>,
     models: BTreeMap<String, String>,
+    /// 0: a new subnet.
+    epoch: u64,
 }
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let directory = &arguments.directory;
     match &arguments.step {
-        Step::Join { address } => join(directory, address),
-        Step::Deal { models } => deal(directory, models),
+        Step::Join { address } => enter(directory, || Ok(Candidate::generate(address.clone()))),
+        Step::Stay { node, address } => enter(directory, || {
+            let (keys, before) = node.read()?;
+            let address = address.clone();
+            let address = address.or_else(|| before.addresses().get(keys.index()).cloned());
+            let address =
+                address.ok_or_else(|| Failure::user("where will it be? say --address"))?;
+            Ok(Candidate::of(&keys, Some(address)))
+        }),
+        Step::Leave { node } => enter(directory, || Ok(Candidate::of(&node.read()?.0, None))),
+        Step::Deal {
+            models,
+            before,
+            epoch,
+        } => deal(directory, models, before.as_deref(), *epoch),
         Step::Acknowledge => acknowledge(directory),
         Step::Conclude => conclude(directory),
         Step::Finish => finish(directory),
     }
 }
 
-fn join(directory: &Path, address: &PeerAddress) -> Result<()> {
+impl Node {
+    fn read(&self) -> Result<(NodeKeys, Subnet)> {
+        let before = read_subnet(&self.before)?;
+        let keys = NodeKeys::read_file(&self.keys, &before);
+        Ok((keys.map_err(|error| Failure::user(chain(error)))?, before))
+    }
+}
+
+fn read_subnet(path: &Path) -> Result<Subnet> {
+    let subnet = Subnet::read_file(path);
+    Ok(subnet.map_err(|error| Failure::user(chain(error)))?)
+}
+
+fn enter(directory: &Path, candidate: impl FnOnce() -> Result<Candidate>) -> Result<()> {
     let secret = directory.join(SECRET_FILE);
     if secret.exists() {
         return Err(Failure::user(format!(
-            "this node has joined already: {}",
+            "this node takes part already: {}",
             secret.display()
         ))
         .hint("for another ceremony, give another --directory")
@@ -89,7 +154,7 @@ fn join(directory: &Path, address: &PeerAddress) -> Result<()> {
     fs::create_dir_all(directory).map_err(|error| {
         Failure::environment(format!("cannot create {}: {error}", directory.display()))
     })?;
-    let candidate = Candidate::generate(address.clone());
+    let candidate = candidate()?;
     candidate.write(&secret).map_err(unwritten)?;
     let entry = candidate.entry();
     let path = directory.join(format!("entry-{}.json", &entry.identity[..NAME_DIGITS]));
@@ -101,8 +166,23 @@ fn join(directory: &Path, address: &PeerAddress) -> Result<()> {
     Ok(())
 }
 
-fn deal(directory: &Path, names: &[String]) -> Result<()> {
+fn deal(
+    directory: &Path,
+    names: &[String],
+    before: Option<&Path>,
+    epoch: Option<u64>,
+) -> Result<()> {
     let candidate = candidate(directory)?;
+    let mut number = 0;
+    if let Some(path) = before {
+        let before = read_subnet(path)?;
+        number = epoch.unwrap_or(before.epoch() + 1);
+        let folder = directory.join(BEFORE_DIRECTORY);
+        fs::create_dir_all(&folder).map_err(|error| {
+            Failure::environment(format!("cannot create {}: {error}", folder.display()))
+        })?;
+        before.write(&folder).map_err(unwritten)?;
+    }
     let models = models::open_named(names)?;
     let models = models
         .iter()
@@ -110,29 +190,43 @@ fn deal(directory: &Path, names: &[String]) -> Result<()> {
     let file = PlanFile {
         entries: read_all(directory, "entry-", ".json")?,
         models: models.collect(),
+        epoch: number,
     };
-    let plan = plan_of(&file)?;
-    let index = plan.index(&candidate).map_err(refused)?;
+    let plan = plan_of(directory, &file)?;
+    let Roles { dealer, player } = plan.roles(&candidate).map_err(refused)?;
     println!("plan {}", plan.digest());
     for (node, address) in plan.addresses().iter().enumerate() {
-        let mark = if node == index { " (this one)" } else { "" };
+        let mark = if Some(node) == player {
+            " (this one)"
+        } else {
+            ""
+        };
         println!("node {node} {address}{mark}");
     }
     write(&directory.join(PLAN_FILE), &file, false)?;
+    let waits = player.map_or_else(
+        || "go on with `conclude` when the acknowledgements of all are here".to_owned(),
+        |player| format!("go on with `acknowledge` when those for node {player} are here"),
+    );
+    let Some(dealer) = dealer else {
+        eprintln!("compare the plan with all others by voice; {waits}");
+        return Ok(());
+    };
     for dealing in plan.deal(&candidate).map_err(refused)? {
-        let name = format!("dealing-{index}-for-{}.json", dealing.receiver());
+        let name = format!("dealing-{dealer}-for-{}.json", dealing.receiver());
         write(&directory.join(name), &dealing, true)?;
     }
     eprintln!(
         "compare the plan with all others by voice; then give each node its dealing, so that nobody else can \
-         read it, and go on with `acknowledge` when those for node {index} are here"
+         read it, and {waits}"
     );
     Ok(())
 }
 
 fn acknowledge(directory: &Path) -> Result<()> {
     let (candidate, plan) = (candidate(directory)?, plan(directory)?);
-    let index = plan.index(&candidate).map_err(refused)?;
+    let player = plan.roles(&candidate).map_err(refused)?.player;
+    let index = player.ok_or(CeremonyError::Leaver).map_err(refused)?;
     let acknowledgement = plan
         .acknowledge(&candidate, &dealings(directory, index)?)
         .map_err(refused)?;
@@ -154,7 +248,8 @@ fn acknowledge(directory: &Path) -> Result<()> {
 
 fn conclude(directory: &Path) -> Result<()> {
     let (candidate, plan) = (candidate(directory)?, plan(directory)?);
-    let index = plan.index(&candidate).map_err(refused)?;
+    let dealer = plan.roles(&candidate).map_err(refused)?.dealer;
+    let index = dealer.ok_or(CeremonyError::NoDealer).map_err(refused)?;
     let acknowledgements: Vec<Acknowledgements> = read_all(directory, "acknowledgement-", ".json")?;
     let log = plan
         .conclude(&candidate, &acknowledgements)
@@ -166,18 +261,41 @@ fn conclude(directory: &Path) -> Result<()> {
 
 fn finish(directory: &Path) -> Result<()> {
     let (candidate, plan) = (candidate(directory)?, plan(directory)?);
-    let index = plan.index(&candidate).map_err(refused)?;
+    let player = plan.roles(&candidate).map_err(refused)?.player;
     let logs: Vec<Log> = read_all(directory, "log-", ".json")?;
-    let (subnet, keys) = plan
-        .finish(&candidate, &dealings(directory, index)?, &logs)
-        .map_err(refused)?;
-    keys.write(directory).map_err(unwritten)?;
-    subnet.write(directory).map_err(unwritten)?;
+    let dealings = match player {
+        Some(player) => dealings(directory, player)?,
+        None => Vec::new(),
+    };
+    let (subnet, keys) = plan.finish(&candidate, &dealings, &logs).map_err(refused)?;
+    let epoch = plan.epoch();
+    let folder = match epoch {
+        0 => directory.to_owned(),
+        _ => directory.join(EPOCHS_DIRECTORY).join(epoch.to_string()),
+    };
+    fs::create_dir_all(&folder).map_err(|error| {
+        Failure::environment(format!("cannot create {}: {error}", folder.display()))
+    })?;
+    if let Some(keys) = &keys {
+        keys.write(&folder).map_err(unwritten)?;
+    }
+    subnet.write(&folder).map_err(unwritten)?;
+    if epoch > 0 {
+        println!("epoch    {epoch}");
+        println!("members  {}", hex::encode(subnet.digest()));
+        eprintln!(
+            "compare members with all others; then move {} into {EPOCHS_DIRECTORY}/ of the node's directory, and \
+             delete {SECRET_FILE} and the dealings",
+            folder.display()
+        );
+        return Ok(());
+    }
     let genesis = network::genesis(&subnet)?;
     println!("subnet   {}", genesis.subnet_id);
     println!("root key {}", hex::encode(&genesis.root_key));
     println!("genesis  {}", hex::encode(genesis.digest()));
     println!("members  {}", hex::encode(subnet.digest()));
+    let index = keys.map_or(0, |keys| keys.index());
     eprintln!(
         "compare genesis and members with all others; then keep {SUBNET_FILE} and node-{index}.json, and delete {SECRET_FILE} \
          and the dealings"
@@ -194,10 +312,14 @@ fn plan(directory: &Path) -> Result<Plan> {
     let file = ceremony::read(&directory.join(PLAN_FILE));
     let file: PlanFile =
         file.map_err(|error| Failure::user(chain(error)).hint("`deal` comes before this step"))?;
-    plan_of(&file)
+    plan_of(directory, &file)
 }
 
-fn plan_of(file: &PlanFile) -> Result<Plan> {
+fn plan_of(directory: &Path, file: &PlanFile) -> Result<Plan> {
+    if file.epoch > 0 {
+        let before = read_subnet(&directory.join(BEFORE_DIRECTORY).join(SUBNET_FILE))?;
+        return Ok(Plan::next(&before, file.epoch, file.entries.clone()).map_err(refused)?);
+    }
     let mut models = BTreeMap::new();
     for (name, text) in &file.models {
         let mut digest = [0; 32];

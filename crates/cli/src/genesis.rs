@@ -5,7 +5,10 @@ use crate::{
     models, network,
 };
 use anyhow::Result;
-use lockstep_subnet::consensus::genesis::{Genesis as Keys, PeerAddress, SUBNET_FILE};
+use lockstep_subnet::{
+    consensus::genesis::{Genesis as Keys, PeerAddress, SUBNET_FILE},
+    execution::protocol,
+};
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -28,6 +31,9 @@ pub(crate) struct Arguments {
     /// Models that canisters of this subnet may use, by file, alias or digest.
     #[arg(long = "model")]
     models: Vec<String>,
+    /// The version of the protocol by which the subnet begins, for nodes that run an older build.
+    #[arg(long, value_name = "VERSION", value_parser = protocol_version, default_value_t = protocol::NEWEST)]
+    protocol_version: u64,
     /// Print one JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -47,7 +53,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .subnet
         .with_addresses(arguments.nodes.clone())
         .map_err(Failure::user)?
-        .with_models(models.collect());
+        .with_models(models.collect())
+        .with_protocol_version(arguments.protocol_version);
     keys.write(directory)
         .map_err(|error| Failure::environment(chain(error)))?;
     let genesis = network::genesis(&keys.subnet)?;
@@ -76,6 +83,19 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         count - (count - 1) / 3
     );
     Ok(())
+}
+
+/// A version of the protocol that this program knows.
+pub(crate) fn protocol_version(text: &str) -> Result<u64, String> {
+    let version = text.parse().map_err(|_| "not a number".to_owned())?;
+    if protocol::is_known(version) {
+        return Ok(version);
+    }
+    Err(format!(
+        "this program knows versions {} to {}",
+        protocol::OLDEST,
+        protocol::NEWEST
+    ))
 }
 
 /// Keys that were dealt once must not be lost by a second call.

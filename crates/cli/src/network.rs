@@ -6,11 +6,13 @@
 //! state, and executes every block for itself.
 
 mod directory;
+mod keyring;
 mod member;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use directory::Directory;
+pub(crate) use keyring::{EPOCHS_DIRECTORY, Epochs, Keyring};
 pub(crate) use member::{Member, MemberConfig, READINESS_PERIOD};
 
 use crate::{
@@ -75,8 +77,10 @@ pub(crate) struct Network {
 pub(crate) fn genesis(subnet: &Subnet) -> Result<Genesis> {
     let models = subnet.models().iter();
     let models = models.map(|(name, digest)| (name.clone(), ModelDigest(*digest)));
-    Genesis::new(&subnet.public_key(), subnet.query_keys(), models.collect())
-        .context("making the genesis state")
+    let genesis = Genesis::new(&subnet.public_key(), subnet.query_keys(), models.collect());
+    let mut genesis = genesis.context("making the genesis state")?;
+    genesis.protocol_version = subnet.protocol_version();
+    Ok(genesis)
 }
 
 impl Network {
@@ -153,8 +157,8 @@ impl Network {
         };
         let models = self.options.models.iter();
         let config = MemberConfig {
-            subnet: Arc::clone(&self.subnet),
-            keys: keys.clone(),
+            keyring: Keyring::new(Arc::clone(&self.subnet), keys.clone()),
+            upgrade_to: None,
             genesis: self.genesis.clone(),
             models: models.map(|(_, model)| Arc::clone(model)).collect(),
             kernels: self.kernels(index)?,

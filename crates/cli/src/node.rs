@@ -2,8 +2,11 @@
 
 use crate::{
     error::{Failure, chain},
+    genesis::protocol_version,
     kernels, logs, models,
-    network::{self, Directory, Member, MemberConfig, READINESS_PERIOD},
+    network::{
+        self, Directory, EPOCHS_DIRECTORY, Epochs, Keyring, Member, MemberConfig, READINESS_PERIOD,
+    },
     run::open,
     stop::{Stop, Watched},
     store::Store,
@@ -11,7 +14,10 @@ use crate::{
 use anyhow::{Context, Result};
 use lockstep_gateway::{Peers, Tls};
 use lockstep_model::{Digest, Model};
-use lockstep_subnet::consensus::genesis::{NodeKeys, SUBNET_FILE, Subnet};
+use lockstep_subnet::consensus::{
+    Standing,
+    genesis::{SUBNET_FILE, Subnet},
+};
 use std::{
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
@@ -36,12 +42,16 @@ pub(crate) struct Arguments {
     /// The subnet's public file, or the directory that has it as subnet.json.
     #[arg(long, value_name = "FILE_OR_DIRECTORY")]
     genesis: PathBuf,
-    /// This node's secret file.
+    /// This node's secret file. A node that joined later has its keys in the directory only.
     #[arg(long, value_name = "FILE")]
-    keys: PathBuf,
-    /// Where this node keeps its state and its part of the chain.
+    keys: Option<PathBuf>,
+    /// Where this node keeps its state and its part of the chain, and below epochs/ the key files of later epochs,
+    /// which it also finds while it runs.
     #[arg(long)]
     directory: PathBuf,
+    /// Vote for executing blocks by a newer version of the protocol.
+    #[arg(long, value_name = "VERSION", value_parser = protocol_version)]
+    upgrade_to: Option<u64>,
     /// Where the gateway serves clients. Port 0 takes a free one.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4943")]
     http: SocketAddr,
@@ -81,14 +91,6 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     logs::start(&arguments.logs)?;
     let kernels = kernels::checked(arguments.threads)?;
     let subnet = read_subnet(&arguments.genesis)?;
-    let keys = NodeKeys::read_file(&arguments.keys, &subnet)
-        .map_err(|error| Failure::user(chain(error)))?;
-    let (index, count) = (keys.index(), subnet.node_count());
-    let address = &subnet.addresses()[index];
-    let listen = arguments.listen.unwrap_or_else(|| {
-        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
-        address.socket().unwrap_or(everywhere)
-    });
     let files = arguments
         .tls_certificate
         .as_ref()
@@ -97,15 +99,23 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let tls = tls
         .transpose()
         .map_err(|error| Failure::user(chain(error)))?;
-    let models = resident(&subnet, &arguments.models)?;
-    let directory = Directory::take(&arguments.directory)?;
     let genesis = network::genesis(&subnet)?;
+    let (members, count) = (subnet.digest(), subnet.node_count());
+    let models = resident(&subnet, &arguments.models)?;
+    let keyring = Keyring::read(subnet, arguments.keys.as_deref(), &arguments.directory)?;
+    let (keys, address) = keyring.newest()?;
+    let (index, own) = (keys.index(), keys.query_key());
+    let listen = arguments.listen.unwrap_or_else(|| {
+        let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
+        address.socket().unwrap_or(everywhere)
+    });
+    let directory = Directory::take(&arguments.directory)?;
     let root_key = genesis.root_key.clone();
     eprintln!(
         "node {index} of {count}, subnet {}, genesis {}, members {}",
         genesis.subnet_id,
         hex::encode(genesis.digest()),
-        hex::encode(subnet.digest())
+        hex::encode(members)
     );
     eprintln!(
         "kernels {} on {} threads, checked against the frozen digests",
@@ -114,8 +124,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     );
     let runtime = Runtime::new().context("starting the runtime")?;
     let config = MemberConfig {
-        subnet: Arc::new(subnet),
-        keys,
+        keyring,
+        upgrade_to: arguments.upgrade_to,
         genesis,
         models,
         kernels,
@@ -129,6 +139,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (metrics, public_console) = (arguments.metrics, arguments.public_console);
     let member = Member::start_public(&runtime, config, metrics, public_console)?;
     let mut stop = Stop::new(&runtime)?;
+    let mut epochs = Watch::new(directory.path(), own, &member);
     eprintln!(
         "state at height {}; listening for peers on {listen}",
         member.heights().executed
@@ -136,7 +147,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if let Some(address) = member.metrics() {
         eprintln!("metrics at http://{address}/metrics");
     }
-    if wait_until_ready(&member, &runtime, &mut stop)? == Watched::Done {
+    if wait_until_ready(&member, &runtime, &mut stop, &mut epochs)? == Watched::Done {
         let (height, url) = (member.replica().certified_height(), member.url());
         eprintln!("ready: height {height} is certified, clients are served at {url}");
         if arguments.json {
@@ -152,6 +163,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let mut told = None;
         stop.watch(&runtime, HEALTH_PERIOD, || {
             tell_divergence(&member, &mut told);
+            epochs.look(&member);
             member.check().map(ControlFlow::Continue)
         })?;
     }
@@ -160,7 +172,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 }
 
 /// Waits until a height is certified, and says meanwhile how far the node is.
-fn wait_until_ready(member: &Member, runtime: &Runtime, stop: &mut Stop) -> Result<Watched> {
+fn wait_until_ready(
+    member: &Member,
+    runtime: &Runtime,
+    stop: &mut Stop,
+    epochs: &mut Watch,
+) -> Result<Watched> {
     let (mut said, mut told) = (Instant::now(), None);
     stop.watch(runtime, READINESS_PERIOD, || {
         member.check()?;
@@ -170,6 +187,7 @@ fn wait_until_ready(member: &Member, runtime: &Runtime, stop: &mut Stop) -> Resu
         }
         if said.elapsed() >= PROGRESS_PERIOD {
             said = Instant::now();
+            epochs.look(member);
             let heights = member.heights();
             eprintln!(
                 "waiting for a certified height: executed {}, final {}",
@@ -178,6 +196,58 @@ fn wait_until_ready(member: &Member, runtime: &Runtime, stop: &mut Stop) -> Resu
         }
         Ok(ControlFlow::Continue(()))
     })
+}
+
+/// Looks for key files of later epochs, and says which part the node has.
+struct Watch {
+    epochs: Epochs,
+    standing: Standing,
+}
+
+impl Watch {
+    fn new(directory: &Path, own: [u8; 32], member: &Member) -> Self {
+        let mut epochs = Epochs::new(directory, Some(own));
+        // They were read, or the node would not have started.
+        let _ = epochs.added();
+        let standing = member.node().standing();
+        tell_standing(standing);
+        Self { epochs, standing }
+    }
+
+    fn look(&mut self, member: &Member) {
+        let standing = member.node().standing();
+        if standing != self.standing {
+            self.standing = standing;
+            tell_standing(standing);
+        }
+        // Files that are wrong, or half there, are read again.
+        let added = match self.epochs.added() {
+            Ok(added) => added,
+            Err(error) => return eprintln!("key files of a later epoch: {error:#}"),
+        };
+        for installed in added {
+            let (epoch, members) = (installed.subnet.epoch(), installed.subnet.digest());
+            match member.node().install(installed) {
+                Ok(()) => eprintln!(
+                    "epoch {epoch} is installed, members {}: this node votes for it",
+                    hex::encode(members)
+                ),
+                Err(error) => eprintln!("epoch {epoch} is not installed: {}", chain(error)),
+            }
+        }
+    }
+}
+
+fn tell_standing(standing: Standing) {
+    match standing {
+        Standing::NoKeys { epoch } => eprintln!(
+            "the subnet is in epoch {epoch}, for which this node has no keys: it orders and certifies nothing"
+        ),
+        Standing::Outside { epoch } => eprintln!(
+            "this node is none of those of epoch {epoch}: it follows until it becomes one; if it has left, stop it"
+        ),
+        _ => eprintln!("this node orders and certifies"),
+    }
 }
 
 /// Says once what is known of a state that was not that of the others.
@@ -199,6 +269,17 @@ fn read_subnet(path: &Path) -> Result<Subnet> {
     };
     let subnet = Subnet::read_file(&file)
         .map_err(|error| Failure::user(chain(error)).hint("make one with lockstep genesis"))?;
+    if subnet.epoch() != 0 {
+        return Err(Failure::user(format!(
+            "{} is of epoch {}, not the genesis",
+            file.display(),
+            subnet.epoch()
+        ))
+        .hint(format!(
+            "give the subnet's first subnet.json; this one belongs below {EPOCHS_DIRECTORY}/ of the node's directory"
+        ))
+        .into());
+    }
     if subnet.addresses().is_empty() {
         return Err(Failure::user(format!(
             "{} does not say where its nodes are",

@@ -154,9 +154,9 @@ impl Gateway {
         Self { ready, ..self }
     }
 
-    /// From now on clients are answered.
-    pub fn set_ready(&self) {
-        self.ready.send_replace(true);
+    /// Whether clients are answered from now on.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.send_replace(ready);
     }
 
     /// Whether clients are answered.

@@ -1,7 +1,7 @@
 //! The seam between consensus, which orders and certifies, and the replica, which executes.
-use crate::sync::StateSync;
+use crate::{members::Members, state::Epochs, sync::StateSync};
 use bytes::Bytes;
-use std::{fmt, pin::Pin, time::Duration};
+use std::{fmt, pin::Pin, sync::Arc, time::Duration};
 
 /// A height of the chain; the first block is 1.
 pub type Height = u64;
@@ -18,6 +18,22 @@ pub struct Payload {
     pub messages: Vec<Bytes>,
     /// Signatures of earlier heights that were waited for; consensus adds and verifies them.
     pub beacons: Vec<Beacon>,
+    /// What begins some heights later; consensus adds and verifies it.
+    pub switch: Option<Arc<Switch>>,
+}
+
+/// From the block that orders a switch to the first of the new epoch: more than may be final and not executed.
+pub const SWITCH_DELAY: Height = 16;
+
+/// The order to begin another epoch [`SWITCH_DELAY`] heights later: with other nodes, or other rules.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switch {
+    /// Its number: one more than the last epoch's that was ordered. A switch to any other has no effect.
+    pub epoch: u64,
+    /// The version of the rules by which its blocks change the state.
+    pub protocol_version: u64,
+    /// Its nodes.
+    pub members: Members,
 }
 
 /// The subnet's signature of the state root after an earlier height: there is one, and nobody knows it before
@@ -68,6 +84,12 @@ pub trait Application: Send + Sync + 'static {
 
     /// The heights whose signatures the next blocks should bring, the lowest first.
     fn wanted_beacons(&self) -> Vec<Height>;
+
+    /// The epochs after the last executed height, those that have not begun included.
+    fn epochs(&self) -> Arc<Epochs>;
+
+    /// The version of the rules that blocks are executed by in the last of them.
+    fn protocol_version(&self) -> u64;
 
     /// `signature` (48 bytes, BLS12-381 G1) certifies `root` at `height`, which has been executed. Heights may be
     /// skipped, and come in any order.

@@ -19,9 +19,11 @@
 //! - Delivery is at least once, of blocks and of certificates. Certificates of some heights may
 //!   never be delivered on a node that was behind.
 //! - A certificate is delivered on a node after the node executed its height.
-//! - At most `f = (n - 1) / 3` of `n` nodes may fail or lie.
+//! - At most `f = (n - 1) / 3` of `n` nodes may fail or lie, in each epoch.
+//! - Which nodes an epoch has is ordered by blocks of the one before; the subnet's key stays.
 mod block;
 mod certification;
+mod epochs;
 mod executor;
 pub mod genesis;
 mod gossip;
@@ -34,6 +36,7 @@ pub mod simulation;
 mod transfer;
 
 pub use block::{MESSAGE_BYTES_MAX, MESSAGE_COUNT_MAX};
+pub use epochs::{InstallError, Installed, Standing};
 pub use gossip::{GOSSIP_BYTES_MAX, Gossip, GossipError};
 pub use node::NodeHandle;
 pub use progress::{BACKLOG_MAX, Heights};

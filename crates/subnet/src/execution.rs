@@ -15,6 +15,7 @@
 mod lane;
 mod long;
 pub mod management;
+pub mod protocol;
 mod randomness;
 mod round;
 mod sessions;
@@ -30,6 +31,7 @@ use crate::{
 };
 use ic_principal::Principal;
 pub use lockstep_canister::engine::UPDATE_INSTRUCTIONS;
+
 use lockstep_canister::{
     engine::{CallerInfo, Engine, Environment, ExecutionError, Instructions},
     models::{ModelHost, Work},
@@ -38,6 +40,7 @@ use lockstep_canister::{
     state::{CanisterState, RunState},
 };
 use long::LongRuns;
+use protocol::{NEWEST, OLDEST};
 use sessions::Generations;
 use std::{collections::BTreeMap, sync::Arc};
 
@@ -53,6 +56,14 @@ pub const INSPECT_INSTRUCTIONS: Instructions = 200_000_000;
 /// Why this replica cannot execute a block that others may.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Halt {
+    /// The rules of the height are not known here.
+    #[error(
+        "it is executed by version {version} of the protocol, and this program knows {OLDEST} to {NEWEST}: install one that knows it"
+    )]
+    Protocol {
+        /// The version.
+        version: u64,
+    },
     /// A session cannot go on here.
     #[error("session {session} cannot go on: {reason}")]
     ModelUnavailable {
@@ -124,6 +135,10 @@ pub fn execute(
         "blocks are executed in order"
     );
     let before = state;
+    let version = before.protocol_version(block.height);
+    if !protocol::is_known(version) {
+        return Err(Halt::Protocol { version });
+    }
     let mut state = before.clone();
     let root = || *state_tree(before).digest();
     state.randomness.note_root(before.height, root);
@@ -136,6 +151,9 @@ pub fn execute(
     state.history.prune(state.time_ns);
     upkeep::begin_height(&mut state);
     randomness::begin_height(&mut state, &block.payload.beacons);
+    if let Some(epochs) = state.epochs.after(block) {
+        state.epochs = Arc::new(epochs);
+    }
     for bytes in &block.payload.messages {
         if let Ok(call) = Ingress::decode(bytes) {
             take_in(&mut state, call);

@@ -5,6 +5,7 @@ pub mod application;
 pub mod consensus;
 pub mod execution;
 pub mod ingress;
+pub mod members;
 mod mempool;
 pub mod replica;
 pub mod state;

@@ -12,6 +12,7 @@ mod cached;
 mod canister;
 mod changes;
 mod chunks;
+mod epochs;
 mod genesis;
 mod history;
 mod log;
@@ -26,6 +27,7 @@ pub use cached::Cached;
 pub use canister::{CallContext, Callback, Canister, Ledger, LowMemory, StopCall};
 pub use changes::{Change, ChangeDetails, Changes, Deployment, Originator};
 pub use chunks::{CHUNK_BYTES_MAX, CHUNKS_MAX, Chunks};
+pub use epochs::{Epoch, Epochs};
 pub use genesis::{Genesis, GenesisError, NODE_KEY_DER_BYTES, ROOT_KEY_DER_BYTES};
 pub use history::{Answer, History, Reject, Status};
 pub use log::{CanisterLog, LogRecord};
@@ -42,6 +44,7 @@ use ic_principal::Principal;
 use lockstep_canister::{engine::Cycles, models::Work, session::Sessions};
 use serde::{Deserialize, Serialize};
 use std::{
+    borrow::Cow,
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
 };
@@ -88,6 +91,8 @@ pub struct ReplicatedState {
     pub metrics: SubnetMetrics,
     /// The last checkpoint before this height: its manifest is known from the next height on.
     pub checkpoint: Option<CheckpointId>,
+    /// The epochs after the genesis.
+    pub epochs: Arc<Epochs>,
 }
 
 impl ReplicatedState {
@@ -113,6 +118,7 @@ impl ReplicatedState {
             randomness: Randomness::default(),
             metrics: SubnetMetrics::default(),
             checkpoint: None,
+            epochs: Arc::default(),
         }
     }
 
@@ -217,6 +223,24 @@ impl ReplicatedState {
                 .is_multiple_of(self.genesis.checkpoint_interval.get())
     }
 
+    /// The version of the rules that blocks of a height are executed by.
+    #[must_use]
+    pub fn protocol_version(&self, height: Height) -> u64 {
+        let epoch = self.epochs.at(height);
+        epoch.map_or(self.genesis.protocol_version, |epoch| {
+            epoch.protocol_version
+        })
+    }
+
+    /// The keys that verify the nodes' answers to queries, DER, by their ids.
+    #[must_use]
+    pub fn node_keys(&self) -> Cow<'_, BTreeMap<Principal, Vec<u8>>> {
+        match self.epochs.at(self.height) {
+            Some(epoch) => Cow::Owned(epoch.members.node_keys()),
+            None => Cow::Borrowed(&self.genesis.nodes),
+        }
+    }
+
     /// Bytes that canisters take.
     #[must_use]
     pub fn canister_bytes(&self) -> u64 {
@@ -237,20 +261,20 @@ impl ReplicatedState {
 
     /// BLAKE3 over the whole state.
     ///
-    /// The encoding: the tag `lockstep state 5`, height, time, digest of the genesis, next canister
+    /// The encoding: the tag `lockstep state 6`, height, time, digest of the genesis, next canister
     /// index, debt, last session, cycles consumed by deleted canisters (16 bytes), messages, instructions, height and
     /// manifest of the checkpoint (zeros when there is none), digest of the sessions; then deleted ids, canisters (their
     /// digests) and queue (key, CBOR of the message preceded by its length; before its count the next
     /// key), each preceded by its count; then the CBOR of the calls that wait for
-    /// random bytes and of the roots after their heights, preceded by its length, and the digest of the history. Integers are little-endian u64;
-    /// principals are preceded by their length.
+    /// random bytes and of the roots after their heights, and the CBOR of the epochs, each preceded by its length, and the
+    /// digest of the history. Integers are little-endian u64; principals are preceded by their length.
     #[must_use]
     pub fn digest(&self) -> [u8; 32] {
         let mut hasher = blake3::Hasher::new();
         let number = |hasher: &mut blake3::Hasher, value: u64| {
             hasher.update(&value.to_le_bytes());
         };
-        hasher.update(b"lockstep state 5");
+        hasher.update(b"lockstep state 6");
         number(&mut hasher, self.height);
         number(&mut hasher, self.time_ns);
         hasher.update(&self.genesis.digest());
@@ -284,8 +308,12 @@ impl ReplicatedState {
         }
         let mut waiting = Vec::new();
         ciborium::into_writer(&self.randomness, &mut waiting).expect("a vector takes every byte");
-        number(&mut hasher, waiting.len() as u64);
-        hasher.update(&waiting);
+        let mut epochs = Vec::new();
+        ciborium::into_writer(&*self.epochs, &mut epochs).expect("a vector takes every byte");
+        for bytes in [waiting, epochs] {
+            number(&mut hasher, bytes.len() as u64);
+            hasher.update(&bytes);
+        }
         hasher.update(&self.history.digest());
         *hasher.finalize().as_bytes()
     }

@@ -39,7 +39,7 @@ use tables::{
 };
 
 /// What a file of this layout says it is.
-const FORMAT: &[u8] = b"lockstep state store 7";
+const FORMAT: &[u8] = b"lockstep state store 8";
 /// How many roots of past heights are kept.
 pub(crate) const ROOTS_MAX: u64 = 65_536;
 

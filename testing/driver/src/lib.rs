@@ -152,6 +152,7 @@ impl Subnet {
                 time_ns: self.time_ns,
                 messages: std::mem::take(&mut self.waiting),
                 beacons: self.beacons(),
+                switch: None,
             },
         };
         let outcome = execution::execute(&self.state, &block, &self.engine, &mut self.unfinished);

@@ -22,8 +22,8 @@ fn main() -> ExitCode {
         std::panic::set_hook(Box::new(|_| {}));
     }
     let begun = Instant::now();
-    let (mut heights, mut answers, mut stops, mut damaged, mut restored, mut bad) =
-        (0, 0, 0, 0, 0, 0);
+    let (mut heights, mut certificates, mut answers, mut epochs) = (0, 0, 0, 0);
+    let (mut stops, mut damaged, mut restored, mut bad) = (0, 0, 0, 0);
     let mut slowest = std::time::Duration::ZERO;
     for seed in first..first + count {
         let plan = match nodes {
@@ -36,7 +36,7 @@ fn main() -> ExitCode {
         let report = run(&plan);
         println!(
             "seed {seed}: {} nodes, {} faulty, height {}, {} answers, {} certificates, {} stops, {} damaged, \
-             {} restored, \
+             {} restored, epoch {}, \
              well after {:.1} s, {:.0} s in all ({:.0} s here), history {}",
             plan.nodes,
             plan.faulty.len(),
@@ -46,6 +46,7 @@ fn main() -> ExitCode {
             report.incidents.stops,
             report.incidents.damaged,
             report.incidents.restored,
+            report.epoch,
             report.healing.as_secs_f64(),
             report.time.as_secs_f64(),
             begun.elapsed().as_secs_f64(),
@@ -58,7 +59,9 @@ fn main() -> ExitCode {
             println!("  LIVENESS: {violation}");
         }
         heights += report.height;
+        certificates += report.certificates;
         answers += report.answers;
+        epochs += report.epoch;
         stops += report.incidents.stops;
         damaged += report.incidents.damaged;
         restored += report.incidents.restored;
@@ -66,7 +69,7 @@ fn main() -> ExitCode {
         slowest = slowest.max(report.healing);
     }
     println!(
-        "{count} seeds: {heights} heights, {answers} answers, {stops} stops, {damaged} damaged states, {restored} restored, slowest healing \
+        "{count} seeds: {heights} heights, {epochs} changes of epoch, {certificates} certificates, {answers} answers, {stops} stops, {damaged} damaged states, {restored} restored, slowest healing \
          {:.1} s, {bad} with violations",
         slowest.as_secs_f64()
     );

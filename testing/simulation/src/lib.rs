@@ -5,7 +5,8 @@
 //! replicas with their states on disks in memory, the production consensus over simulated links, clients that make
 //! calls. When the time of the plan is over, everything heals but the faulty nodes. [`checks`] judge
 //! - *safety*, all the time: honest replicas agree, certificates are right, what was acknowledged happened once;
-//! - *liveness*, after healing: all honest replicas certify new heights, all calls are answered.
+//! - *liveness*, after healing: all honest replicas certify new heights, all calls are answered, all epochs that were
+//!   wanted have begun.
 //!
 //! # Determinism
 //! Everything runs on one thread in virtual time; a seed and a version of this program give the same history, to
@@ -50,6 +51,8 @@ pub struct Report {
     pub answers: usize,
     /// Certificates that replicas were given.
     pub certificates: u64,
+    /// The epoch that the subnet was in at last.
+    pub epoch: u64,
     /// What happened to honest machines, added up.
     pub incidents: Incidents,
     /// What machines say about states that were not those of the others.
@@ -94,9 +97,18 @@ pub fn run_well(plan: &Plan) -> Report {
 pub fn run(plan: &Plan) -> Report {
     let mut seed = [0; 32];
     seed[..8].copy_from_slice(&plan.seed.to_le_bytes());
+    let genesis = Genesis::deal(plan.nodes as u32, &seed).expect("a subnet has as many nodes");
+    let all: Vec<usize> = (0..plan.nodes).collect();
+    let mut later: Vec<Genesis> = Vec::new();
+    for _ in 0..plan.epochs() {
+        let before = later.last().unwrap_or(&genesis);
+        let next = before.next_epoch(&all, 0, &seed);
+        later.push(next.expect("all take part"));
+    }
     let config = SimulationConfig {
         seed: plan.seed,
-        genesis: Genesis::deal(plan.nodes as u32, &seed).expect("a subnet has as many nodes"),
+        genesis,
+        later,
         link: plan.link,
         time_max: TIME_MAX,
         nodes_may_fail: true,

@@ -6,7 +6,7 @@ use lockstep_subnet::{
     application::{Application, Beacon, FinalizedBlock, Height, Payload, Proposal},
     consensus::simulation::{SimulatedClock, World},
     replica::{Clock, MemoryDisk, Replica, StoreError},
-    state::Genesis,
+    state::{Epochs, Genesis},
     sync::{Download, Offer, StateSync, SyncError},
 };
 use std::{
@@ -146,6 +146,14 @@ impl Application for Observed {
 
     fn root(&self, height: Height) -> Option<[u8; 32]> {
         self.replica.root(height).map(|root| self.told(root))
+    }
+
+    fn epochs(&self) -> Arc<Epochs> {
+        self.replica.epochs()
+    }
+
+    fn protocol_version(&self) -> u64 {
+        self.replica.protocol_version()
     }
 
     fn wanted_beacons(&self) -> Vec<Height> {

@@ -121,6 +121,8 @@ pub enum Event {
         /// For so long.
         time: Duration,
     },
+    /// The nodes share the subnet's key anew: another epoch begins.
+    Reshare,
     /// Calls come all at once.
     Burst {
         /// So many.
@@ -210,6 +212,13 @@ impl Plan {
         }
     }
 
+    /// How many more epochs there are.
+    #[must_use]
+    pub fn epochs(&self) -> usize {
+        let events = self.events.iter();
+        events.filter(|(_, event)| *event == Event::Reshare).count()
+    }
+
     /// What is wrong with a node; `None`: it is honest.
     #[must_use]
     pub fn fault(&self, node: usize) -> Option<Fault> {
@@ -223,7 +232,7 @@ impl Event {
         let node = *random.choose(honest);
         let short = Duration::from_millis(50);
         let restart_after = random.duration(short, FAULT_MAX);
-        match random.below(22) {
+        match random.below(24) {
             0..5 => Self::Crash {
                 node,
                 restart_after,
@@ -268,6 +277,7 @@ impl Event {
                 node,
                 ahead_ms: random.below(2 * JUMP_MAX_MS as usize) as i64 - JUMP_MAX_MS,
             },
+            22 | 23 => Self::Reshare,
             _ => Self::Burst {
                 calls: 50 + random.below(150),
             },

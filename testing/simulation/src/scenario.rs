@@ -93,6 +93,15 @@ pub(crate) async fn run(world: World, plan: &Plan) -> Report {
     scenario.report(liveness, healing)
 }
 
+/// The number of the epoch that a replica is in.
+fn epoch(replica: &Replica) -> u64 {
+    let state = &replica.executed().state;
+    state
+        .epochs
+        .at(state.height)
+        .map_or(0, |epoch| epoch.number)
+}
+
 impl<'plan> Scenario<'plan> {
     fn new(world: World, plan: &'plan Plan) -> Self {
         let keys = world.genesis();
@@ -297,6 +306,7 @@ impl<'plan> Scenario<'plan> {
                 self.set_links().await;
                 self.schedule(*time, Later::Reconnect);
             }
+            Event::Reshare => self.world.install_next(),
             Event::Burst { calls } => self.burst(*calls),
         }
     }
@@ -456,7 +466,8 @@ impl<'plan> Scenario<'plan> {
         self.clock.now_ns()
     }
 
-    /// Waits until all honest replicas certify new heights and all calls are answered.
+    /// Waits until all honest replicas certify new heights, all calls are answered, and all epochs that were wanted have
+    /// begun.
     async fn settle(&mut self) -> Result<(), String> {
         let until_ns = self.clock.now_ns() + HEALING_MAX.as_nanos() as u64;
         let honest = self.plan.nodes - self.plan.faulty.len();
@@ -470,8 +481,10 @@ impl<'plan> Scenario<'plan> {
                 are_idle = true;
                 goal = goal.max(lock(&self.seen.agreement).height() + 1);
             }
-            let is_there =
-                |(_, replica): &(usize, Arc<Replica>)| replica.certified_height() >= goal;
+            let epochs = self.plan.epochs() as u64;
+            let is_there = |(_, replica): &(usize, Arc<Replica>)| {
+                replica.certified_height() >= goal && epoch(replica) == epochs
+            };
             if are_idle && replicas.len() == honest && replicas.iter().all(is_there) {
                 return Ok(());
             }
@@ -480,12 +493,12 @@ impl<'plan> Scenario<'plan> {
                     .iter()
                     .map(|(node, replica)| {
                         let executed = replica.executed().state.height;
-                        (*node, executed, replica.certified_height())
+                        (*node, executed, replica.certified_height(), epoch(replica))
                     })
                     .collect();
                 return Err(format!(
                     "not all is well {HEALING_MAX:?} after healing: calls answered: {are_idle}; wanted height {goal}, \
-                     nodes with executed and certified heights: {heights:?}"
+                     nodes with executed and certified heights and epochs: {heights:?}"
                 ));
             }
         }
@@ -532,10 +545,16 @@ impl<'plan> Scenario<'plan> {
                 incidents.restored += own.restored;
             }
         }
+        let replicas = self.replicas();
         Report {
             safety,
             liveness,
             height: agreement.height(),
+            epoch: replicas
+                .iter()
+                .map(|(_, replica)| epoch(replica))
+                .max()
+                .unwrap_or(0),
             answers: self.once.answers(),
             certificates: certificates.count,
             incidents,

@@ -1,4 +1,4 @@
-//! Four `lockstep node` processes on loopback.
+//! Processes of `lockstep node` on loopback.
 use serde_json::Value;
 use std::{
     collections::BTreeMap,
@@ -17,6 +17,7 @@ use std::{
 };
 use tempfile::TempDir;
 
+/// How many nodes a subnet has in which all are honest.
 pub(crate) const NODES: usize = 4;
 
 /// Guards the test run; judges nothing.
@@ -34,7 +35,7 @@ pub(crate) fn wait<T>(what: &str, mut done: impl FnMut() -> Option<T>) -> T {
     panic!("{what}: not within {PATIENCE:?}");
 }
 
-/// A subnet on this machine, every node a process.
+/// A subnet on this machine, every honest node a process.
 pub(crate) struct Fleet {
     directory: TempDir,
     root_key: Vec<u8>,
@@ -59,12 +60,28 @@ impl Running {
 }
 
 impl Fleet {
-    /// Deals the keys, starts all nodes, and waits until they are ready.
+    /// A subnet of honest nodes, all of which are ready.
     pub(crate) fn start() -> Self {
+        let fleet = Self::deal(NODES, NODES);
+        fleet.start_all();
+        fleet
+    }
+
+    /// Deals the keys of `nodes`, of which the first `honest` are processes; the others are left to the caller. If there
+    /// are more processes than nodes, those join later.
+    pub(crate) fn deal(nodes: usize, honest: usize) -> Self {
+        Self::deal_with(nodes, honest, &[])
+    }
+
+    /// The same with more options for the genesis.
+    pub(crate) fn deal_with(nodes: usize, honest: usize, options: &[&str]) -> Self {
         let directory = tempfile::tempdir().expect("a directory");
-        let addresses = free_ports().map(|port| format!("127.0.0.1:{port}"));
+        let addresses: Vec<_> = (0..nodes)
+            .map(|_| format!("127.0.0.1:{}", free_port()))
+            .collect();
         let output = lockstep(directory.path())
             .args(["genesis", "--json", "--nodes", &addresses.join(",")])
+            .args(options)
             .arg("--directory")
             .arg(directory.path().join("genesis"))
             .output()
@@ -72,18 +89,31 @@ impl Fleet {
         assert!(output.status.success(), "{output:?}");
         let report: Value = serde_json::from_slice(&output.stdout).expect("one JSON object");
         let root_key = report["root_key"].as_str().expect("it is there");
-        let fleet = Self {
+        Self {
             directory,
             root_key: hex::decode(root_key).expect("hexadecimal"),
-            nodes: (0..NODES).map(|_| Mutex::new(None)).collect(),
-        };
-        for index in 0..NODES {
-            fleet.launch(index);
+            nodes: (0..honest).map(|_| Mutex::new(None)).collect(),
         }
-        for index in 0..NODES {
-            fleet.wait_until_ready(index);
+    }
+
+    /// Starts all processes and waits until they are ready.
+    pub(crate) fn start_all(&self) {
+        for index in 0..self.count() {
+            self.launch(index);
         }
-        fleet
+        for index in 0..self.count() {
+            self.wait_until_ready(index);
+        }
+    }
+
+    /// How many nodes are processes.
+    pub(crate) fn count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// Where the keys lie.
+    pub(crate) fn genesis(&self) -> PathBuf {
+        self.directory.path().join("genesis")
     }
 
     /// The subnet's key, DER.
@@ -98,7 +128,17 @@ impl Fleet {
 
     /// Starts a node, which is not yet ready on return.
     pub(crate) fn launch(&self, index: usize) {
-        let genesis = self.directory.path().join("genesis");
+        self.launch_with(index, &[]);
+    }
+
+    /// The same with more options.
+    pub(crate) fn launch_with(&self, index: usize, options: &[&str]) {
+        let genesis = self.genesis();
+        // One that joins has its keys elsewhere.
+        let keys = Some(genesis.join(format!("node-{index}.json"))).filter(|keys| keys.exists());
+        let keys = keys
+            .iter()
+            .flat_map(|keys| ["--keys".as_ref(), keys.as_os_str()]);
         let log = File::options()
             .create(true)
             .append(true)
@@ -108,8 +148,8 @@ impl Fleet {
             .args(["node", "--json", "--threads", "1", "--http", "127.0.0.1:0"])
             .arg("--genesis")
             .arg(&genesis)
-            .arg("--keys")
-            .arg(genesis.join(format!("node-{index}.json")))
+            .args(keys)
+            .args(options)
             .arg("--directory")
             .arg(self.directory(index))
             .stdout(Stdio::piped())
@@ -158,6 +198,16 @@ impl Fleet {
         running.child.wait().expect("it is a child")
     }
 
+    /// No process has ended.
+    pub(crate) fn assert_all_run(&self) {
+        for index in 0..self.count() {
+            let mut node = self.node(index);
+            let running = node.as_mut().expect("it was launched");
+            let ended = running.child.try_wait().expect("it is a child");
+            assert_eq!(ended, None, "node {index}:\n{}", self.log(index));
+        }
+    }
+
     /// Waits until a node has ended by itself.
     pub(crate) fn wait_for_end(&self, index: usize) -> ExitStatus {
         let status = wait(&format!("node {index} ends"), || {
@@ -181,16 +231,21 @@ impl Fleet {
 
     /// The height that a node has executed, and the root after it.
     pub(crate) fn executed(&self, index: usize) -> Option<(u64, String)> {
-        let status = status(&self.url(index)?)?;
+        let status = self.ask(index, "status")?;
         assert_eq!(status["halted"], Value::Null, "node {index}");
         let root = status["executed_root"].as_str()?.to_owned();
         Some((status["executed_height"].as_u64()?, root))
     }
 
+    /// What a node answers people at a path, if it answers.
+    pub(crate) fn ask(&self, index: usize, path: &str) -> Option<Value> {
+        get(&self.url(index)?, path)
+    }
+
     /// Waits for a height that was seen at all nodes, and after which all of them had one root; whatever else was
     /// seen on the way is compared, too.
     pub(crate) fn assert_one_root(&self) -> u64 {
-        let mut seen: Vec<BTreeMap<u64, String>> = vec![BTreeMap::new(); NODES];
+        let mut seen: Vec<BTreeMap<u64, String>> = vec![BTreeMap::new(); self.count()];
         wait("all nodes are seen at one height", || {
             for (index, roots) in seen.iter_mut().enumerate() {
                 roots.extend(self.executed(index));
@@ -220,7 +275,7 @@ impl Fleet {
 
 impl Drop for Fleet {
     fn drop(&mut self) {
-        for index in 0..NODES {
+        for index in 0..self.count() {
             if let Some(mut running) = self.node(index).take() {
                 // One that has ended already is what is wanted.
                 let _ = running.child.kill();
@@ -233,7 +288,8 @@ impl Drop for Fleet {
     }
 }
 
-fn lockstep(data: &Path) -> Command {
+/// The binary with its data in a directory.
+pub(crate) fn lockstep(data: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
     command
         .env("LOCKSTEP_DATA", data.join("data"))
@@ -250,27 +306,26 @@ fn terminate(child: &Child) {
     assert!(sent.success());
 }
 
-/// Ports at which nothing listens now, below those that systems give to outgoing connections: one of a node that
+/// A port at which nothing listens now, below those that systems give to outgoing connections: one of a node that
 /// does not run must not be taken by a client.
-fn free_ports() -> [u16; NODES] {
+pub(crate) fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let spread = u16::try_from(std::process::id() % 8_000).expect("it fits");
-    std::array::from_fn(|_| {
-        loop {
-            let port = 10_000 + (spread + NEXT.fetch_add(1, Relaxed)) % 10_000;
-            if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
-                return port;
-            }
+    loop {
+        let port = 10_000 + (spread + NEXT.fetch_add(1, Relaxed)) % 10_000;
+        if TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok() {
+            return port;
         }
-    })
+    }
 }
 
 /// What a node says about itself.
-fn status(url: &str) -> Option<Value> {
+fn get(url: &str, path: &str) -> Option<Value> {
     let address: SocketAddr = url.strip_prefix("http://")?.parse().ok()?;
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(PATIENCE)).ok()?;
-    let request = "GET /_/lockstep/status HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+    let request =
+        format!("GET /_/lockstep/{path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n");
     stream.write_all(request.as_bytes()).ok()?;
     let mut response = String::new();
     stream.read_to_string(&mut response).ok()?;

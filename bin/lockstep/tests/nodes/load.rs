@@ -1,5 +1,5 @@
 //! Transfers on a ledger, from several clients at once, each until it is acknowledged.
-use crate::fleet::{Fleet, NODES};
+use crate::fleet::Fleet;
 use candid::{CandidType, Decode, Encode, Nat, Principal};
 use ic_agent::{Agent, Identity as _, agent::CallResponse, identity::BasicIdentity};
 use ic_management_canister_types::{
@@ -23,6 +23,8 @@ const INITIAL: u64 = 1_000_000_000;
 const FEE: u64 = 10;
 /// Guards the test run; judges nothing.
 const PATIENCE: Duration = Duration::from_secs(180);
+/// How long a call may wait and a certificate is young enough: a little less than the most that nodes take.
+const EXPIRY: Duration = Duration::from_secs(280);
 /// How long one node is asked before another is.
 const ATTEMPT: Duration = Duration::from_secs(10);
 
@@ -161,8 +163,14 @@ impl Ledger {
     }
 
     /// Checks at every node that what was acknowledged is there, once.
-    pub(crate) async fn check(&self) {
-        let (acknowledged, moved) = (self.acknowledged(), self.moved.load(SeqCst));
+    pub(crate) async fn check(self: &Arc<Self>) {
+        let all: Vec<usize> = (0..self.fleet.count()).collect();
+        self.check_at_all(&all).await;
+    }
+
+    /// The same at some of them.
+    pub(crate) async fn check_at_all(self: &Arc<Self>, nodes: &[usize]) {
+        let acknowledged = self.acknowledged();
         let numbers = self.numbers.lock().expect("no client panicked").clone();
         assert_eq!(
             numbers.len() as u64,
@@ -174,20 +182,28 @@ impl Ledger {
             acknowledged.checked_sub(1),
             "nor one to nobody"
         );
-        for node in 0..NODES {
-            let agent = agent(&self.fleet, node).expect("all nodes run");
-            let mut left = 0;
-            for client in 1..=CLIENTS {
-                left += self.balance(&agent, client).await;
-            }
-            let received = self.balance(&agent, 0).await;
-            assert_eq!(received, moved, "node {node}");
-            assert_eq!(
-                left,
-                u64::from(CLIENTS) * INITIAL - moved - FEE * acknowledged,
-                "node {node}"
-            );
+        let nodes = nodes
+            .iter()
+            .map(|node| tokio::spawn(Arc::clone(self).check_at(*node)));
+        for node in nodes.collect::<Vec<_>>() {
+            node.await.expect("the balances are right");
         }
+    }
+
+    async fn check_at(self: Arc<Self>, node: usize) {
+        let (acknowledged, moved) = (self.acknowledged(), self.moved.load(SeqCst));
+        let agent = agent(&self.fleet, node).expect("all nodes run");
+        let mut left = 0;
+        for client in 1..=CLIENTS {
+            left += self.balance(&agent, client).await;
+        }
+        let received = self.balance(&agent, 0).await;
+        assert_eq!(received, moved, "node {node}");
+        assert_eq!(
+            left,
+            u64::from(CLIENTS) * INITIAL - moved - FEE * acknowledged,
+            "node {node}"
+        );
     }
 
     async fn balance(&self, agent: &Agent, number: u8) -> u64 {
@@ -235,7 +251,7 @@ impl Ledger {
             .sign()
             .expect("it is signed");
         for attempt in 0.. {
-            let node = (usize::from(client) + attempt) % NODES;
+            let node = (usize::from(client) + attempt) % self.fleet.count();
             let Some(agent) = agent(&self.fleet, node) else {
                 time::sleep(Duration::from_millis(5)).await;
                 continue;
@@ -307,6 +323,7 @@ fn build(url: &str, root_key: &[u8]) -> Agent {
         .with_url(url)
         .with_identity(identity())
         .with_verify_query_signatures(true)
+        .with_ingress_expiry(EXPIRY)
         .build()
         .expect("an agent");
     agent.set_root_key(root_key.to_vec());

@@ -1,5 +1,6 @@
-//! Four nodes, a process each, under load: what is acknowledged stays, and is done once.
+//! Nodes, a process each, under load: what is acknowledged stays, and is done once.
 mod damage;
 mod fleet;
 mod kills;
 mod load;
+mod members;

@@ -8,11 +8,12 @@
 //!
 //! Clients are served as soon as the member is ready: a height after the one that it started with is
 //! certified, and few blocks that are known to be final are not executed. Before that it says that it is not, and
-//! shows operators how far it is.
+//! shows operators how far it is; and so it does when an epoch begins in which it has no part.
 //!
 //! # Errors
 //! Those of its start name what is wrong and, where something can be done, what.
 
+use super::Keyring;
 use crate::{
     error::{Failure, chain},
     models::Resident,
@@ -25,8 +26,7 @@ use lockstep_numeric::Kernels;
 use lockstep_subnet::{
     application::{Application, Height},
     consensus::{
-        BACKLOG_MAX, Heights, NodeHandle,
-        genesis::{NodeKeys, Subnet},
+        BACKLOG_MAX, Heights, NodeHandle, Standing,
         machine::{Machine, MachineConfig, MachineError},
     },
     replica::{Replica, StoreError, SystemClock},
@@ -39,16 +39,19 @@ use tokio::{net::TcpListener, runtime::Runtime, sync::oneshot, task::JoinHandle,
 /// How often it is looked whether a member is ready.
 pub(crate) const READINESS_PERIOD: Duration = Duration::from_millis(10);
 
+/// How often it is looked whether a member still has a part in its subnet.
+const STANDING_PERIOD: Duration = Duration::from_secs(1);
+
 /// How long clients on this machine wait for a member that has just been started.
 const READY_WAIT: Duration = Duration::from_secs(120);
 
 /// What a member is made of.
 #[derive(Debug)]
 pub(crate) struct MemberConfig {
-    /// The subnet, with the addresses of its nodes.
-    pub(crate) subnet: Arc<Subnet>,
-    /// The keys of one of them.
-    pub(crate) keys: NodeKeys,
+    /// The subnet, with the addresses of its nodes, and the keys of one of them.
+    pub(crate) keyring: Keyring,
+    /// The version of the protocol that the operator wants, if it is a newer one than the subnet's.
+    pub(crate) upgrade_to: Option<u64>,
     /// The state before the first block.
     pub(crate) genesis: Genesis,
     /// Resident models.
@@ -137,15 +140,17 @@ impl Member {
             "http"
         };
         let url = format!("{scheme}://{}", listener.local_addr()?);
+        let (keys, _) = config.keyring.newest()?;
         if config.tls.is_none() {
             // A certificate is of a name, by which alone the console can ask: it asks where it came from.
-            config.peers.set(config.keys.index(), &url);
+            config.peers.set(keys.index(), &url);
         }
-        let replica = Arc::new(open(&config)?);
+        let replica = Arc::new(open(&config, keys.query_signing_seed())?);
         let started_at = replica.executed_height();
         let machine = Machine::start(MachineConfig {
-            subnet: config.subnet,
-            keys: config.keys,
+            genesis: config.keyring.genesis,
+            later: config.keyring.later,
+            upgrade_to: config.upgrade_to,
             listen: config.listen,
             storage: config.directory.join("chain"),
             application: replica.clone(),
@@ -211,6 +216,11 @@ impl Member {
     /// How far it is.
     pub(crate) fn heights(&self) -> Heights {
         self.machine.handle().heights()
+    }
+
+    /// Consensus, as operators see it.
+    pub(crate) fn node(&self) -> &NodeHandle {
+        self.machine.handle()
     }
 
     /// Whether it has caught up since its start, and so answers clients.
@@ -291,8 +301,11 @@ async fn serve(
         while !readiness.is_given() {
             time::sleep(READINESS_PERIOD).await;
         }
-        gateway.set_ready();
-        pending::<()>().await;
+        loop {
+            // A node that the subnet goes on without has only old answers.
+            gateway.set_ready(readiness.node.standing() == Standing::Member);
+            time::sleep(STANDING_PERIOD).await;
+        }
     };
     let metrics = async {
         if let Some(listener) = metrics {
@@ -317,7 +330,7 @@ fn listen(runtime: &Runtime, address: SocketAddr, whom: &str) -> Result<TcpListe
 }
 
 /// Opens the state.
-fn open(config: &MemberConfig) -> Result<Replica> {
+fn open(config: &MemberConfig, query_seed: [u8; 32]) -> Result<Replica> {
     // With the instruction set that was just checked.
     let engine = Engine::new()
         .on_isa(config.kernels.isa())
@@ -330,7 +343,7 @@ fn open(config: &MemberConfig) -> Result<Replica> {
     let replica = Replica::open(
         &directory.join("state.redb"),
         config.genesis.clone(),
-        config.keys.query_signing_seed(),
+        query_seed,
         Arc::new(engine),
         Arc::new(resident),
         Arc::new(SystemClock),
@@ -369,9 +382,7 @@ fn unstartable(error: MachineError) -> anyhow::Error {
         MachineError::Listen { .. }
         | MachineError::Directory { .. }
         | MachineError::InUse { .. } => Failure::environment(chain(error)).into(),
-        MachineError::UnknownIdentity | MachineError::NoAddresses => {
-            Failure::user(chain(error)).into()
-        }
+        MachineError::Keys(_) | MachineError::NoAddresses => Failure::user(chain(error)).into(),
         _ => error.into(),
     }
 }

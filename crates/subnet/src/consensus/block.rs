@@ -3,19 +3,23 @@
 //! # Encoding
 //!
 //! `parent (32) | height (8) | time_ns (8) | count (2) | count x (length (4) | bytes) | count (1) | count x
-//! (height (8) | signature (48))`, all integers big-endian. One block has one encoding; the digest is SHA-256 of a domain separator
-//! and the encoding.
+//! (height (8) | signature (48)) | switch (1) [| epoch (8) | protocol version (8) | length (4) | members]`, all integers
+//! big-endian. One block has one encoding; the digest is SHA-256 of a domain separator and the encoding.
 //!
 //! # Units and bounds
 //!
 //! At most [`MESSAGE_COUNT_MAX`] messages of together at most [`MESSAGE_BYTES_MAX`] bytes, and at most
-//! [`BEACON_COUNT_MAX`] signatures, whose heights increase and are below the block's. The decoder checks this before it
-//! allocates.
-use crate::application::{Beacon, FinalizedBlock, Payload};
+//! [`BEACON_COUNT_MAX`] signatures, whose heights increase and are below the block's; the members of the epoch that it
+//! orders, if it does, have at most [`MEMBERS_BYTES_MAX`]. The decoder checks this before it allocates.
+use crate::{
+    application::{Beacon, FinalizedBlock, Payload, Switch},
+    members::{MEMBERS_BYTES_MAX, Members},
+};
 use bytes::{Buf as _, BufMut};
 use commonware_codec::{Buf, EncodeSize, Error, FixedSize, Read, ReadExt as _, Write};
 use commonware_consensus::{BoundedBlock, Heightable, types::Height};
 use commonware_cryptography::{Digest as _, Digestible, Hasher, Sha256, sha256::Digest};
+use std::sync::Arc;
 
 /// The most messages that a block carries.
 pub const MESSAGE_COUNT_MAX: usize = 1_000;
@@ -26,10 +30,11 @@ pub const MESSAGE_BYTES_MAX: usize = 4 << 20;
 /// The most signatures of earlier heights that a block brings.
 pub(crate) const BEACON_COUNT_MAX: usize = 16;
 
-const HEADER_BYTES: usize = Digest::SIZE + 8 + 8 + 2 + 1;
+const HEADER_BYTES: usize = Digest::SIZE + 8 + 8 + 2 + 1 + 1;
+const SWITCH_HEADER_BYTES: usize = 8 + 8 + 4;
 const BEACON_BYTES: usize = 8 + 48;
 const MESSAGE_HEADER_BYTES: usize = 4;
-const DIGEST_DOMAIN: &[u8] = b"\x10lockstep-block-2";
+const DIGEST_DOMAIN: &[u8] = b"\x10lockstep-block-3";
 
 /// A block of the chain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -116,6 +121,8 @@ impl BoundedBlock for Block {
             + MESSAGE_COUNT_MAX * MESSAGE_HEADER_BYTES
             + MESSAGE_BYTES_MAX
             + BEACON_COUNT_MAX * BEACON_BYTES
+            + SWITCH_HEADER_BYTES
+            + MEMBERS_BYTES_MAX
     }
 }
 
@@ -127,6 +134,9 @@ impl EncodeSize for Block {
                 .map(|message| MESSAGE_HEADER_BYTES + message.len())
                 .sum::<usize>()
             + self.payload.beacons.len() * BEACON_BYTES
+            + self.payload.switch.as_ref().map_or(0, |switch| {
+                SWITCH_HEADER_BYTES + switch.members.encode().len()
+            })
     }
 }
 
@@ -144,6 +154,14 @@ impl Write for Block {
         for beacon in &self.payload.beacons {
             buffer.put_u64(beacon.height);
             buffer.put_slice(&beacon.signature);
+        }
+        buffer.put_u8(u8::from(self.payload.switch.is_some()));
+        if let Some(switch) = &self.payload.switch {
+            buffer.put_u64(switch.epoch);
+            buffer.put_u64(switch.protocol_version);
+            let members = switch.members.encode();
+            buffer.put_u32(u32::try_from(members.len()).expect("at most MEMBERS_BYTES_MAX"));
+            buffer.put_slice(&members);
         }
     }
 }
@@ -172,6 +190,7 @@ impl Read for Block {
             messages.push(buffer.copy_to_bytes(size));
         }
         let beacons = read_beacons(buffer, height)?;
+        let switch = read_switch(buffer)?.map(Arc::new);
         Ok(Self {
             parent,
             height,
@@ -179,9 +198,33 @@ impl Read for Block {
                 time_ns,
                 messages,
                 beacons,
+                switch,
             },
         })
     }
+}
+
+fn read_switch(buffer: &mut impl Buf) -> Result<Option<Switch>, Error> {
+    match u8::read(buffer)? {
+        0 => return Ok(None),
+        1 => {}
+        tag => return Err(Error::InvalidEnum(tag)),
+    }
+    let epoch = u64::read(buffer)?;
+    let protocol_version = u64::read(buffer)?;
+    let length = u32::read(buffer)? as usize;
+    if length > MEMBERS_BYTES_MAX {
+        return Err(Error::InvalidLength(length));
+    }
+    if buffer.remaining() < length {
+        return Err(Error::EndOfBuffer);
+    }
+    let members = Members::decode(&buffer.copy_to_bytes(length));
+    Ok(Some(Switch {
+        epoch,
+        protocol_version,
+        members: members.ok_or(Error::Invalid("block", "these are no members"))?,
+    }))
 }
 
 fn read_beacons(buffer: &mut impl Buf, height: u64) -> Result<Vec<Beacon>, Error> {
@@ -210,6 +253,7 @@ fn read_beacons(buffer: &mut impl Buf, height: u64) -> Result<Vec<Beacon>, Error
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::members::Member;
     use bytes::Bytes;
     use commonware_codec::{DecodeExt as _, Encode as _};
     use proptest::prelude::*;
@@ -221,6 +265,23 @@ mod tests {
         }
     }
 
+    fn switch() -> impl Strategy<Value = Arc<Switch>> {
+        let sharing = proptest::collection::vec(any::<u8>(), 0..40);
+        (any::<[u64; 2]>(), sharing).prop_map(|([epoch, protocol_version], sharing)| {
+            let node = Member {
+                identity: [1; 32],
+                query_key: [2; 32],
+                address: "host:1".to_owned(),
+            };
+            let nodes = vec![node];
+            Arc::new(Switch {
+                epoch,
+                protocol_version,
+                members: Members { nodes, sharing },
+            })
+        })
+    }
+
     fn block(messages: Vec<Bytes>) -> Block {
         let genesis = Block::genesis();
         Block::child(
@@ -229,7 +290,7 @@ mod tests {
             Payload {
                 time_ns: 7,
                 messages,
-                beacons: Vec::new(),
+                ..Payload::default()
             },
         )
     }
@@ -240,11 +301,12 @@ mod tests {
             time_ns: u64,
             messages in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..40), 0..20),
             heights in proptest::collection::btree_set(1..1_000_u64, 0..20),
+            switch in proptest::option::of(switch()),
         ) {
             let parent = Block { height: 1_000, ..Block::genesis() };
             let messages = messages.into_iter().map(Bytes::from).collect();
             let beacons = heights.into_iter().map(beacon).collect();
-            let block = Block::child(&parent, parent.digest(), Payload { time_ns, messages, beacons });
+            let block = Block::child(&parent, parent.digest(), Payload { time_ns, messages, beacons, switch });
             let encoded = block.encode();
             prop_assert_eq!(encoded.len(), block.encode_size());
             let decoded = Block::decode(encoded.clone()).unwrap();
@@ -282,7 +344,16 @@ mod tests {
         };
         let mut lit = base.clone();
         lit.payload.beacons.push(beacon(1));
-        for other in [moved, later, higher, orphan, lit] {
+        let mut switches = base.clone();
+        switches.payload.switch = Some(Arc::new(Switch {
+            epoch: 1,
+            protocol_version: 2,
+            members: Members {
+                nodes: Vec::new(),
+                sharing: Vec::new(),
+            },
+        }));
+        for other in [moved, later, higher, orphan, lit, switches] {
             assert_ne!(other.digest(), base.digest());
         }
     }

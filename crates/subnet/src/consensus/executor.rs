@@ -117,6 +117,7 @@ async fn execute_one(replica: &Replica, block: &FinalizedBlock) {
         }
         if block.height == application.executed_height() + 1 {
             application.execute(block);
+            replica.epochs.follow(&**application);
             replica.progress.note_executed(block.height);
         }
         return;

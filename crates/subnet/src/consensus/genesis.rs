@@ -38,8 +38,7 @@ pub use files::check_private;
 pub use keys::NodeKeys;
 pub use subnet::{SUBNET_FILE, Subnet};
 
-/// The most nodes that a subnet has.
-pub const NODE_COUNT_MAX: u32 = 128;
+pub use crate::members::NODE_COUNT_MAX;
 
 const IDENTITY_CONTEXT: &str = "lockstep 2026 subnet genesis: node identity";
 const QUERY_CONTEXT: &str = "lockstep 2026 subnet genesis: query response key";

@@ -6,6 +6,7 @@
 //! machine of its own: it can be stopped in the middle of anything and started again from its
 //! directory while the others go on.
 use super::{
+    epochs::Installed,
     genesis::{Genesis, NodeKeys, PeerAddress, Subnet},
     machine::{Machine, MachineConfig, MachineError},
     node::NodeHandle,
@@ -163,8 +164,12 @@ impl Cluster {
             return Err(ClusterError::Running { index });
         }
         let machine = Machine::start(MachineConfig {
-            subnet: self.subnet.clone(),
-            keys,
+            genesis: Installed {
+                subnet: self.subnet.clone(),
+                keys: Some(keys),
+            },
+            later: Vec::new(),
+            upgrade_to: None,
             listen,
             storage: self.directory.join(format!("node-{index}")),
             application,

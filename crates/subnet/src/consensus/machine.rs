@@ -16,11 +16,15 @@
 //! starts. What goes wrong later (a damaged chain, a halted application) ends the node, and
 //! [`Machine::failure`] says why.
 use super::{
-    genesis::{NodeKeys, Subnet},
+    epochs::{Epochs, InstallError, Installed},
+    genesis::PeerAddress,
     node::{self, CHANNEL_RATES, Network, NodeConfig, NodeHandle, WIRE_VERSION},
 };
 use crate::application::Application;
-use commonware_cryptography::{ChaCha20Poly1305, ed25519::PublicKey};
+use commonware_cryptography::{
+    ChaCha20Poly1305,
+    ed25519::{PrivateKey, PublicKey},
+};
 use commonware_p2p::{Address, AddressableManager as _, authenticated::lookup};
 use commonware_runtime::{Runner as _, Supervisor as _, tokio};
 use commonware_stream::{
@@ -30,6 +34,7 @@ use commonware_stream::{
 use commonware_utils::{NZUsize, channel::oneshot, ordered::Map};
 use std::{
     any::Any,
+    collections::BTreeMap,
     fs::{self, File, TryLockError},
     io,
     net::{SocketAddr, TcpListener},
@@ -45,6 +50,8 @@ use thiserror::Error;
 const WORKER_THREADS: usize = 2;
 /// How far apart the clocks of two nodes may be for their handshake.
 const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(5);
+/// From one attempt to connect to the next, whoever it is with.
+const DIAL_INTERVAL: Duration = Duration::from_millis(100);
 /// The file in a node's storage that its process holds locked.
 const LOCK_FILE: &str = "lock";
 
@@ -55,9 +62,9 @@ pub enum MachineError {
     /// The subnet's public part does not say where its nodes are.
     #[error("the subnet's nodes have no addresses")]
     NoAddresses,
-    /// The keys are of no node of this subnet.
-    #[error("the subnet has no node with these keys")]
-    UnknownIdentity,
+    /// The key files are not of one node of one subnet.
+    #[error("the node's keys cannot be used")]
+    Keys(#[from] InstallError),
     /// The chain's directory cannot be used.
     #[error("cannot use directory: {}", path.display())]
     Directory {
@@ -97,10 +104,12 @@ pub enum MachineError {
 /// What a node on a machine is made of.
 #[derive(Debug)]
 pub struct MachineConfig {
-    /// The subnet, with the addresses of its nodes.
-    pub subnet: Arc<Subnet>,
-    /// The keys of one of them.
-    pub keys: NodeKeys,
+    /// The subnet as it began, with the addresses of its nodes, and the keys of one of them.
+    pub genesis: Installed,
+    /// Later epochs that have key files here.
+    pub later: Vec<Installed>,
+    /// The version of the protocol that the operator wants, if it is a newer one than the subnet's.
+    pub upgrade_to: Option<u64>,
     /// Where it listens for its peers.
     pub listen: SocketAddr,
     /// Where it keeps its part of the chain; made if missing.
@@ -126,18 +135,21 @@ impl Machine {
     /// If the keys, the directory or the address cannot be used, or it fails while it starts.
     pub fn start(config: MachineConfig) -> Result<Self, MachineError> {
         let MachineConfig {
-            subnet,
-            keys,
+            genesis,
+            later,
+            upgrade_to,
             listen,
             storage,
             application,
         } = config;
-        if subnet.addresses().is_empty() {
+        if genesis.subnet.addresses().is_empty() {
             return Err(MachineError::NoAddresses);
         }
-        if !keys.are_of(&subnet) {
-            return Err(MachineError::UnknownIdentity);
-        }
+        let all = std::iter::once(&genesis).chain(&later);
+        let keys = all.filter_map(|installed| installed.keys.as_ref()).next();
+        let keys = keys.ok_or(InstallError::NoKeys)?.clone();
+        let namespace = node::namespace(&genesis.subnet, &format!("peers/{WIRE_VERSION}"));
+        let epochs = Arc::new(Epochs::new(genesis, later, upgrade_to)?);
         // What the engine would wait for without end or panic about is tried before.
         let lock = lock(&storage)?;
         let listener = TcpListener::bind(listen).map_err(|source| MachineError::Listen {
@@ -146,9 +158,13 @@ impl Machine {
         })?;
         drop(listener);
         let name = format!("node-{}", keys.index());
+        let connection = Connection {
+            identity: keys.identity().clone(),
+            namespace,
+            listen,
+        };
         let config = NodeConfig {
-            subnet,
-            keys,
+            epochs,
             application,
             partition: "chain".to_owned(),
         };
@@ -163,7 +179,7 @@ impl Machine {
                 .with_storage_directory(storage);
             let runner = tokio::Runner::new(runtime);
             let outcome = catch_unwind(AssertUnwindSafe(|| {
-                runner.start(|runtime| run(runtime, config, listen, started, stopped))
+                runner.start(|runtime| run(runtime, config, connection, started, stopped))
             }));
             if let Some(reason) = reason(outcome) {
                 let _ = failed.set(reason);
@@ -271,18 +287,30 @@ fn lock(directory: &Path) -> Result<File, MachineError> {
     }
 }
 
+/// How a node connects.
+struct Connection {
+    identity: PrivateKey,
+    namespace: Vec<u8>,
+    listen: SocketAddr,
+}
+
 /// A node's life on its own runtime.
 async fn run(
     runtime: tokio::Context,
     config: NodeConfig,
-    listen: SocketAddr,
+    connection: Connection,
     started: mpsc::Sender<NodeHandle>,
     stopped: oneshot::Receiver<()>,
 ) -> Result<(), String> {
-    let node_count = NonZeroUsize::new(config.subnet.node_count()).expect("a subnet has nodes");
+    let Connection {
+        identity,
+        namespace,
+        listen,
+    } = connection;
+    let room = config.epochs.room();
     let handshake = Cups::<_, ChaCha20Poly1305>::new(
         Sake {
-            signer: config.keys.identity().clone(),
+            signer: identity,
             synchrony_bound: CLOCK_DIFFERENCE_MAX,
             max_handshake_age: 2 * CLOCK_DIFFERENCE_MAX,
             version: sake::Version::V1,
@@ -291,16 +319,17 @@ async fn run(
     );
     let mut options = lookup::Config::local(
         handshake,
-        &node::namespace(&config.subnet, &format!("peers/{WIRE_VERSION}")),
+        &namespace,
         listen,
-        node_count,
-        node::message_bytes_max(node_count.get()),
+        NonZeroUsize::new(room).expect("at least for itself"),
+        node::message_bytes_max(),
         NZUsize!(1_024),
     );
     options.tracked_peer_sets = NZUsize!(1);
+    // One peer is called at a time: a node that starts reaches all soon.
+    options.dial_frequency = DIAL_INTERVAL;
     options.bypass_ip_check = true;
-    let (mut network, mut oracle) = lookup::Network::new(runtime.child("network"), options);
-    oracle.track(0, peers(&config.subnet));
+    let (mut network, oracle) = lookup::Network::new(runtime.child("network"), options);
     let mut channel = 0;
     let channels = CHANNEL_RATES.map(|rate| {
         let registered = network.register(channel, node::quota(rate));
@@ -308,10 +337,22 @@ async fn run(
         registered
     });
     network.start();
+    let (mut tracker, mut set) = (oracle.clone(), 0);
+    let connect = move |peers: BTreeMap<PublicKey, Option<PeerAddress>>| {
+        // Nodes on machines of their own have addresses. More than there is room for come only with an epoch for
+        // which this node has no files.
+        let peers = peers
+            .into_iter()
+            .filter_map(|(peer, address)| Some((peer, address?.peer())));
+        let peers: Vec<(PublicKey, Address)> = peers.take(room).collect();
+        tracker.track(set, Map::try_from(peers).expect("they are different"));
+        set += 1;
+    };
     let network = Network {
         channels,
         blocker: oracle.clone(),
         peers: oracle,
+        connect: Box::new(connect),
     };
     let (handle, ended) = node::start(runtime.child("node"), config, network).await;
     // The starter may have given up; then the stop channel is closed too.
@@ -321,13 +362,6 @@ async fn run(
         _ = stopped => Ok(()),
         () = ended => Err("a part of it ended".to_owned()),
     }
-}
-
-fn peers(subnet: &Subnet) -> Map<PublicKey, Address> {
-    let identities = subnet.participants().iter().cloned();
-    let addresses = subnet.addresses().iter().map(|address| address.peer());
-    let peers: Vec<_> = identities.zip(addresses).collect();
-    Map::try_from(peers).expect("identities differ")
 }
 
 /// What made a node end, unless it was told to.

@@ -105,7 +105,8 @@ impl Progress {
             .await;
     }
 
-    async fn until(&self, reached: impl Fn(&Heights) -> bool) {
+    /// Waits until the heights are so.
+    pub(crate) async fn until(&self, reached: impl Fn(&Heights) -> bool) {
         loop {
             let moved = self.moved.notified();
             if reached(&self.heights()) {

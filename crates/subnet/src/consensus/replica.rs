@@ -2,12 +2,15 @@
 use super::{
     block::{BEACON_COUNT_MAX, Block},
     certification::{Certificate, kept::Certificates},
+    epochs::{Epochs, known_from},
     progress::Progress,
 };
-use crate::application::{Application, Beacon, Payload};
+use crate::application::{Application, Beacon, Height, Payload, Switch};
 use commonware_consensus::{
+    Epochable as _, Heightable as _,
     marshal::ancestry::Ancestry,
     simplex::{scheme::ed25519, types::Context},
+    types::Epoch,
 };
 use commonware_cryptography::{Digested, Digestible as _, ed25519::PublicKey, sha256::Digest};
 use commonware_parallel::Sequential;
@@ -24,6 +27,7 @@ pub(crate) struct Replica {
     pub(crate) application: Arc<dyn Application>,
     pub(crate) progress: Arc<Progress>,
     pub(crate) certificates: Arc<Certificates>,
+    pub(crate) epochs: Arc<Epochs>,
 }
 
 impl<E: Clock + Spawner> commonware_consensus::Application<E> for Replica {
@@ -34,12 +38,16 @@ impl<E: Clock + Spawner> commonware_consensus::Application<E> for Replica {
 
     async fn propose(
         &mut self,
-        (runtime, _): (E, Self::Context),
+        (runtime, context): (E, Self::Context),
         ancestry: impl Ancestry<Block>,
         (): (),
     ) -> Option<Digested<Block>> {
         let parent = ancestry.peek()?.clone();
         self.progress.until_executed().await;
+        let height = parent.height().get() + 1;
+        if !self.belongs(height, context.epoch(), ancestry).await {
+            return None;
+        }
         tokio::select! {
             biased;
             () = self.progress.until_certified() => {}
@@ -50,23 +58,32 @@ impl<E: Clock + Spawner> commonware_consensus::Application<E> for Replica {
             .propose(parent.inner().payload().time_ns)
             .await;
         payload.beacons = self.beacons();
+        payload.switch = self.switch().map(Arc::new);
         let block = Block::child(parent.inner(), parent.digest(), payload);
         Some(Digested::compute(block, &Sequential).await)
     }
 
     async fn verify(
         &mut self,
-        (runtime, _): (E, Self::Context),
+        (runtime, context): (E, Self::Context),
         mut ancestry: impl Ancestry<Block>,
     ) -> bool {
         // Height and parent are checked before this is called. To give no verdict is to wait.
-        let (Some(block), Some(parent)) = (ancestry.next().await, ancestry.next().await) else {
+        let Some(block) = ancestry.next().await else {
+            return std::future::pending().await;
+        };
+        let before = ancestry.clone();
+        let Some(parent) = ancestry.next().await else {
             return std::future::pending().await;
         };
         self.progress.until_executed().await;
         if let Some(beacon) = block.inner().payload().beacons.last() {
             // Its height is below this one: if this block can become final, that is executed some time.
             self.progress.until_executed_at(beacon.height).await;
+        }
+        let height = block.height().get();
+        if !self.belongs(height, context.epoch(), before).await {
+            return false;
         }
         let replica = self.clone();
         let verdict = runtime.shared(true).spawn(move |_| async move {
@@ -80,7 +97,40 @@ impl<E: Clock + Spawner> commonware_consensus::Application<E> for Replica {
     }
 }
 
+/// Whether a block orders an epoch.
+fn has_switch(block: &Digested<Block>) -> bool {
+    block.inner().payload().switch.is_some()
+}
+
 impl Replica {
+    /// Whether a block of this height may stand in an epoch. Which one a height belongs to is known when the height
+    /// [`SWITCH_DELAY`](crate::application::SWITCH_DELAY) below is executed; it is waited for only if a block between
+    /// orders one, so that a long row of blocks that are not final yet stops nothing.
+    async fn belongs(
+        &self,
+        height: Height,
+        epoch: Epoch,
+        mut ancestry: impl Ancestry<Block>,
+    ) -> bool {
+        let known = known_from(height);
+        while self.progress.heights().executed < known {
+            let Some(block) = ancestry.next().await else {
+                break;
+            };
+            if has_switch(&block) {
+                self.progress.until_executed_at(known).await;
+            } else if block.height().get() <= self.progress.heights().executed {
+                break;
+            }
+        }
+        self.epochs.at(height) == Some(epoch.get())
+    }
+
+    /// The epoch that this node wants to have ordered.
+    fn switch(&self) -> Option<Switch> {
+        self.epochs.proposal(self.progress.heights().executed)
+    }
+
     /// What calls wait for, as far as this node has it.
     fn beacons(&self) -> Vec<Beacon> {
         let wanted = self.application.wanted_beacons().into_iter();
@@ -96,7 +146,10 @@ impl Replica {
 
     /// Whether a payload may stand after a block with `parent_time_ns`.
     fn is_valid(&self, parent_time_ns: u64, payload: &Payload) -> bool {
-        payload.beacons.iter().all(|beacon| self.is_beacon(beacon))
+        let executed = self.progress.heights().executed;
+        let switch = payload.switch.as_ref();
+        switch.is_none_or(|switch| self.epochs.accepts(executed, switch))
+            && payload.beacons.iter().all(|beacon| self.is_beacon(beacon))
             && self.application.verify(parent_time_ns, payload)
     }
 
@@ -118,7 +171,7 @@ mod tests {
     use super::*;
     use crate::{
         application::{FinalizedBlock, Height, Proposal},
-        consensus::{certification::Signer, genesis::Genesis},
+        consensus::{certification::Signer, epochs::Installed, genesis::Genesis},
     };
     use bytes::Bytes;
 
@@ -150,6 +203,14 @@ mod tests {
             (1..10).contains(&height).then(|| root(height))
         }
 
+        fn epochs(&self) -> Arc<crate::state::Epochs> {
+            Arc::default()
+        }
+
+        fn protocol_version(&self) -> u64 {
+            1
+        }
+
         fn wanted_beacons(&self) -> Vec<Height> {
             vec![3, 4, 12]
         }
@@ -157,6 +218,14 @@ mod tests {
         fn certified(&self, _: Height, _: [u8; 32], _: [u8; 48]) {}
 
         fn gossip(&self, _: Bytes) {}
+    }
+
+    fn epochs(genesis: &Genesis) -> Epochs {
+        let installed = Installed {
+            subnet: Arc::new(genesis.subnet.clone()),
+            keys: Some(genesis.nodes[0].clone()),
+        };
+        Epochs::new(installed, Vec::new(), None).unwrap()
     }
 
     #[test]
@@ -169,6 +238,7 @@ mod tests {
             application: Arc::new(Roots),
             progress: Arc::new(Progress::new(9)),
             certificates: Arc::new(Certificates::new(*sharing.public())),
+            epochs: Arc::new(epochs(&genesis)),
         };
         let certificate = |height| {
             let root = root(height);

@@ -14,6 +14,7 @@
 //! peers ([`World::start_twins`]), equivocate in everything; and [`World::start_noise`] sends what is no
 //! message at all.
 use super::{
+    epochs::{Epochs, Installed},
     genesis::Genesis,
     node::{self, CHANNEL_RATES, Network, NodeConfig, NodeHandle},
 };
@@ -62,6 +63,8 @@ pub struct SimulationConfig {
     pub seed: u64,
     /// The subnet.
     pub genesis: Genesis,
+    /// The epochs that it may have later.
+    pub later: Vec<Genesis>,
     /// Every link at first.
     pub link: SimulatedLink,
     /// How much virtual time the scenario may take; more is a panic.
@@ -122,7 +125,14 @@ pub struct World {
     runtime: deterministic::Context,
     oracle: Oracle<PublicKey, deterministic::Context>,
     genesis: Genesis,
+    later: Vec<Genesis>,
+    /// So many of the later epochs are installed.
+    installed: usize,
+    upgrade_to: Option<u64>,
+    /// Of all epochs, by their numbers here: those of the genesis first, others as epochs bring them.
+    identities: Vec<PublicKey>,
     nodes: Vec<Vec<Running>>,
+    handles: Vec<Option<NodeHandle>>,
     /// Twins of other nodes hear their like.
     said: Said,
 }
@@ -138,12 +148,19 @@ impl fmt::Debug for World {
 
 impl World {
     async fn new(runtime: deterministic::Context, config: SimulationConfig) -> Self {
-        let genesis = config.genesis;
-        let identities: Vec<_> = genesis.subnet.participants().iter().cloned().collect();
+        let SimulationConfig { genesis, later, .. } = config;
+        let mut identities: Vec<PublicKey> = Vec::new();
+        for epoch in std::iter::once(&genesis).chain(&later) {
+            for identity in epoch.subnet.participants() {
+                if !identities.contains(identity) {
+                    identities.push(identity.clone());
+                }
+            }
+        }
         let (network, oracle) = simulated::Network::new_with_peers(
             runtime.child("network"),
             simulated::Config {
-                max_size: node::message_bytes_max(identities.len()),
+                max_size: node::message_bytes_max(),
                 max_peers_per_set: NonZeroUsize::new(identities.len()).expect("a subnet has nodes"),
                 disconnect_on_block: true,
                 tracked_peer_sets: NZUsize!(1),
@@ -156,7 +173,12 @@ impl World {
             runtime,
             oracle,
             genesis,
+            later,
+            installed: 0,
+            upgrade_to: None,
             nodes: identities.iter().map(|_| Vec::new()).collect(),
+            handles: identities.iter().map(|_| None).collect(),
+            identities: identities.clone(),
             said: Arc::default(),
         };
         for from in 0..identities.len() {
@@ -273,7 +295,7 @@ impl World {
         sides: &[Twin],
     ) {
         assert!(self.nodes[index].is_empty(), "node runs already: {index}");
-        let identities = self.genesis.subnet.participants().iter().cloned();
+        let identities = self.identities.iter().cloned();
         let sides: Arc<Vec<_>> = Arc::new(identities.zip(sides.iter().copied()).collect());
         assert_eq!(sides.len(), self.nodes.len(), "every peer has a side");
         let (mut firsts, mut seconds) = (Vec::new(), Vec::new());
@@ -365,10 +387,14 @@ impl World {
             channels,
             blocker: self.control(index),
             peers: self.peers(),
+            // All are connected from the start.
+            connect: Box::new(|_| {}),
         };
+        let later = self.later.iter().take(self.installed);
+        let later = later.map(|epoch| self.of_node(epoch, index)).collect();
+        let epochs = Epochs::new(self.of_node(&self.genesis, index), later, self.upgrade_to);
         let config = NodeConfig {
-            subnet: Arc::new(self.genesis.subnet.clone()),
-            keys: self.genesis.nodes[index].clone(),
+            epochs: Arc::new(epochs.expect("keys of one node of one subnet")),
             application,
             partition,
         };
@@ -384,7 +410,47 @@ impl World {
             panic!("node {index} failed");
         });
         self.nodes[index].push(Running { task, ended });
-        start.await.ok()
+        let handle = start.await.ok();
+        self.handles[index].clone_from(&handle);
+        handle
+    }
+
+    /// The handle of node `index`, if it runs.
+    #[must_use]
+    pub fn node(&self, index: usize) -> Option<&NodeHandle> {
+        self.handles.get(index)?.as_ref()
+    }
+
+    /// Lets all nodes install the key files of the next epoch; those that are started later have them too.
+    ///
+    /// # Panics
+    ///
+    /// If there is no further epoch.
+    pub fn install_next(&mut self) {
+        let epoch = &self.later[self.installed];
+        for (index, handle) in self.handles.iter().enumerate() {
+            if let Some(handle) = handle {
+                let installed = handle.epochs().install(self.of_node(epoch, index));
+                installed.expect("keys of this node");
+            }
+        }
+        self.installed += 1;
+    }
+
+    /// Lets nodes that are started from now on want a newer version of the protocol.
+    pub fn upgrade_to(&mut self, version: u64) {
+        self.upgrade_to = Some(version);
+    }
+
+    fn of_node(&self, epoch: &Genesis, index: usize) -> Installed {
+        let position = epoch
+            .subnet
+            .participants()
+            .position(&self.identities[index]);
+        Installed {
+            subnet: Arc::new(epoch.subnet.clone()),
+            keys: position.map(|position| epoch.nodes[position].clone()),
+        }
     }
 
     /// Stops node `index` where it stands, as a crash would.
@@ -393,6 +459,7 @@ impl World {
     ///
     /// If there is no such node, or it was not started.
     pub async fn stop_node(&mut self, index: usize) {
+        self.handles[index] = None;
         let running = std::mem::take(&mut self.nodes[index]);
         assert!(!running.is_empty(), "the node runs");
         for Running { task, .. } in running {
@@ -409,7 +476,7 @@ impl World {
     }
 
     fn identity(&self, index: usize) -> PublicKey {
-        self.genesis.subnet.participants()[index].clone()
+        self.identities[index].clone()
     }
 
     fn control(&self, index: usize) -> Control<PublicKey, deterministic::Context> {

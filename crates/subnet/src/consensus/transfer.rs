@@ -3,7 +3,7 @@
 //! # Encoding
 //! A tag and what it has: `0`: any offer? `1 | offer`, `2 | height u64 | index u32`: that part? `3 | height | index |
 //! present u8 | part`, `4 | height`: the newest finalization of that height or below, with its block? `5 | length u32 |
-//! finalization | block`. Integers are big-endian.
+//! finalization | block`, `6 | digest (32)`: that switch to another epoch is installed here. Integers are big-endian.
 //!
 //! # Units and bounds
 //! Offers and parts have the bounds of [`crate::sync`], blocks and finalizations those of the engine; a longer message is
@@ -35,10 +35,13 @@ pub(super) enum Message {
         finalization: Vec<u8>,
         block: Vec<u8>,
     },
+    Ready {
+        switch: [u8; 32],
+    },
 }
 
-/// Bytes of a message besides an offer, a part, or a finalization with its block, at most.
-const HEADER_BYTES_MAX: usize = 14;
+/// Bytes of a message besides an offer, a part, or a finalization with its block, at most; of one without, too.
+const HEADER_BYTES_MAX: usize = 33;
 
 /// Bytes of a message at most, when a finalization with its block has so many.
 pub(super) fn message_bytes_max(anchor_bytes_max: usize) -> usize {
@@ -73,6 +76,7 @@ impl Message {
                 let length = u32::try_from(finalization.len()).expect("it is small");
                 [&[5][..], &length.to_be_bytes(), finalization, block].concat()
             }
+            Self::Ready { switch } => [&[6][..], switch].concat(),
         }
     }
 
@@ -119,6 +123,9 @@ impl Message {
                     block: reader.rest().to_vec(),
                 }
             }
+            6 => Self::Ready {
+                switch: reader.array()?,
+            },
             _ => return None,
         };
         reader.is_at_end().then_some(message)
@@ -147,6 +154,7 @@ mod tests {
                 }
             ),
             any::<u64>().prop_map(|height| Message::AskAnchor { height }),
+            any::<[u8; 32]>().prop_map(|switch| Message::Ready { switch }),
             (bytes(), bytes()).prop_map(|(finalization, block)| Message::Anchor {
                 finalization,
                 block,
@@ -161,7 +169,7 @@ mod tests {
         }
 
         #[test]
-        fn arbitrary_bytes_decode_to_themselves_or_not_at_all(mut bytes in bytes(), tag in 0..7_u8) {
+        fn arbitrary_bytes_decode_to_themselves_or_not_at_all(mut bytes in bytes(), tag in 0..8_u8) {
             bytes.insert(0, tag);
             if let Some(message) = Message::decode(&bytes) {
                 prop_assert_eq!(message.encode(), bytes);

@@ -8,6 +8,7 @@ use crate::{
     execution,
     ingress::{IngressError, Request, RequestId},
     mempool::{BLOCK_BYTES_MAX, BLOCK_CALLS_MAX, envelopes},
+    state::Epochs,
     sync::StateSync,
 };
 use bytes::Bytes;
@@ -111,6 +112,14 @@ impl Application for Replica {
         self.stored_root(height)
     }
 
+    fn epochs(&self) -> Arc<Epochs> {
+        Arc::clone(&self.executed.borrow().state.epochs)
+    }
+
+    fn protocol_version(&self) -> u64 {
+        self.executed.borrow().state.protocol_version(u64::MAX)
+    }
+
     fn wanted_beacons(&self) -> Vec<Height> {
         self.executed.borrow().state.randomness.wanted().collect()
     }
@@ -150,7 +159,7 @@ impl Replica {
         Payload {
             time_ns,
             messages: envelopes(&calls),
-            beacons: Vec::new(),
+            ..Payload::default()
         }
     }
 

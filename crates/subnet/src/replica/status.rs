@@ -42,6 +42,10 @@ pub struct Status {
     pub executed_state: String,
     /// Its time, nanoseconds since 1970.
     pub executed_time_ns: u64,
+    /// The epoch of that height.
+    pub epoch: u64,
+    /// The version of the protocol by which it was executed.
+    pub protocol_version: u64,
     /// The last certified height; 0 until one has been certified since the start.
     pub certified_height: u64,
     /// Root of the state tree after it.
@@ -94,6 +98,11 @@ impl Replica {
                     .unwrap_or_default(),
             ),
             executed_time_ns: state.time_ns,
+            epoch: state
+                .epochs
+                .at(state.height)
+                .map_or(0, |epoch| epoch.number),
+            protocol_version: state.protocol_version(state.height),
             certified_height: certified.as_ref().map_or(0, Certified::height),
             certified_root: certified
                 .as_ref()

@@ -1,4 +1,5 @@
 //! What a subnet's replicas agree on before the first block.
+use crate::execution::protocol;
 use ic_principal::Principal;
 use lockstep_canister::{models::Work, prices::Prices, session::ModelDigest};
 use serde::{Deserialize, Serialize};
@@ -78,6 +79,8 @@ pub struct Genesis {
     pub priced_as_nodes: u32,
     /// Every so many heights others can go on from the state.
     pub checkpoint_interval: NonZeroU64,
+    /// The version of the rules by which blocks change the state at first.
+    pub protocol_version: u64,
 }
 
 impl Genesis {
@@ -119,6 +122,7 @@ impl Genesis {
             scheduler_lanes: SCHEDULER_LANES,
             priced_as_nodes: PRICED_AS_NODES,
             checkpoint_interval: CHECKPOINT_INTERVAL,
+            protocol_version: protocol::NEWEST,
         })
     }
 
@@ -128,7 +132,7 @@ impl Genesis {
         Prices::new(self.priced_as_nodes)
     }
 
-    /// BLAKE3 over every field: the tag `lockstep genesis 5`, then the fields but the subnet id in
+    /// BLAKE3 over every field: the tag `lockstep genesis 6`, then the fields but the subnet id in
     /// the order of the declaration; integers are little-endian u64, maps and byte strings are
     /// preceded by their length.
     #[must_use]
@@ -138,7 +142,7 @@ impl Genesis {
             hasher.update(&(bytes.len() as u64).to_le_bytes());
             hasher.update(bytes);
         };
-        bytes(b"lockstep genesis 5");
+        bytes(b"lockstep genesis 6");
         bytes(&self.root_key);
         bytes(&(self.nodes.len() as u64).to_le_bytes());
         for key in self.nodes.values() {
@@ -156,6 +160,7 @@ impl Genesis {
         bytes(&u64::from(self.scheduler_lanes.get()).to_le_bytes());
         bytes(&u64::from(self.priced_as_nodes).to_le_bytes());
         bytes(&self.checkpoint_interval.get().to_le_bytes());
+        bytes(&self.protocol_version.to_le_bytes());
         *hasher.finalize().as_bytes()
     }
 }

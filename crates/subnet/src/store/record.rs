@@ -4,7 +4,7 @@ use super::{
     tables::{Memories, cbor},
 };
 use crate::state::{
-    Cached, Canister, Chunks, Ledger, Randomness, ReplicatedState, Schedule, Snapshot,
+    Cached, Canister, Chunks, Epochs, Ledger, Randomness, ReplicatedState, Schedule, Snapshot,
     SnapshotCode, SnapshotId, SnapshotRecord, Stored, SubnetMetrics,
 };
 use crate::sync::CheckpointId;
@@ -62,6 +62,7 @@ pub(super) struct StateRecord {
     randomness: Randomness,
     metrics: SubnetMetrics,
     checkpoint: Option<CheckpointId>,
+    epochs: Epochs,
 }
 
 impl StateRecord {
@@ -78,6 +79,7 @@ impl StateRecord {
             randomness: state.randomness.clone(),
             metrics: state.metrics,
             checkpoint: state.checkpoint,
+            epochs: Epochs::clone(&state.epochs),
         }
     }
 
@@ -93,6 +95,7 @@ impl StateRecord {
         state.randomness = self.randomness;
         state.metrics = self.metrics;
         state.checkpoint = self.checkpoint;
+        state.epochs = Arc::new(self.epochs);
         self.digest
     }
 }

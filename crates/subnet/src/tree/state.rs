@@ -2,18 +2,19 @@
 //!
 //! # Design
 //! Besides the Internet Computer's paths there is `/lockstep`: the digest of the whole state, so
-//! that a certificate covers memories and sessions too, the versions that fix its meaning, and the last checkpoint from
-//! which others can go on.
+//! that a certificate covers memories and sessions too, the versions that fix its meaning, the epoch's number, and the
+//! last checkpoint from which others can go on.
 use super::{Tree, witness::SELF_DESCRIBED};
-use crate::state::{Canister, ReplicatedState, canister_id};
+use crate::{
+    execution::protocol::CERTIFIED_EPOCHS,
+    state::{Canister, ReplicatedState, canister_id},
+};
 use ic_principal::Principal;
 use serde::Serialize;
 use std::collections::BTreeMap;
 
 /// Version of the canonical arithmetic that sessions run on.
 pub const ARITHMETIC_VERSION: u64 = 1;
-/// Version of the rules by which a block changes the state.
-pub const PROTOCOL_VERSION: u64 = 4;
 /// What agents take this subnet for.
 const SUBNET_TYPE: &str = "application";
 
@@ -60,8 +61,16 @@ fn lockstep_tree(state: &ReplicatedState) -> Tree {
         let manifest = ("manifest", Tree::leaf(checkpoint.manifest));
         entries.push(Tree::labeled("checkpoint", Tree::named([height, manifest])));
     }
+    let protocol_version = state.protocol_version(state.height);
+    if protocol_version >= CERTIFIED_EPOCHS {
+        let epoch = state
+            .epochs
+            .at(state.height)
+            .map_or(0, |epoch| epoch.number);
+        entries.push(Tree::labeled("epoch", Tree::leaf(number(epoch))));
+    }
     entries.extend([
-        Tree::labeled("protocol_version", Tree::leaf(number(PROTOCOL_VERSION))),
+        Tree::labeled("protocol_version", Tree::leaf(number(protocol_version))),
         Tree::labeled("state", Tree::leaf(state.digest())),
     ]);
     Tree::directory(&entries)
@@ -69,7 +78,8 @@ fn lockstep_tree(state: &ReplicatedState) -> Tree {
 
 fn subnet_tree(state: &ReplicatedState, ranges: Vec<u8>) -> Tree {
     let genesis = &state.genesis;
-    let nodes = genesis.nodes.iter().map(|(id, key)| {
+    let node_keys = state.node_keys();
+    let nodes = node_keys.iter().map(|(id, key)| {
         Tree::labeled(
             id.as_slice(),
             Tree::named([("public_key", Tree::leaf(key.clone()))]),

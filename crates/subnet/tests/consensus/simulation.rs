@@ -10,10 +10,11 @@ use std::{sync::Arc, time::Duration};
 const IDLE: Duration = Duration::from_millis(500);
 const POLL: Duration = Duration::from_millis(50);
 
-fn config(seed: u64, node_count: u32, loss_percent: u8) -> SimulationConfig {
+pub(crate) fn config(seed: u64, node_count: u32, loss_percent: u8) -> SimulationConfig {
     SimulationConfig {
         seed,
         genesis: Genesis::deal(node_count, &[1; 32]).unwrap(),
+        later: Vec::new(),
         link: SimulatedLink {
             latency: Duration::from_millis(20),
             jitter: Duration::from_millis(5),
@@ -24,23 +25,23 @@ fn config(seed: u64, node_count: u32, loss_percent: u8) -> SimulationConfig {
     }
 }
 
-fn toy(world: &World) -> Arc<Toy> {
+pub(crate) fn toy(world: &World) -> Arc<Toy> {
     Arc::new(Toy::volatile(Idle::Simulated(world.clock(), IDLE)))
 }
 
-async fn wait_until(world: &World, reached: impl Fn() -> bool) {
+pub(crate) async fn wait_until(world: &World, reached: impl Fn() -> bool) {
     let clock = world.clock();
     while !reached() {
         clock.sleep(POLL).await;
     }
 }
 
-fn all_at(toys: &[Arc<Toy>], height: usize) -> bool {
+pub(crate) fn all_at(toys: &[Arc<Toy>], height: usize) -> bool {
     toys.iter()
         .all(|toy| toy.roots().len() >= height && toy.certified_height() >= height as u64)
 }
 
-fn assert_agreement(toys: &[Arc<Toy>]) {
+pub(crate) fn assert_agreement(toys: &[Arc<Toy>]) {
     let first = toys[0].roots();
     for toy in toys {
         for (index, (own, other)) in first.iter().zip(toy.roots()).enumerate() {

@@ -3,13 +3,14 @@ use bytes::Bytes;
 use lockstep_subnet::{
     application::{Application, FinalizedBlock, Height, Payload, Proposal},
     consensus::simulation::SimulatedClock,
+    state::Epochs,
 };
 use std::{
     collections::BTreeMap,
     fs::{File, OpenOptions},
     io::{Read as _, Write as _},
     path::Path,
-    sync::{Mutex, MutexGuard},
+    sync::{Arc, Mutex, MutexGuard},
     time::Duration,
 };
 
@@ -37,6 +38,7 @@ struct State {
     executions: u64,
     beacons: BTreeMap<Height, [u8; 48]>,
     certificates: BTreeMap<Height, ([u8; 32], [u8; 48])>,
+    epochs: Arc<Epochs>,
 }
 
 impl Toy {
@@ -146,9 +148,21 @@ impl Application for Toy {
         payload.time_ns > parent_time_ns
     }
 
+    fn epochs(&self) -> Arc<Epochs> {
+        self.lock().epochs.clone()
+    }
+
+    fn protocol_version(&self) -> u64 {
+        let state = self.lock();
+        state.epochs.last().map_or(1, |last| last.protocol_version)
+    }
+
     fn execute(&self, block: &FinalizedBlock) -> [u8; 32] {
         let mut state = self.lock();
         let state = &mut *state;
+        if let Some(epochs) = state.epochs.after(block) {
+            state.epochs = Arc::new(epochs);
+        }
         assert_eq!(
             block.height,
             state.roots.len() as u64 + 1,

@@ -1,6 +1,7 @@
 //! Replicas without consensus: execution, storage, certificates.
 mod blocks;
 mod certificates;
+mod epochs;
 mod execution;
 mod kills;
 mod management;

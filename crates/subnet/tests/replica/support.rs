@@ -180,7 +180,7 @@ pub(crate) fn block(height: u64, messages: Vec<Bytes>) -> FinalizedBlock {
     let payload = Payload {
         time_ns: START_NS + height * 1_000_000_000,
         messages,
-        beacons: Vec::new(),
+        ..Payload::default()
     };
     FinalizedBlock {
         height,

@@ -270,7 +270,7 @@ async fn a_replica_that_catches_up_says_so() {
     tokio::task::yield_now().await;
     assert!(!waiting.is_finished());
     // Listeners share it.
-    gateway.clone().set_ready();
+    gateway.clone().set_ready(true);
     assert_eq!(soon(waiting).await.expect("no panic"), 200);
     assert_eq!(ask(gateway.router(), "/ready").await.0, 200);
     assert_eq!(ask(gateway.router(), "/api/v2/status").await.0, 200);

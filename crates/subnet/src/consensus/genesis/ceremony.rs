@@ -9,30 +9,39 @@
 //! nodes a dealer signs its [`Log`]. The sum of the dealings of the first `n - f` nodes, of which one
 //! at least is honest, is the subnet's key, and a node's share of it the sum of what they dealt to it.
 //!
+//! Later epochs have other nodes and the same key: those who have a share deal a sharing of that share, to the nodes
+//! that will be; the rest is the same, but that what is dealt is weighed, so that the shares of shares make shares.
+//! A quorum of the nodes before must take part; those who leave deal and get nothing. Whoever keeps an old share
+//! keeps it: as many as made a quorum once can sign for ever, so those who leave delete it, and nodes that are
+//! replaced should not have been corrupted together.
+//!
 //! # Invariants
 //!
-//! Every step needs the files of all nodes: a ceremony without one of them is begun anew. A log that not all have
+//! Every step needs the files of all who take part: a ceremony without one of them is begun anew. A log that not all have
 //! acknowledged is refused, so that none has shares in it and all nodes add up the same dealings; whoever
 //! acknowledges two dealings of one dealer gives it the choice between two keys. Dealings are derived from a candidate's
 //! secret and the plan, so that a step can be repeated, and another plan has others.
 use super::{
-    GenesisError, PeerAddress,
+    GenesisError, NodeKeys, PeerAddress,
     files::{check_private, check_version, decode_hex, malformed, read_json, write_json},
     keys::query_key,
 };
 use commonware_codec::Encode as _;
-use commonware_cryptography::{Signer as _, ed25519::PrivateKey};
+use commonware_cryptography::{
+    Signer as _, bls12381::primitives::group::Share, ed25519::PrivateKey,
+};
 use commonware_utils::sys_rng;
 use rand_core::Rng as _;
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use std::{fmt, path::Path};
 use thiserror::Error;
 
+mod alone;
 mod plan;
 
-pub use plan::Plan;
+pub use plan::{Plan, Roles};
 
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 const NAMESPACE: &[u8] = b"lockstep/ceremony";
 const PLAN_CONTEXT: &str = "lockstep 2026 subnet ceremony: plan";
 const DEALING_CONTEXT: &str = "lockstep 2026 subnet ceremony: dealing";
@@ -50,6 +59,12 @@ pub enum CeremonyError {
     /// The candidate is not in the plan.
     #[error("the plan has no entry of this candidate")]
     Stranger,
+    /// It has no share to deal.
+    #[error("this node joins: it has nothing to deal or conclude")]
+    NoDealer,
+    /// It gets no share.
+    #[error("this node leaves: it has nothing to acknowledge")]
+    Leaver,
     /// A file was made by another plan.
     #[error("{what} of node {node} is of another plan")]
     OtherPlan {
@@ -80,13 +95,16 @@ pub enum CeremonyError {
     },
 }
 
-/// The secrets of a node before the subnet has a key.
+/// The secrets of a node before it has a share of the subnet's key, or for the next share.
 #[derive(Clone)]
 pub struct Candidate {
     identity: PrivateKey,
     query_seed: [u8; 32],
     dealing_seed: [u8; 32],
-    address: PeerAddress,
+    /// The share that it has.
+    share: Option<Share>,
+    /// Where it will be; `None`: it leaves.
+    address: Option<PeerAddress>,
 }
 
 impl fmt::Debug for Candidate {
@@ -105,7 +123,8 @@ struct CandidateFile {
     identity: String,
     query_seed: String,
     dealing_seed: String,
-    address: String,
+    share: Option<String>,
+    address: Option<String>,
 }
 
 /// What everybody may know of a node that takes part.
@@ -116,25 +135,40 @@ pub struct Entry {
     pub identity: String,
     /// The Ed25519 key that verifies its query responses, hexadecimal.
     pub query_key: String,
-    /// Where its peers reach it.
+    /// Where its peers reach it; empty if it leaves.
     pub address: String,
+    /// Whether it is none of the nodes any more.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leaves: bool,
 }
 
 impl Candidate {
     /// New secrets for a node at `address`.
     #[must_use]
     pub fn generate(address: PeerAddress) -> Self {
-        let secret = || {
-            let mut bytes = [0; 32];
-            sys_rng().fill_bytes(&mut bytes);
-            bytes
-        };
         Self {
-            identity: super::identity(&secret()),
-            query_seed: secret(),
-            dealing_seed: secret(),
+            identity: super::identity(&random_seed()),
+            query_seed: random_seed(),
+            dealing_seed: random_seed(),
+            share: None,
+            address: Some(address),
+        }
+    }
+
+    /// A node that has these keys, and will be at `address`, or leaves.
+    #[must_use]
+    pub fn of(keys: &NodeKeys, address: Option<PeerAddress>) -> Self {
+        Self {
+            identity: keys.identity().clone(),
+            query_seed: keys.query_signing_seed(),
+            dealing_seed: random_seed(),
+            share: Some(keys.share().clone()),
             address,
         }
+    }
+
+    fn leaves(&self) -> bool {
+        self.address.is_none()
     }
 
     /// The public part.
@@ -143,7 +177,12 @@ impl Candidate {
         Entry {
             identity: hex::encode(self.identity.public_key()),
             query_key: hex::encode(query_key(&self.query_seed)),
-            address: self.address.to_string(),
+            address: self
+                .address
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
+            leaves: self.leaves(),
         }
     }
 
@@ -167,9 +206,14 @@ impl Candidate {
             identity: decode_hex(path, &file.identity)?,
             query_seed: seed(&file.query_seed)?,
             dealing_seed: seed(&file.dealing_seed)?,
+            share: file
+                .share
+                .map(|share| decode_hex(path, &share))
+                .transpose()?,
             address: file
                 .address
-                .parse()
+                .map(|address| address.parse())
+                .transpose()
                 .map_err(|error| malformed(path, error))?,
         })
     }
@@ -185,10 +229,17 @@ impl Candidate {
             identity: hex::encode(self.identity.encode()),
             query_seed: hex::encode(self.query_seed),
             dealing_seed: hex::encode(self.dealing_seed),
-            address: self.address.to_string(),
+            share: self.share.as_ref().map(|share| hex::encode(share.encode())),
+            address: self.address.as_ref().map(ToString::to_string),
         };
         write_json(path, &file, 0o600)
     }
+}
+
+fn random_seed() -> [u8; 32] {
+    let mut bytes = [0; 32];
+    sys_rng().fill_bytes(&mut bytes);
+    bytes
 }
 
 /// What one node dealt to another. Secret: only the two may know it.

@@ -143,10 +143,10 @@ fn a_changed_subnet_file_is_refused_and_says_why() {
         fs::write(&path, text.replacen(from, to, 1)).unwrap();
         Subnet::read_file(&path).unwrap_err().to_string()
     };
-    let version = "\"version\": 2";
-    assert!(changed(version, "\"version\": 1").contains("an earlier lockstep wrote it"));
-    assert!(changed(version, "\"version\": 3").contains("a later lockstep wrote it"));
-    assert!(changed(version, "\"edition\": 2").contains("it has no version"));
+    let version = "\"version\": 3";
+    assert!(changed(version, "\"version\": 2").contains("an earlier lockstep wrote it"));
+    assert!(changed(version, "\"version\": 4").contains("a later lockstep wrote it"));
+    assert!(changed(version, "\"edition\": 3").contains("it has no version"));
     assert!(changed("\"models\"", "\"model\"").contains("unknown field `model`"));
     assert!(changed("10.0.0.4:4900", "10.0.0.1:4900").contains("as many different addresses"));
     assert!(changed("10.0.0.4:4900", "0.0.0.0:4900").contains("not an address"));

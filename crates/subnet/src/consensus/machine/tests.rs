@@ -36,6 +36,14 @@ impl Application for Nothing {
         None
     }
 
+    fn epochs(&self) -> Arc<crate::state::Epochs> {
+        Arc::default()
+    }
+
+    fn protocol_version(&self) -> u64 {
+        1
+    }
+
     fn wanted_beacons(&self) -> Vec<Height> {
         Vec::new()
     }
@@ -51,8 +59,12 @@ fn config(storage: &Path) -> MachineConfig {
     let subnet = on_free_ports(subnet).unwrap();
     MachineConfig {
         listen: subnet.addresses()[0].socket().unwrap(),
-        keys: nodes.remove(0),
-        subnet: Arc::new(subnet),
+        genesis: Installed {
+            subnet: Arc::new(subnet),
+            keys: Some(nodes.remove(0)),
+        },
+        later: Vec::new(),
+        upgrade_to: None,
         storage: storage.to_owned(),
         application: Arc::new(Nothing),
     }
@@ -99,17 +111,24 @@ fn a_directory_that_cannot_be_used_is_named() {
 fn keys_and_addresses_must_be_those_of_the_subnet() {
     let directory = tempfile::tempdir().unwrap();
     let other = Genesis::deal(4, &[4; 32]).unwrap();
-    let foreign = MachineConfig {
-        keys: other.nodes[0].clone(),
-        ..config(directory.path())
-    };
+    let keys = Some(other.nodes[0].clone());
+    let mut foreign = config(directory.path());
+    foreign.genesis.keys.clone_from(&keys);
     assert!(matches!(
         Machine::start(foreign),
-        Err(MachineError::UnknownIdentity)
+        Err(MachineError::Keys(InstallError::UnknownIdentity {
+            epoch: 0
+        }))
     ));
+    let mut none = config(directory.path());
+    none.genesis.keys = None;
+    assert!(matches!(
+        Machine::start(none),
+        Err(MachineError::Keys(InstallError::NoKeys))
+    ));
+    let subnet = Arc::new(other.subnet);
     let placeless = MachineConfig {
-        subnet: Arc::new(other.subnet),
-        keys: other.nodes[0].clone(),
+        genesis: Installed { subnet, keys },
         ..config(directory.path())
     };
     assert!(matches!(

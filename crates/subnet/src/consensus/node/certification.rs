@@ -1,9 +1,8 @@
 //! Certifies what is executed: the [`Collector`] at work on the channel for shares.
-use super::Node;
+use super::{KEYS_INTERVAL, Node};
 use crate::consensus::{
     block::BEACON_COUNT_MAX,
     certification::{
-        Signer,
         collector::{Action, Collector},
         message::{self, Message},
     },
@@ -12,7 +11,7 @@ use crate::consensus::{
 };
 use commonware_codec::{DecodeExt as _, Encode as _};
 use commonware_cryptography::ed25519::PublicKey;
-use commonware_p2p::{Blocker, Receiver, Recipients, Sender, block};
+use commonware_p2p::{Blocker, Receiver, Recipients, Sender, block, utils::mux::MuxHandle};
 use commonware_runtime::{Clock, Handle, Metrics, Spawner, Storage};
 use rand_core::CryptoRng;
 use std::{collections::BTreeMap, time::Duration};
@@ -23,32 +22,57 @@ pub(super) const MESSAGE_BYTES_MAX: usize = message::MESSAGE_BYTES_MAX;
 const AGAIN_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Starts it on the channel for shares, on a thread of its own: signatures take their time.
-pub(super) fn start<E, S, R, B>(
+pub(super) fn start<E, S, B>(
     node: &Node<E>,
     replica: &Replica,
-    (sender, receiver): (S, R),
+    mut channel: MuxHandle<S>,
     blocker: B,
 ) -> Handle<()>
 where
     E: Clock + CryptoRng + Spawner + Storage + Metrics,
     S: Sender<PublicKey = PublicKey>,
-    R: Receiver<PublicKey = PublicKey>,
     B: Blocker<PublicKey = PublicKey>,
 {
-    let signer = Signer::new(node.subnet.sharing().clone(), node.keys.share().clone());
-    let certification = Certification {
-        collector: Collector::new(signer, replica.certificates.clone()),
-        participants: node.subnet.participants().iter().cloned().collect(),
-        replica: replica.clone(),
-        sender,
-        blocker,
-    };
-    node.runtime
-        .child("certification")
-        .dedicated()
-        .spawn(move |clock| certification.run(clock, receiver))
+    let replica = replica.clone();
+    let context = node.runtime.child("certification").dedicated();
+    context.spawn(move |clock| async move {
+        let (epochs, progress) = (replica.epochs.clone(), replica.progress.clone());
+        loop {
+            let number = epochs.now(progress.heights().executed);
+            let over = progress.until(|heights| epochs.now(heights.executed) != number);
+            let epoch = epochs.get(number);
+            let Some((epoch, signer)) = epoch.and_then(|epoch| {
+                let signer = epoch.signer()?;
+                Some((epoch, signer))
+            }) else {
+                tokio::select! {
+                    biased;
+                    () = over => {}
+                    () = clock.sleep(KEYS_INTERVAL) => {}
+                }
+                continue;
+            };
+            let Ok((sender, receiver)) = channel.register(number).await else {
+                return;
+            };
+            let certification = Certification {
+                collector: Collector::new(signer, replica.certificates.clone()),
+                participants: epoch.subnet().participants().iter().cloned().collect(),
+                replica: replica.clone(),
+                sender,
+                blocker: blocker.clone(),
+            };
+            tokio::select! {
+                biased;
+                () = over => {}
+                () = certification.run(&clock, receiver) => return,
+            }
+        }
+    })
 }
 
+/// The work of an epoch. Heights of the last one that have no certificate yet get it from this one's nodes: the
+/// signature is the same, whoever makes it.
 struct Certification<S, B> {
     collector: Collector,
     /// The nodes by their numbers.
@@ -64,7 +88,7 @@ where
     B: Blocker<PublicKey = PublicKey>,
 {
     /// Ends when the network does.
-    async fn run(mut self, clock: impl Clock, mut peers: impl Receiver<PublicKey = PublicKey>) {
+    async fn run(mut self, clock: &impl Clock, mut peers: impl Receiver<PublicKey = PublicKey>) {
         let progress = self.replica.progress.clone();
         let mut next = 1;
         let mut again = Box::pin(clock.sleep(AGAIN_INTERVAL));
@@ -109,6 +133,7 @@ where
             application,
             progress,
             certificates,
+            ..
         } = &self.replica;
         let heights = progress.heights();
         let mut wanted = BTreeMap::new();

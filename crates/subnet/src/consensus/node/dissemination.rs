@@ -1,10 +1,11 @@
 //! Spreads blocks, fetches missing ones, keeps the chain, gives final blocks to the executor.
 use super::{
     BUFFER_BYTES, FETCH_RETRY_DELAY, FETCH_TIMEOUT, ITEMS_PER_SECTION, MAILBOX_SIZE, Node,
-    VIEW_RETENTION, epocher,
+    VIEW_RETENTION,
 };
 use crate::consensus::{
     block::Block,
+    epochs::Schedule,
     executor::{self, Queue},
     replica::Replica,
 };
@@ -19,9 +20,7 @@ use commonware_consensus::{
     simplex::scheme::ed25519::Scheme,
 };
 use commonware_cryptography::{
-    Digested, Digestible as _, Signer as _,
-    certificate::{ConstantProvider, Verifier as _},
-    ed25519::PublicKey,
+    Digested, Digestible as _, certificate::Verifier as _, ed25519::PublicKey,
 };
 use commonware_p2p::{Blocker, Provider, Receiver, Sender};
 use commonware_parallel::Sequential;
@@ -40,7 +39,6 @@ const HEIGHTS_PER_SECTION: NonZeroU64 = NZU64!(32);
 /// Starts it on the channels for whole blocks and for requests of missing ones.
 pub(super) async fn start<E, S, R, B, P>(
     node: &Node<E>,
-    scheme: Scheme,
     replica: &Replica,
     (blocks, missing): ((S, R), (S, R)),
     blocker: B,
@@ -53,7 +51,7 @@ where
     B: Blocker<PublicKey = PublicKey>,
     P: Provider<PublicKey = PublicKey>,
 {
-    let me = node.keys.identity().public_key();
+    let me = replica.epochs.me().clone();
     let (spread, spread_mailbox) = buffered::Engine::new(
         node.runtime.child("spread"),
         buffered::Config {
@@ -96,8 +94,8 @@ where
     let genesis = Block::genesis();
     let genesis_digest = genesis.digest();
     let config = marshal::Config {
-        provider: ConstantProvider::new(scheme),
-        epocher: epocher(),
+        provider: Schedule(replica.epochs.clone()),
+        epocher: Schedule(replica.epochs.clone()),
         start: Start::Genesis(Digested::precomputed(genesis, genesis_digest)),
         partition_prefix: node.partition("marshal"),
         mailbox_size: MAILBOX_SIZE,

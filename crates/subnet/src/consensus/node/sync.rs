@@ -6,24 +6,34 @@
 //! checkpoint. When its state has been taken over, and whenever the chain here lacks the blocks behind the state, a
 //! finalization at or below the state's height becomes the floor from which marshal goes on.
 //!
+//! Whoever was away while an epoch ended hears nothing of its votes any more: when nothing becomes final it asks peers
+//! for finalizations a little further on, until it knows the new epoch. And nodes tell each other which switch to
+//! another epoch they have installed.
+//!
 //! # Errors
 //! Peers may say anything: what they send is checked, and who sends what is wrong is not asked again in a transfer.
+mod providers;
+
+use self::providers::{Providers, REQUESTS_PER_PEER};
 use super::Node;
 use crate::{
-    application::Height,
-    consensus::{block::Block, replica::Replica, transfer::Message},
+    application::{Height, SWITCH_DELAY},
+    consensus::{block::Block, epochs, replica::Replica, transfer::Message},
     sync::{Download, Offer, StateSync, SyncError},
 };
 use bytes::Bytes;
 use commonware_codec::{Decode as _, DecodeExt as _, Encode as _};
 use commonware_consensus::{
-    Heightable as _,
+    Epochable as _, Heightable as _, Reporter as _,
     marshal::{core::Mailbox, standard::Standard},
-    simplex::{scheme::ed25519::Scheme, types::Finalization},
+    simplex::{
+        scheme::ed25519::Scheme,
+        types::{Activity, Finalization},
+    },
     types,
 };
 use commonware_cryptography::{
-    Digestible as _, Signer as _, certificate::Verifier as _, ed25519::PublicKey, sha256::Digest,
+    Digestible as _, certificate::Verifier as _, ed25519::PublicKey, sha256::Digest,
 };
 use commonware_p2p::{Receiver, Recipients, Sender};
 use commonware_parallel::Sequential;
@@ -32,22 +42,18 @@ use rand_core::CryptoRng;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::Duration,
 };
 
 /// How often it is looked what there is to do.
 const TICK: Duration = Duration::from_millis(500);
 /// Ticks from one question for offers to the next.
 const TICKS_PER_QUESTION: u64 = 6;
-/// Requests that a peer has at a time.
-const REQUESTS_PER_PEER: usize = 4;
-/// After so much time a request is made again, to another peer if there is one.
-const REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-/// Requests without an answer after which a peer is not asked any more in a transfer.
-const LATE_MAX: u32 = 4;
 /// How often an answer is offered to a network that is busy, and the time between.
 const SEND_TRIES: u32 = 25;
 const SEND_RETRY: Duration = Duration::from_millis(20);
+/// Ticks without anything new that is final, after which peers are asked. An idle subnet orders a block in each.
+const STILL_TICKS: u64 = 4;
 
 type Archive = Mailbox<Scheme, Standard<Block>>;
 type Final = Finalization<Scheme, Digest>;
@@ -55,7 +61,6 @@ type Final = Finalization<Scheme, Digest>;
 /// Starts it on its channel.
 pub(super) fn start<E, S, R>(
     node: &Node<E>,
-    scheme: Scheme,
     replica: &Replica,
     archive: Archive,
     (sender, receiver): (S, R),
@@ -65,18 +70,14 @@ where
     S: Sender<PublicKey = PublicKey>,
     R: Receiver<PublicKey = PublicKey>,
 {
-    let me = node.keys.identity().public_key();
-    let peers = node.subnet.participants().iter();
-    let peers = peers.filter(|peer| **peer != me).cloned().collect();
     let replica = replica.clone();
     let context = node.runtime.child("sync").dedicated();
     context.spawn(move |runtime| {
         let syncing = Syncing {
             runtime,
-            scheme,
             replica,
             archive,
-            peers,
+            peers: Vec::new(),
             sender,
             ticks: 0,
             asked: BTreeSet::new(),
@@ -84,30 +85,37 @@ where
             best: None,
             transfer: None,
             anchor_from: None,
+            still: Still::default(),
             pruned: 0,
         };
         syncing.run(receiver)
     })
 }
 
-/// What a transfer asked a peer.
-#[derive(Default)]
-struct Provider {
-    requests: BTreeMap<u32, SystemTime>,
-    late: u32,
-}
-
 /// A checkpoint that is being fetched.
 struct Transfer {
     download: Download,
-    providers: BTreeMap<PublicKey, Provider>,
-    /// Who sent what is wrong.
-    liars: BTreeSet<PublicKey>,
+    providers: Providers<PublicKey>,
+}
+
+/// What a finalization of others is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Anchor {
+    /// Marshal goes on from it: the state is beyond it.
+    Floor,
+    /// What it makes final was not heard of here.
+    Further,
+}
+
+/// Since how many ticks nothing new is final.
+#[derive(Default)]
+struct Still {
+    finalized: Height,
+    ticks: u64,
 }
 
 struct Syncing<E, S> {
     runtime: E,
-    scheme: Scheme,
     replica: Replica,
     archive: Archive,
     peers: Vec<PublicKey>,
@@ -119,8 +127,9 @@ struct Syncing<E, S> {
     offered: BTreeMap<PublicKey, Height>,
     best: Option<Offer>,
     transfer: Option<Transfer>,
-    /// Who may answer the question for a finalization.
-    anchor_from: Option<PublicKey>,
+    /// Who may answer the question for a finalization, and what it is for.
+    anchor_from: Option<(PublicKey, Anchor)>,
+    still: Still,
     /// Below this height the chain was pruned.
     pruned: Height,
 }
@@ -132,11 +141,7 @@ where
 {
     async fn run<R: Receiver<PublicKey = PublicKey>>(mut self, mut receiver: R) {
         let application = Arc::clone(&self.replica.application);
-        let Some(state) = application.state_sync() else {
-            // Nothing to say; but what comes is taken off the channel.
-            while receiver.recv().await.is_ok() {}
-            return std::future::pending::<()>().await;
-        };
+        let state = application.state_sync();
         let mut next_tick = self.runtime.current() + TICK;
         loop {
             let pause = self.runtime.sleep_until(next_tick);
@@ -158,8 +163,18 @@ where
         }
     }
 
-    async fn tick(&mut self, state: &dyn StateSync) {
+    async fn tick(&mut self, state: Option<&dyn StateSync>) {
+        let executed = self.replica.application.executed_height();
+        let nodes = self.replica.epochs.peers(executed).into_keys();
+        self.peers = nodes
+            .filter(|node| node != self.replica.epochs.me())
+            .collect();
+        if self.is_left_behind() {
+            // What was fetched counts for the next one.
+            self.transfer = None;
+        }
         if self.transfer.is_none()
+            && let Some(state) = state
             && let Some(offer) = self.best.take()
             && state.wants(offer.height())
             // What cannot be kept now may be kept later.
@@ -168,23 +183,35 @@ where
             let offered = self.offered.iter();
             let have = offered.filter(|(_, height)| **height == download.height());
             self.transfer = Some(Transfer {
-                providers: have
-                    .map(|(peer, _)| (peer.clone(), Provider::default()))
-                    .collect(),
+                providers: Providers::new(have.map(|(peer, _)| peer.clone())),
                 download,
-                liars: BTreeSet::new(),
             });
         }
         if self.ticks.is_multiple_of(TICKS_PER_QUESTION) {
-            self.asked = self.peers.iter().cloned().collect();
-            self.offered.clear();
-            self.send(Recipients::All, &Message::AskOffer);
+            if state.is_some() {
+                self.asked = self.peers.iter().cloned().collect();
+                self.offered.clear();
+                self.send(Recipients::All, &Message::AskOffer);
+            }
+            if let Some(switch) = self.replica.epochs.wanted(executed) {
+                let switch = epochs::digest(&switch);
+                self.send(Recipients::All, &Message::Ready { switch });
+            }
         }
         self.ticks += 1;
-        self.forget_late_requests();
-        self.go_on(state).await;
-        self.set_floor_below_state().await;
-        if let Some(oldest) = state.oldest() {
+        let now = self.runtime.current();
+        if let Some(transfer) = &mut self.transfer {
+            transfer.providers.forget_late_requests(now);
+        }
+        self.anchor_from = None;
+        if let Some(state) = state {
+            self.go_on(state).await;
+            self.set_floor_below_state().await;
+        }
+        self.ask_further();
+        if let Some(state) = state
+            && let Some(oldest) = state.oldest()
+        {
             // Whoever has that checkpoint needs a finalization at or below it.
             let kept = oldest.saturating_sub(state.checkpoint_interval());
             if kept > self.pruned {
@@ -194,7 +221,38 @@ where
         }
     }
 
-    async fn take(&mut self, state: &dyn StateSync, peer: PublicKey, message: Message) {
+    /// Whether more peers offer a later checkpoint than have the one that is fetched: a few that are slow, and alone have
+    /// it, could otherwise hold this node up.
+    fn is_left_behind(&self) -> bool {
+        let (Some(transfer), Some(best)) = (&self.transfer, &self.best) else {
+            return false;
+        };
+        let later = self.offered.values();
+        let later = later.filter(|height| **height == best.height()).count();
+        best.height() > transfer.download.height() && later > transfer.providers.count()
+    }
+
+    async fn take(&mut self, state: Option<&dyn StateSync>, peer: PublicKey, message: Message) {
+        match message {
+            Message::AskAnchor { height } => {
+                if let Some(anchor) = self.anchor(state, height).await {
+                    self.answer(peer, &anchor).await;
+                }
+            }
+            Message::Anchor {
+                finalization,
+                block,
+            } => self.take_anchor(&peer, finalization, block),
+            Message::Ready { switch } => self.replica.epochs.note_ready(&peer, switch),
+            message => {
+                if let Some(state) = state {
+                    self.take_of_state(state, peer, message).await;
+                }
+            }
+        }
+    }
+
+    async fn take_of_state(&mut self, state: &dyn StateSync, peer: PublicKey, message: Message) {
         match message {
             Message::AskOffer => {
                 if let Some(offer) = state.offer() {
@@ -210,21 +268,13 @@ where
                 };
                 self.answer(peer, &part).await;
             }
-            Message::AskAnchor { height } => {
-                if let Some(anchor) = self.anchor(state, height).await {
-                    self.answer(peer, &anchor).await;
-                }
-            }
             Message::Offer(bytes) => self.take_offer(state, peer, &bytes),
             Message::Part {
                 height,
                 index,
                 bytes,
             } => self.take_part(state, peer, height, index, bytes).await,
-            Message::Anchor {
-                finalization,
-                block,
-            } => self.take_anchor(&peer, finalization, block),
+            Message::AskAnchor { .. } | Message::Anchor { .. } | Message::Ready { .. } => {}
         }
     }
 
@@ -244,9 +294,8 @@ where
         let height = offer.height();
         if let Some(transfer) = &mut self.transfer
             && transfer.download.height() == height
-            && !transfer.liars.contains(&peer)
         {
-            transfer.providers.entry(peer.clone()).or_default();
+            transfer.providers.join(peer.clone());
         }
         self.offered.insert(peer, height);
         if self.best.as_ref().is_none_or(|best| best.height() < height) {
@@ -265,20 +314,13 @@ where
         let Some(transfer) = &mut self.transfer else {
             return;
         };
-        let Some(provider) = transfer.providers.get_mut(&peer) else {
-            return;
-        };
-        if transfer.download.height() != height || provider.requests.remove(&index).is_none() {
+        if transfer.download.height() != height || !transfer.providers.answered(&peer, index) {
             return;
         }
-        provider.late = 0;
         match bytes.map(|bytes| transfer.download.accept(index, bytes)) {
             Some(Ok(())) => {}
-            None => drop(transfer.providers.remove(&peer)),
-            Some(Err(SyncError::Part { .. })) => {
-                transfer.providers.remove(&peer);
-                transfer.liars.insert(peer);
-            }
+            None => transfer.providers.leave(&peer),
+            Some(Err(SyncError::Part { .. })) => transfer.providers.refuse(peer),
             // What was fetched is there yet, as far as it could be kept.
             Some(Err(_)) => self.transfer = None,
         }
@@ -294,19 +336,16 @@ where
             self.restore(state, transfer.download).await;
             return;
         }
-        if transfer.providers.is_empty() {
+        if transfer.providers.count() == 0 {
             // Nobody has it any more: what was fetched counts for the next one.
             return;
         }
-        let providers = transfer.providers.values();
-        let mut asked: BTreeSet<u32> = providers
-            .flat_map(|provider| provider.requests.keys().copied())
-            .collect();
+        let mut asked = transfer.providers.requested();
         let height = transfer.download.height();
         let now = self.runtime.current();
         let mut missing = transfer.download.missing();
         let mut next = || missing.find(|index| asked.insert(*index));
-        'peers: for (peer, provider) in &mut transfer.providers {
+        'peers: for (peer, provider) in transfer.providers.iter_mut() {
             while provider.requests.len() < REQUESTS_PER_PEER {
                 let Some(index) = next() else {
                     break 'peers;
@@ -325,26 +364,11 @@ where
         self.transfer = Some(transfer);
     }
 
-    fn forget_late_requests(&mut self) {
-        let now = self.runtime.current();
-        let Some(transfer) = &mut self.transfer else {
-            return;
-        };
-        transfer.providers.retain(|_, provider| {
-            let before = provider.requests.len();
-            provider.requests.retain(|_, at| {
-                now.duration_since(*at)
-                    .is_ok_and(|age| age < REQUEST_TIMEOUT)
-            });
-            provider.late += (before - provider.requests.len()) as u32;
-            provider.late < LATE_MAX
-        });
-    }
-
     async fn restore(&mut self, state: &dyn StateSync, download: Download) {
         let _turn = self.replica.progress.turn().await;
         // A state that is late is not needed, one that cannot be stored is fetched again: the parts are there.
         if let Ok((height, _)) = state.restore(download) {
+            self.replica.epochs.follow(&*self.replica.application);
             self.replica.progress.note_restored(height);
         }
     }
@@ -352,7 +376,6 @@ where
     /// Asks for a finalization from which marshal can go on, if the block behind what it has done is not here but
     /// executed.
     async fn set_floor_below_state(&mut self) {
-        self.anchor_from = None;
         let executed = self.replica.application.executed_height();
         let processed = self.archive.get_processed().await;
         let processed = processed.map_or(0, |processed| processed.height().get());
@@ -363,18 +386,51 @@ where
         if self.archive.get_block(next).await.is_some() {
             return;
         }
+        self.ask_anchor(executed, Anchor::Floor);
+    }
+
+    /// Asks for a finalization further on when nothing new was final for a while: of the epoch that the state is in.
+    fn ask_further(&mut self) {
+        let heights = self.replica.progress.heights();
+        if heights.finalized > self.still.finalized {
+            self.still = Still {
+                finalized: heights.finalized,
+                ticks: 0,
+            };
+        }
+        self.still.ticks += 1;
+        if self.still.ticks < STILL_TICKS || self.anchor_from.is_some() {
+            return;
+        }
+        // Whatever is not known here was ordered later, and begins later.
+        let mut height = heights.executed + SWITCH_DELAY;
+        let epochs = &self.replica.epochs;
+        if let Some(last) = epochs.last_height(epochs.now(heights.executed)) {
+            height = height.min(last);
+        }
+        if height > heights.finalized {
+            self.ask_anchor(height, Anchor::Further);
+        }
+    }
+
+    fn ask_anchor(&mut self, height: Height, purpose: Anchor) {
         let which = self.ticks as usize % self.peers.len().max(1);
         if let Some(peer) = self.peers.get(which).cloned() {
-            let ask = Message::AskAnchor { height: executed };
-            self.send(Recipients::One(peer.clone()), &ask);
-            self.anchor_from = Some(peer);
+            self.send(
+                Recipients::One(peer.clone()),
+                &Message::AskAnchor { height },
+            );
+            self.anchor_from = Some((peer, purpose));
         }
     }
 
     /// The newest finalization of a height or below, as far as checkpoints may need it, with its block.
-    async fn anchor(&mut self, state: &dyn StateSync, height: Height) -> Option<Message> {
-        let lowest = height.saturating_sub(state.checkpoint_interval());
-        for height in (lowest.max(1)..=height).rev() {
+    async fn anchor(&mut self, state: Option<&dyn StateSync>, height: Height) -> Option<Message> {
+        // A question about heights that are not here must cost no more than another.
+        let height = height.min(self.replica.progress.heights().finalized);
+        let span = state.map_or(SWITCH_DELAY, |state| state.checkpoint_interval());
+        let lowest = height.saturating_sub(span);
+        for height in (lowest.max(self.pruned).max(1)..=height).rev() {
             let height = types::Height::new(height);
             let Some(finalization) = self.archive.get_finalization(height).await else {
                 continue;
@@ -389,23 +445,39 @@ where
     }
 
     fn take_anchor(&mut self, peer: &PublicKey, finalization: Vec<u8>, block: Vec<u8>) {
-        if self.anchor_from.as_ref() != Some(peer) {
+        let Some((_, purpose)) = self.anchor_from.take_if(|(from, _)| from == peer) else {
             return;
-        }
-        self.anchor_from = None;
-        let codec = self.scheme.certificate_codec_config();
+        };
+        let codec = Scheme::certificate_codec_config_unbounded();
         let Ok(finalization) = Final::decode_cfg(Bytes::from(finalization), &codec) else {
             return;
         };
         let Ok(block) = Block::decode(Bytes::from(block)) else {
             return;
         };
-        let executed = self.replica.application.executed_height();
-        if block.digest() == finalization.proposal.payload
-            && block.height().get() <= executed
-            && finalization.verify(&mut self.runtime, &self.scheme, &Sequential)
-        {
-            self.archive.set_floor(finalization);
+        let height = block.height();
+        let epochs = &self.replica.epochs;
+        let number = finalization.epoch().get();
+        let is_of_epoch = epochs.at(height.get()) == Some(number);
+        let Some(epoch) = epochs.get(number).filter(|_| is_of_epoch) else {
+            return;
+        };
+        let is_final = block.digest() == finalization.proposal.payload
+            && finalization.verify(&mut self.runtime, epoch.scheme(), &Sequential);
+        if !is_final {
+            return;
+        }
+        let heights = self.replica.progress.heights();
+        match purpose {
+            Anchor::Floor if height.get() <= heights.executed => {
+                self.archive.set_floor(finalization);
+            }
+            Anchor::Further if height.get() > heights.finalized => {
+                // There may be more: the next tick asks again.
+                self.still.finalized = height.get();
+                let _ = self.archive.report(Activity::Finalization(finalization));
+            }
+            _ => {}
         }
     }
 

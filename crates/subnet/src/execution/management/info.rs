@@ -1,11 +1,8 @@
 //! What everybody may know about canisters and the subnet.
 use super::{check_controller, decode, encode, find};
-use crate::{
-    state::{
-        Change, ChangeDetails, Deployment, Originator, Reject, ReplicatedState, SnapshotSource,
-        canister_id, canister_index,
-    },
-    tree::state::PROTOCOL_VERSION,
+use crate::state::{
+    Change, ChangeDetails, Deployment, Originator, Reject, ReplicatedState, SnapshotSource,
+    canister_id, canister_index,
 };
 use candid::Reserved;
 use ic_management_canister_types as interface;
@@ -162,7 +159,7 @@ fn check_subnet(state: &ReplicatedState, id: &Principal) -> Result<(), Reject> {
 pub(super) fn subnet_info(state: &ReplicatedState, argument: &[u8]) -> Result<Vec<u8>, Reject> {
     check_subnet(state, &decode::<SubnetInfoArgs>(argument)?.subnet_id)?;
     Ok(encode(&SubnetInfoResult {
-        replica_version: format!("lockstep-{PROTOCOL_VERSION}"),
+        replica_version: format!("lockstep-{}", state.protocol_version(state.height)),
         registry_version: REGISTRY_VERSION,
     }))
 }

@@ -1,7 +1,7 @@
 use super::*;
 use crate::consensus::{
     certification::IcVariant,
-    genesis::{NodeKeys, Subnet},
+    genesis::{Genesis, NodeKeys, Subnet},
 };
 use commonware_codec::DecodeExt as _;
 use commonware_cryptography::bls12381::{
@@ -18,7 +18,7 @@ fn gathered(count: usize) -> (Vec<Candidate>, Plan) {
         .collect();
     let entries = candidates.iter().map(Candidate::entry).collect();
     let plan = Plan::new(entries, BTreeMap::from([("small".to_owned(), [1; 32])])).unwrap();
-    candidates.sort_by_key(|candidate| plan.index(candidate).unwrap());
+    candidates.sort_by_key(|candidate| plan.roles(candidate).unwrap().player);
     (candidates, plan)
 }
 
@@ -58,7 +58,10 @@ fn held(count: usize) -> Vec<(Subnet, NodeKeys)> {
         .collect();
     let pairs = candidates.iter().zip(&dealt);
     pairs
-        .map(|(candidate, dealings)| plan.finish(candidate, dealings, &logs).unwrap())
+        .map(|(candidate, dealings)| {
+            let (subnet, keys) = plan.finish(candidate, dealings, &logs).unwrap();
+            (subnet, keys.unwrap())
+        })
         .collect()
 }
 
@@ -88,6 +91,130 @@ fn all_nodes_get_one_subnet_and_every_quorum_signs_for_it() {
             ic_verify_bls_signature::verify_bls_signature(&signature, &message, &key).unwrap();
         }
     }
+}
+
+/// A signature of the first shares that make one, which an implementation that is not ours verifies.
+fn signs(nodes: &[&NodeKeys], subnet: &Subnet, key: &[u8; 96]) {
+    let root = [3; 32];
+    let required = subnet.sharing().required() as usize;
+    let partials: Vec<_> = nodes[..required]
+        .iter()
+        .map(|keys| threshold::sign_message::<IcVariant>(keys.share(), b"ic-state-root", &root))
+        .collect();
+    let signature =
+        threshold::recover::<IcVariant, _>(subnet.sharing(), partials.iter(), &Sequential)
+            .unwrap()
+            .encode();
+    let message = [b"\x0Dic-state-root".as_slice(), &root].concat();
+    ic_verify_bls_signature::verify_bls_signature(&signature, &message, key).unwrap();
+}
+
+#[test]
+fn the_key_stays_when_nodes_come_and_go() {
+    let genesis = Genesis::deal(4, &[5; 32]).unwrap();
+    let key = genesis.subnet.public_key();
+    let mut epoch = genesis.clone();
+    // All stay; one joins; two are replaced; as many leave as can.
+    let steps: [(&[usize], u16); 4] = [
+        (&[0, 1, 2, 3], 0),
+        (&[0, 1, 2, 3], 3),
+        (&[0, 2, 3, 5, 6], 2),
+        (&[1], 0),
+    ];
+    for (number, (stay, joining)) in (1..).zip(steps) {
+        let next = epoch.next_epoch(stay, joining, &[number; 32]).unwrap();
+        let (subnet, count) = (&next.subnet, stay.len() + usize::from(joining));
+        assert_eq!(
+            (subnet.epoch(), subnet.node_count()),
+            (u64::from(number), count)
+        );
+        assert_eq!(subnet.public_key(), key);
+        assert_ne!(subnet.sharing(), epoch.subnet.sharing());
+        for index in stay {
+            let identity = epoch.subnet.node_identity(*index).unwrap();
+            let new = (0..count).find(|new| subnet.node_identity(*new) == Some(identity));
+            let (old, new) = (&epoch.nodes[*index], &next.nodes[new.unwrap()]);
+            assert_eq!(new.query_key(), old.query_key());
+            assert_ne!(new.share().private, old.share().private);
+        }
+        let nodes: Vec<&NodeKeys> = next.nodes.iter().collect();
+        signs(&nodes, subnet, &key);
+        signs(
+            &nodes.iter().rev().copied().collect::<Vec<_>>(),
+            subnet,
+            &key,
+        );
+        // What blocks and the state have of it is all of it but the models.
+        let members = subnet.members();
+        let again = genesis
+            .subnet
+            .with_members(subnet.epoch(), &members)
+            .unwrap();
+        assert_eq!((&again, again.digest()), (subnet, subnet.digest()));
+        epoch = next;
+    }
+}
+
+#[test]
+fn nodes_that_were_away_are_replaced_by_a_quorum() {
+    let genesis = Genesis::deal(4, &[5; 32]).unwrap();
+    let address = |port: u16| Some(format!("10.0.0.2:{port}").parse().unwrap());
+    let stay: Vec<Candidate> = (0..3)
+        .map(|index| Candidate::of(&genesis.nodes[usize::from(index)], address(1 + index)))
+        .collect();
+    let new = Candidate::generate(address(9).unwrap());
+    let entries: Vec<Entry> = stay.iter().chain([&new]).map(Candidate::entry).collect();
+    let plan = Plan::next(&genesis.subnet, 1, entries.clone()).unwrap();
+    assert_eq!(plan.roles(&new).unwrap().dealer, None);
+    assert!(matches!(plan.deal(&new), Err(CeremonyError::NoDealer)));
+    let refused = |entries: &[Entry], epoch| {
+        let plan = Plan::next(&genesis.subnet, epoch, entries.to_vec());
+        plan.unwrap_err().to_string()
+    };
+    let few = refused(&entries[1..], 1);
+    assert!(
+        few.contains("2 of the nodes before take part, and 3 are needed"),
+        "{few}"
+    );
+    assert!(refused(&entries, 0).contains("in epoch 0 already"));
+    let mut stranger = entries.clone();
+    stranger[3].leaves = true;
+    assert!(refused(&stranger, 1).contains("leaves that is not there"));
+    // A subnet that is made has nobody who leaves, and another epoch has another plan.
+    assert!(Plan::new(stranger, BTreeMap::new()).is_err());
+    assert_ne!(
+        Plan::next(&genesis.subnet, 2, entries).unwrap().digest(),
+        plan.digest()
+    );
+
+    // A dealing of another share than the dealer has is not acknowledged.
+    let mut liar = stay[0].clone();
+    liar.share = stay[1].share.clone();
+    let all = [&liar, &stay[1], &stay[2]];
+    let dealings = all
+        .iter()
+        .flat_map(|candidate| plan.deal(candidate).unwrap());
+    let player = plan.roles(&new).unwrap().player.unwrap();
+    let own: Vec<Dealing> = dealings.filter(|dealing| dealing.to == player).collect();
+    let number = plan.roles(&liar).unwrap().dealer.unwrap();
+    let acknowledged = plan.acknowledge(&new, &own);
+    assert!(matches!(acknowledged, Err(CeremonyError::Wrong { node, .. }) if node == number));
+}
+
+#[test]
+fn who_leaves_knows_who_stays() {
+    let directory = tempfile::tempdir().unwrap();
+    let genesis = Genesis::deal(4, &[5; 32]).unwrap();
+    let leaver = Candidate::of(&genesis.nodes[2], None);
+    let file = directory.path().join("secret.json");
+    leaver.write(&file).unwrap();
+    let read = Candidate::read(&file).unwrap();
+    assert_eq!(read.entry(), leaver.entry());
+    assert!(read.entry().leaves && !format!("{read:?}").contains("share"));
+    let next = genesis.next_epoch(&[0, 1, 3], 0, &[1; 32]).unwrap();
+    next.subnet.write(directory.path()).unwrap();
+    assert_eq!(Subnet::read(directory.path()).unwrap(), next.subnet);
+    assert!(NodeKeys::read_file(&file, &next.subnet).is_err());
 }
 
 #[test]
