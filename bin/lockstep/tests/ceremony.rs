@@ -52,7 +52,10 @@ fn four_operators_make_one_subnet() {
     for (index, operator) in operators.iter().enumerate() {
         fs::create_dir(operator).unwrap();
         let early = report(&mut step(operator, &["deal"]));
-        assert!(early.contains("hint: begin with `join`"), "{early}");
+        assert!(
+            early.contains("hint: begin with `join`, or with `stay`"),
+            "{early}"
+        );
         done(
             operator,
             &["join", "--address", &format!("10.0.0.{index}:4900")],

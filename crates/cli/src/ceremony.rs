@@ -72,7 +72,7 @@ enum Step {
         before: Option<PathBuf>,
         /// The number of the epoch that is to begin: the one after that of `--before` when not given. Upgrades of the
         /// protocol count as epochs, and have no files.
-        #[arg(long, requires = "before")]
+        #[arg(long, requires = "before", value_parser = clap::value_parser!(u64).range(1..))]
         epoch: Option<u64>,
     },
     /// 3: with the dealings of all for this node, make its acknowledgement, which all others need.
@@ -151,6 +151,14 @@ fn enter(directory: &Path, candidate: impl FnOnce() -> Result<Candidate>) -> Res
         .hint("for another ceremony, give another --directory")
         .into());
     }
+    if directory.join(PLAN_FILE).exists() {
+        return Err(Failure::user(format!(
+            "{} has the files of another ceremony",
+            directory.display()
+        ))
+        .hint("give another --directory")
+        .into());
+    }
     fs::create_dir_all(directory).map_err(|error| {
         Failure::environment(format!("cannot create {}: {error}", directory.display()))
     })?;
@@ -173,6 +181,13 @@ fn deal(
     epoch: Option<u64>,
 ) -> Result<()> {
     let candidate = candidate(directory)?;
+    if candidate.has_share() && before.is_none() {
+        return Err(
+            Failure::user("this node has a share of a subnet's key: of which subnet?")
+                .hint("say --before subnet.json")
+                .into(),
+        );
+    }
     let mut number = 0;
     if let Some(path) = before {
         let before = read_subnet(path)?;
@@ -194,7 +209,13 @@ fn deal(
     };
     let plan = plan_of(directory, &file)?;
     let Roles { dealer, player } = plan.roles(&candidate).map_err(refused)?;
+    match number {
+        0 => println!("a new subnet"),
+        number => println!("epoch {number}"),
+    }
     println!("plan {}", plan.digest());
+    let (count, quorum) = (plan.addresses().len(), plan.quorum());
+    println!("{quorum} of {count} nodes can sign");
     for (node, address) in plan.addresses().iter().enumerate() {
         let mark = if Some(node) == player {
             " (this one)"
@@ -206,7 +227,7 @@ fn deal(
     write(&directory.join(PLAN_FILE), &file, false)?;
     let waits = player.map_or_else(
         || "go on with `conclude` when the acknowledgements of all are here".to_owned(),
-        |player| format!("go on with `acknowledge` when those for node {player} are here"),
+        |player| format!("go on with `acknowledge` when the dealings for node {player} are here"),
     );
     let Some(dealer) = dealer else {
         eprintln!("compare the plan with all others by voice; {waits}");
@@ -225,7 +246,7 @@ fn deal(
 
 fn acknowledge(directory: &Path) -> Result<()> {
     let (candidate, plan) = (candidate(directory)?, plan(directory)?);
-    let player = plan.roles(&candidate).map_err(refused)?.player;
+    let Roles { dealer, player } = plan.roles(&candidate).map_err(refused)?;
     let index = player.ok_or(CeremonyError::Leaver).map_err(refused)?;
     let acknowledgement = plan
         .acknowledge(&candidate, &dealings(directory, index)?)
@@ -242,7 +263,12 @@ fn acknowledge(directory: &Path) -> Result<()> {
         .into());
     }
     write(&path, &acknowledgement, false)?;
-    eprintln!("give it to all others; go on with `conclude` when theirs are here");
+    match dealer {
+        Some(_) => eprintln!("give it to all others; go on with `conclude` when theirs are here"),
+        None => {
+            eprintln!("give it to all others; go on with `finish` when the logs of all are here")
+        }
+    }
     Ok(())
 }
 
@@ -285,7 +311,7 @@ fn finish(directory: &Path) -> Result<()> {
         println!("members  {}", hex::encode(subnet.digest()));
         eprintln!(
             "compare members with all others; then move {} into {EPOCHS_DIRECTORY}/ of the node's directory, and \
-             delete {SECRET_FILE} and the dealings",
+             delete everything else here",
             folder.display()
         );
         return Ok(());
@@ -305,7 +331,10 @@ fn finish(directory: &Path) -> Result<()> {
 
 fn candidate(directory: &Path) -> Result<Candidate> {
     let candidate = Candidate::read(&directory.join(SECRET_FILE));
-    Ok(candidate.map_err(|error| Failure::user(chain(error)).hint("begin with `join`"))?)
+    Ok(candidate.map_err(|error| {
+        Failure::user(chain(error))
+            .hint("begin with `join`, or with `stay` or `leave` if the subnet has this node")
+    })?)
 }
 
 fn plan(directory: &Path) -> Result<Plan> {

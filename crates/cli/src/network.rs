@@ -12,7 +12,7 @@ mod member;
 mod tests;
 
 pub(crate) use directory::Directory;
-pub(crate) use keyring::{EPOCHS_DIRECTORY, Epochs, Keyring};
+pub(crate) use keyring::{EPOCHS_DIRECTORY, Epochs, Keyring, Own};
 pub(crate) use member::{Member, MemberConfig, READINESS_PERIOD};
 
 use crate::{

@@ -5,7 +5,8 @@ use crate::{
     genesis::protocol_version,
     kernels, logs, models,
     network::{
-        self, Directory, EPOCHS_DIRECTORY, Epochs, Keyring, Member, MemberConfig, READINESS_PERIOD,
+        self, Directory, EPOCHS_DIRECTORY, Epochs, Keyring, Member, MemberConfig, Own,
+        READINESS_PERIOD,
     },
     run::open,
     stop::{Stop, Watched},
@@ -19,6 +20,7 @@ use lockstep_subnet::consensus::{
     genesis::{SUBNET_FILE, Subnet},
 };
 use std::{
+    fs,
     net::{Ipv4Addr, SocketAddr},
     num::NonZeroUsize,
     ops::ControlFlow,
@@ -49,7 +51,7 @@ pub(crate) struct Arguments {
     /// which it also finds while it runs.
     #[arg(long)]
     directory: PathBuf,
-    /// Vote for executing blocks by a newer version of the protocol.
+    /// Vote for executing blocks by a newer version of the protocol: this program knows 5 and 6.
     #[arg(long, value_name = "VERSION", value_parser = protocol_version)]
     upgrade_to: Option<u64>,
     /// Where the gateway serves clients. Port 0 takes a free one.
@@ -100,19 +102,32 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .transpose()
         .map_err(|error| Failure::user(chain(error)))?;
     let genesis = network::genesis(&subnet)?;
-    let (members, count) = (subnet.digest(), subnet.node_count());
     let models = resident(&subnet, &arguments.models)?;
-    let keyring = Keyring::read(subnet, arguments.keys.as_deref(), &arguments.directory)?;
-    let (keys, address) = keyring.newest()?;
-    let (index, own) = (keys.index(), keys.query_key());
+    let keys = arguments.keys.as_deref();
+    let (keyring, epochs) = Keyring::read(subnet, keys, &arguments.directory)?;
+    let Own {
+        keys,
+        address,
+        subnet,
+    } = keyring.newest()?;
+    let (index, count) = (keys.index(), subnet.node_count());
+    let (epoch, members) = (subnet.epoch(), subnet.digest());
     let listen = arguments.listen.unwrap_or_else(|| {
         let everywhere = SocketAddr::from((Ipv4Addr::UNSPECIFIED, address.port()));
         address.socket().unwrap_or(everywhere)
     });
     let directory = Directory::take(&arguments.directory)?;
+    let folder = directory.path().join(EPOCHS_DIRECTORY);
+    fs::create_dir_all(&folder).map_err(|error| {
+        Failure::environment(format!("cannot create {}: {error}", folder.display()))
+    })?;
     let root_key = genesis.root_key.clone();
+    let later = keyring.later.iter();
+    let installed: Vec<_> = later
+        .map(|epoch| (epoch.subnet.epoch(), epoch.subnet.digest()))
+        .collect();
     eprintln!(
-        "node {index} of {count}, subnet {}, genesis {}, members {}",
+        "node {index} of {count} in epoch {epoch}, subnet {}, genesis {}, members {}",
         genesis.subnet_id,
         hex::encode(genesis.digest()),
         hex::encode(members)
@@ -139,7 +154,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let (metrics, public_console) = (arguments.metrics, arguments.public_console);
     let member = Member::start_public(&runtime, config, metrics, public_console)?;
     let mut stop = Stop::new(&runtime)?;
-    let mut epochs = Watch::new(directory.path(), own, &member);
+    let mut epochs = Watch::new(epochs, &member, installed);
     eprintln!(
         "state at height {}; listening for peers on {listen}",
         member.heights().executed
@@ -202,16 +217,23 @@ fn wait_until_ready(
 struct Watch {
     epochs: Epochs,
     standing: Standing,
+    /// What was wrong when it was looked last.
+    told: Vec<String>,
 }
 
 impl Watch {
-    fn new(directory: &Path, own: [u8; 32], member: &Member) -> Self {
-        let mut epochs = Epochs::new(directory, Some(own));
-        // They were read, or the node would not have started.
-        let _ = epochs.added();
+    fn new(epochs: Epochs, member: &Member, installed: Vec<(u64, [u8; 32])>) -> Self {
+        for (epoch, members) in installed {
+            tell_installed(member, epoch, members);
+        }
         let standing = member.node().standing();
         tell_standing(standing);
-        Self { epochs, standing }
+        let told = Vec::new();
+        Self {
+            epochs,
+            standing,
+            told,
+        }
     }
 
     fn look(&mut self, member: &Member) {
@@ -220,22 +242,45 @@ impl Watch {
             self.standing = standing;
             tell_standing(standing);
         }
-        // Files that are wrong, or half there, are read again.
-        let added = match self.epochs.added() {
-            Ok(added) => added,
-            Err(error) => return eprintln!("key files of a later epoch: {error:#}"),
-        };
-        for installed in added {
+        let mut wrong = Vec::new();
+        for found in self.epochs.look() {
+            let installed = match found {
+                Ok(installed) => installed,
+                // It may be half there: it is looked at again.
+                Err(error) => {
+                    wrong.push(format!("{error:#}"));
+                    continue;
+                }
+            };
             let (epoch, members) = (installed.subnet.epoch(), installed.subnet.digest());
-            match member.node().install(installed) {
-                Ok(()) => eprintln!(
-                    "epoch {epoch} is installed, members {}: this node votes for it",
-                    hex::encode(members)
-                ),
-                Err(error) => eprintln!("epoch {epoch} is not installed: {}", chain(error)),
+            match member.node().install(installed.clone()) {
+                Ok(()) => {
+                    self.epochs.note(&installed);
+                    tell_installed(member, epoch, members);
+                }
+                Err(error) => {
+                    wrong.push(format!("epoch {epoch} is not installed: {}", chain(error)))
+                }
             }
         }
+        for text in wrong.iter().filter(|text| !self.told.contains(text)) {
+            eprintln!("{text}");
+        }
+        self.told = wrong;
     }
+}
+
+fn tell_installed(member: &Member, epoch: u64, members: [u8; 32]) {
+    let now = member.node().epoch();
+    let then = match epoch.checked_sub(now + 1) {
+        None => "it has begun".to_owned(),
+        Some(0) => "this node votes for it".to_owned(),
+        Some(_) => format!("this node votes for it when epoch {} has begun", epoch - 1),
+    };
+    eprintln!(
+        "epoch {epoch} is installed, members {}: {then}",
+        hex::encode(members)
+    );
 }
 
 fn tell_standing(standing: Standing) {

@@ -2,7 +2,8 @@
 //!
 //! # Design
 //! `epochs/<number>/` has `subnet.json` of an epoch and, if the node is one of its nodes, `node-<index>.json`. Files are
-//! looked for while the node runs: those of the next epoch are a vote for beginning it.
+//! looked for while the node runs: those of the next epoch are a vote for beginning it. Other names than numbers are
+//! passed over, so that a folder can be filled beside its place and then renamed.
 
 use crate::error::{Failure, chain};
 use anyhow::Result;
@@ -11,10 +12,11 @@ use lockstep_subnet::consensus::{
     genesis::{NodeKeys, PeerAddress, SUBNET_FILE, Subnet},
 };
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     fs,
     path::{Path, PathBuf},
     sync::Arc,
+    time::SystemTime,
 };
 
 /// Where the key files of later epochs lie.
@@ -40,8 +42,16 @@ impl Keyring {
         Self { genesis, later }
     }
 
-    /// Reads what files there are.
-    pub(crate) fn read(subnet: Subnet, keys: Option<&Path>, directory: &Path) -> Result<Self> {
+    /// Reads what files there are, and where more may come. What is wrong with a later epoch's is told, and it is
+    /// passed over.
+    ///
+    /// # Errors
+    /// If there are no keys at all.
+    pub(crate) fn read(
+        subnet: Subnet,
+        keys: Option<&Path>,
+        directory: &Path,
+    ) -> Result<(Self, Epochs)> {
         let keys = keys.map(|file| NodeKeys::read_file(file, &subnet));
         let keys = keys
             .transpose()
@@ -50,25 +60,51 @@ impl Keyring {
             subnet: Arc::new(subnet),
             keys,
         };
-        let own = genesis.keys.as_ref().map(NodeKeys::query_key);
-        let later = Epochs::new(directory, own).added()?;
-        Ok(Self { genesis, later })
+        let mut epochs = Epochs::new(directory, genesis.keys.as_ref().map(NodeKeys::query_key));
+        let mut later = Vec::new();
+        for found in epochs.look() {
+            match found {
+                Ok(installed) => {
+                    epochs.note(&installed);
+                    later.push(installed);
+                }
+                Err(error) => eprintln!("{error:#}"),
+            }
+        }
+        let keyring = Self { genesis, later };
+        epochs.own = Some(keyring.newest()?.keys.query_key());
+        Ok((keyring, epochs))
     }
 
-    /// The node's newest keys, and where it listens for its peers with them.
-    pub(crate) fn newest(&self) -> Result<(&NodeKeys, &PeerAddress)> {
+    /// The newest epoch for which there are keys.
+    pub(crate) fn newest(&self) -> Result<Own<'_>> {
         let epochs = self.later.iter().rev().chain([&self.genesis]);
         let found = epochs.filter_map(|epoch| {
             let keys = epoch.keys.as_ref()?;
-            Some((keys, epoch.subnet.addresses().get(keys.index())?))
+            Some(Own {
+                keys,
+                address: epoch.subnet.addresses().get(keys.index())?,
+                subnet: &epoch.subnet,
+            })
         });
         let failure = || {
             Failure::user("there are no keys of this node").hint(format!(
-                "give --keys, or put those of a later epoch below {EPOCHS_DIRECTORY}/ of its directory"
+                "give --keys, or put {EPOCHS_DIRECTORY}/<number>/ with {SUBNET_FILE} and node-<index>.json, as ceremony finish made \
+                 it, into its directory"
             ))
         };
         Ok(found.into_iter().next().ok_or_else(failure)?)
     }
+}
+
+/// What a node has for an epoch.
+pub(crate) struct Own<'keyring> {
+    /// Its secrets.
+    pub(crate) keys: &'keyring NodeKeys,
+    /// Where it listens for its peers.
+    pub(crate) address: &'keyring PeerAddress,
+    /// The public part.
+    pub(crate) subnet: &'keyring Subnet,
 }
 
 /// The folder of later epochs, and what was read of it.
@@ -77,7 +113,8 @@ pub(crate) struct Epochs {
     folder: PathBuf,
     /// What tells this node among others, if it is known.
     own: Option<[u8; 32]>,
-    read: BTreeSet<u64>,
+    /// What was taken, by when its file was written.
+    taken: BTreeMap<u64, SystemTime>,
 }
 
 impl Epochs {
@@ -86,26 +123,44 @@ impl Epochs {
         Self {
             folder: directory.join(EPOCHS_DIRECTORY),
             own,
-            read: BTreeSet::new(),
+            taken: BTreeMap::new(),
         }
     }
 
-    /// The epochs that were added since this was last asked, by number.
-    pub(crate) fn added(&mut self) -> Result<Vec<Installed>> {
+    /// The epochs that are there and were not noted as they are, by number, or what is wrong with them.
+    pub(crate) fn look(&self) -> Vec<Result<Installed>> {
         let Ok(entries) = fs::read_dir(&self.folder) else {
-            return Ok(Vec::new());
+            return Vec::new();
         };
+        if self.folder.join(SUBNET_FILE).exists() {
+            let folder = self.folder.display();
+            let error = format!(
+                "{folder} has key files itself: they belong into {folder}/<number>, the number of their epoch"
+            );
+            return vec![Err(Failure::user(error).into())];
+        }
         let numbers: BTreeSet<u64> = entries
             .flatten()
             .filter_map(|entry| entry.file_name().to_str()?.parse().ok())
             .collect();
-        let new: Vec<u64> = numbers.difference(&self.read).copied().collect();
-        let mut added = Vec::new();
-        for number in new {
-            added.push(self.epoch(number)?);
-            self.read.insert(number);
+        let new = numbers.into_iter().filter(|number| {
+            let written = self.written(*number);
+            written.is_none() || written.as_ref() != self.taken.get(number)
+        });
+        new.map(|number| self.epoch(number)).collect()
+    }
+
+    /// Passes over what was taken, as long as it stays as it is.
+    pub(crate) fn note(&mut self, installed: &Installed) {
+        let number = installed.subnet.epoch();
+        if let Some(written) = self.written(number) {
+            self.taken.insert(number, written);
         }
-        Ok(added)
+    }
+
+    fn written(&self, number: u64) -> Option<SystemTime> {
+        let file = self.folder.join(number.to_string()).join(SUBNET_FILE);
+        fs::metadata(file).ok()?.modified().ok()
     }
 
     fn epoch(&self, number: u64) -> Result<Installed> {

@@ -140,7 +140,7 @@ impl Member {
             "http"
         };
         let url = format!("{scheme}://{}", listener.local_addr()?);
-        let (keys, _) = config.keyring.newest()?;
+        let keys = config.keyring.newest()?.keys;
         if config.tls.is_none() {
             // A certificate is of a name, by which alone the console can ask: it asks where it came from.
             config.peers.set(keys.index(), &url);

@@ -25,6 +25,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::SystemTime,
 };
 
 mod installed;
@@ -104,8 +105,10 @@ struct Inner {
     starts: BTreeMap<u64, Start>,
     /// Where the peers are, as files say.
     addresses: BTreeMap<PublicKey, PeerAddress>,
-    /// What other nodes have installed.
-    ready: BTreeMap<PublicKey, [u8; 32]>,
+    /// What other nodes have installed, and when they last said so.
+    ready: BTreeMap<PublicKey, ([u8; 32], SystemTime)>,
+    /// The nodes of the last ordered epoch as the state has them; `None`: the genesis.
+    last_members: Option<Members>,
     protocol_version: u64,
     upgrade_to: Option<u64>,
     /// The most nodes that it connects with.
@@ -146,6 +149,7 @@ impl Epochs {
                 starts: BTreeMap::new(),
                 addresses: BTreeMap::new(),
                 ready: BTreeMap::new(),
+                last_members: None,
                 protocol_version: 0,
                 upgrade_to,
                 room: usize::MAX,
@@ -216,6 +220,23 @@ impl Epochs {
         inner
             .addresses
             .extend(nodes.zip(subnet.addresses().iter().cloned()));
+        let Some(keys) = installed.keys.clone() else {
+            inner
+                .epochs
+                .entry(epoch)
+                .or_insert_with(|| Arc::new(Epoch::new(installed)));
+            return Ok(());
+        };
+        // Epochs that go on with the same sharing wait for these keys, too.
+        let members = installed.subnet.members();
+        for known in inner.epochs.values_mut() {
+            if known.keys.is_none() && same_nodes(&known.subnet.members(), &members) {
+                *known = Arc::new(Epoch::new(Installed {
+                    subnet: Arc::clone(&known.subnet),
+                    keys: Some(keys.clone()),
+                }));
+            }
+        }
         inner.epochs.insert(epoch, Arc::new(Epoch::new(installed)));
         Ok(())
     }
@@ -244,6 +265,7 @@ impl Epochs {
                 continue;
             }
             inner.ready.clear();
+            inner.last_members = Some(members.clone());
             let known = inner.epochs.get(number);
             if known.is_some_and(|known| same_nodes(&known.subnet.members(), members)) {
                 continue;
@@ -252,9 +274,9 @@ impl Epochs {
             let subnet = any.subnet.with_members(*number, members);
             let subnet = subnet.expect("voters have checked the nodes of an epoch");
             // The same nodes with the same sharing go on with their keys.
-            let mut known = inner.epochs.values().rev();
-            let same = known.find(|known| same_nodes(&known.subnet.members(), members));
-            let keys = same.and_then(|same| same.keys.clone());
+            let same = inner.epochs.values().rev();
+            let mut same = same.filter(|known| same_nodes(&known.subnet.members(), members));
+            let keys = same.find_map(|known| known.keys.clone());
             let subnet = Arc::new(subnet);
             let epoch = Epoch::new(Installed { subnet, keys });
             inner.epochs.insert(*number, Arc::new(epoch));
@@ -266,10 +288,19 @@ impl Epochs {
         number_at(&self.lock().starts, height)
     }
 
-    /// The number of the epoch of the height after `executed`.
+    /// The number of the epoch of the height after `executed`. While a later state is being taken over, that of the state
+    /// before it.
     pub(crate) fn now(&self, executed: Height) -> u64 {
-        let number = self.at(executed + 1);
-        number.expect("a state knows its own epoch")
+        let inner = self.lock();
+        let mut begun = inner.starts.iter().rev();
+        let begun = begun.find(|(_, start)| start.first_height <= executed + 1);
+        begun.map_or(0, |(number, _)| *number)
+    }
+
+    /// Whether an epoch of this number is the next one that can be ordered.
+    pub(crate) fn is_next(&self, number: u64) -> bool {
+        let last = self.lock().starts.last_key_value().map(|(last, _)| *last);
+        last.is_some_and(|last| number == last + 1)
     }
 
     pub(crate) fn get(&self, number: u64) -> Option<Arc<Epoch>> {
@@ -333,37 +364,52 @@ impl Epochs {
     }
 
     /// Notes that a node has installed a switch.
-    pub(crate) fn note_ready(&self, node: &PublicKey, switch: [u8; 32]) {
+    pub(crate) fn note_ready(&self, node: &PublicKey, switch: [u8; 32], now: SystemTime) {
         let mut inner = self.lock();
         // Of nodes only, so that this is bounded.
         if inner.is_node(node) {
-            inner.ready.insert(node.clone(), switch);
+            inner.ready.insert(node.clone(), (switch, now));
         }
     }
 
-    /// The switch that this node proposes: what it wants, when a quorum of the epoch's nodes wants it.
+    /// Forgets what was said before a time and not again.
+    pub(crate) fn forget_ready(&self, before: SystemTime) {
+        self.lock().ready.retain(|_, (_, said)| *said >= before);
+    }
+
+    /// The switch that this node proposes: what it wants, when a quorum of the epoch's nodes wants it, and a quorum of the
+    /// next one's.
     pub(crate) fn proposal(&self, executed: Height) -> Option<Switch> {
         let inner = self.lock();
         let switch = inner.wanted(executed)?;
-        let now = number_at(&inner.starts, executed + 1)?;
-        let now = inner.epochs.get(&now)?;
+        let now = inner.epochs.get(&number_at(&inner.starts, executed + 1)?)?;
+        let next = inner.epochs.get(&switch.epoch).unwrap_or(now);
         let digest = digest(&switch);
-        let nodes = now.subnet.participants();
-        let ready = nodes
-            .iter()
-            .filter(|node| **node == self.me || inner.ready.get(*node) == Some(&digest));
-        (ready.count() >= now.subnet.sharing().required() as usize).then_some(switch)
+        let is_ready = |node: &PublicKey| {
+            let said = inner.ready.get(node).map(|(said, _)| said);
+            *node == self.me || said == Some(&digest)
+        };
+        let are_ready = |epoch: &Epoch| {
+            let nodes = epoch.subnet.participants().iter();
+            let ready = nodes.filter(|node| is_ready(node)).count();
+            ready >= epoch.subnet.sharing().required() as usize
+        };
+        (are_ready(now) && are_ready(next)).then_some(switch)
     }
 
-    /// Whether this node votes for a block with this switch: it wants it itself, or it was ordered already.
+    /// Whether this node votes for a block with this switch: it wants it itself, or it was just ordered.
     pub(crate) fn accepts(&self, executed: Height, switch: &Switch) -> bool {
         let inner = self.lock();
         if inner.wanted(executed).as_ref() == Some(switch) {
             return true;
         }
-        let ordered = inner.starts.contains_key(&switch.epoch);
-        let known = inner.epochs.get(&switch.epoch);
-        ordered && known.is_some_and(|known| known.subnet.members() == switch.members)
+        let last = inner.starts.last_key_value();
+        last.is_some_and(|(last, start)| {
+            *last == switch.epoch
+                && start.first_height > executed + 1
+                && inner.protocol_version == switch.protocol_version
+                && inner.last_members.as_ref() == Some(&switch.members)
+        })
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -395,11 +441,15 @@ impl Inner {
         if installed.is_none() && upgrade.is_none() {
             return None;
         }
-        let subnet = &installed.or_else(|| self.epochs.get(last))?.subnet;
+        let members = match (installed, &self.last_members) {
+            (Some(installed), _) => installed.subnet.members(),
+            (None, Some(members)) => members.clone(),
+            (None, None) => self.epochs.get(last)?.subnet.members(),
+        };
         Some(Switch {
             epoch,
             protocol_version: upgrade.unwrap_or(self.protocol_version),
-            members: subnet.members(),
+            members,
         })
     }
 }

@@ -307,7 +307,7 @@ async fn run(
         namespace,
         listen,
     } = connection;
-    let room = config.epochs.room();
+    let (room, me) = (config.epochs.room(), config.epochs.me().clone());
     let handshake = Cups::<_, ChaCha20Poly1305>::new(
         Sake {
             signer: identity,
@@ -341,10 +341,11 @@ async fn run(
     let connect = move |peers: BTreeMap<PublicKey, Option<PeerAddress>>| {
         // Nodes on machines of their own have addresses. More than there is room for come only with an epoch for
         // which this node has no files.
-        let peers = peers
-            .into_iter()
-            .filter_map(|(peer, address)| Some((peer, address?.peer())));
-        let peers: Vec<(PublicKey, Address)> = peers.take(room).collect();
+        let placed = peers.into_iter();
+        let placed = placed.filter_map(|(peer, address)| Some((peer, address?.peer())));
+        let (mut peers, others): (Vec<(PublicKey, Address)>, Vec<_>) =
+            placed.partition(|(peer, _)| *peer == me);
+        peers.extend(others.into_iter().take(room - 1));
         tracker.track(set, Map::try_from(peers).expect("they are different"));
         set += 1;
     };

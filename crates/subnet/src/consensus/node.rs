@@ -139,6 +139,12 @@ impl NodeHandle {
         &self.epochs
     }
 
+    /// The number of the epoch that the next block belongs to.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        self.epochs.now(self.heights().executed)
+    }
+
     /// Which part the node has in ordering the next block.
     #[must_use]
     pub fn standing(&self) -> Standing {

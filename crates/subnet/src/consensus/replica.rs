@@ -97,15 +97,10 @@ impl<E: Clock + Spawner> commonware_consensus::Application<E> for Replica {
     }
 }
 
-/// Whether a block orders an epoch.
-fn has_switch(block: &Digested<Block>) -> bool {
-    block.inner().payload().switch.is_some()
-}
-
 impl Replica {
     /// Whether a block of this height may stand in an epoch. Which one a height belongs to is known when the height
-    /// [`SWITCH_DELAY`](crate::application::SWITCH_DELAY) below is executed; it is waited for only if a block between
-    /// orders one, so that a long row of blocks that are not final yet stops nothing.
+    /// [`SWITCH_DELAY`](crate::application::SWITCH_DELAY) below is executed; it is waited for only if a block up to that
+    /// may order one, so that a long row of blocks that are not final yet stops nothing else.
     async fn belongs(
         &self,
         height: Height,
@@ -115,12 +110,16 @@ impl Replica {
         let known = known_from(height);
         while self.progress.heights().executed < known {
             let Some(block) = ancestry.next().await else {
-                break;
+                // What is between was not seen: to give no verdict is to wait.
+                return std::future::pending().await;
             };
-            if has_switch(&block) {
-                self.progress.until_executed_at(known).await;
-            } else if block.height().get() <= self.progress.heights().executed {
+            let at = block.height().get();
+            if at <= self.progress.heights().executed {
                 break;
+            }
+            let switch = block.inner().payload().switch.as_ref();
+            if at <= known && switch.is_some_and(|switch| self.epochs.is_next(switch.epoch)) {
+                self.progress.until_executed_at(known).await;
             }
         }
         self.epochs.at(height) == Some(epoch.get())

@@ -5,7 +5,9 @@ use crate::{
 };
 use bytes::Bytes;
 use commonware_consensus::types::{self, Epocher as _};
-use std::sync::LazyLock;
+use std::{sync::LazyLock, time::Duration};
+
+const START: SystemTime = SystemTime::UNIX_EPOCH;
 
 /// Four nodes; then one joins; then the first one leaves.
 static EPOCHS: LazyLock<[Genesis; 3]> = LazyLock::new(|| {
@@ -130,13 +132,22 @@ fn a_node_wants_what_is_installed_and_proposes_it_when_a_quorum_does() {
     // Three of the four of now: who joins has no say, and who wants another counts for nothing.
     let others = &EPOCHS[0].subnet.participants().as_ref()[1..];
     for node in [only_in(1, 0), others[0].clone()] {
-        epochs.note_ready(&node, digest(&next));
+        epochs.note_ready(&node, digest(&next), START);
         assert_eq!(epochs.proposal(5), None);
     }
-    epochs.note_ready(&others[1], digest(&other));
+    epochs.note_ready(&others[1], digest(&other), START);
     assert_eq!(epochs.proposal(5), None);
-    epochs.note_ready(&others[1], digest(&next));
+    epochs.note_ready(&others[1], digest(&next), START);
     assert_eq!(epochs.proposal(5), Some(next.clone()));
+    // Three of the four of now are not enough of the five that will be, and what is old does not count.
+    let later = START + Duration::from_secs(1);
+    for node in others {
+        epochs.note_ready(node, digest(&next), later);
+    }
+    assert!(epochs.proposal(5).is_some());
+    epochs.note_ready(&others[2], digest(&other), later);
+    epochs.forget_ready(later);
+    assert_eq!(epochs.proposal(5), None);
 
     // When it is ordered it is wanted no more, and may stand in a block once more; then it begins.
     epochs.install(installed(&EPOCHS[2], &me)).unwrap();
@@ -146,7 +157,14 @@ fn a_node_wants_what_is_installed_and_proposes_it_when_a_quorum_does() {
         (epochs.wanted(10), epochs.proposal(first - 2)),
         (None, None)
     );
-    assert!(epochs.accepts(11, &next));
+    assert!(epochs.accepts(11, &next) && !epochs.accepts(11, &other));
+    assert!(!epochs.accepts(first - 1, &next), "it has begun");
+    let genesis = switch(&EPOCHS[0], 1);
+    assert!(!epochs.accepts(11, &genesis));
+    assert_eq!(
+        [1, 2, 3].map(|number| epochs.is_next(number)),
+        [false, true, false]
+    );
     assert_eq!(epochs.wanted(first - 1), Some(switch(&EPOCHS[2], 1)));
     assert_eq!((epochs.now(first - 2), epochs.now(first - 1)), (0, 1));
     assert_eq!(epochs.last_height(0), Some(first - 1));
@@ -166,8 +184,15 @@ fn what_the_state_says_wins_over_files() {
         epochs.install(installed(&other, &member)),
         Err(InstallError::Ordered { epoch: 1 })
     ));
-    // The right ones can be had later.
+    // The right ones can be had later, also when an upgrade came in between.
+    let upgrade = Switch {
+        epoch: 2,
+        ..switch(&EPOCHS[1], 2)
+    };
+    epochs.follow(&Ordered::at(&[(10, switch(&EPOCHS[1], 1)), (50, upgrade)]));
+    assert_eq!(epochs.standing(100), Standing::NoKeys { epoch: 2 });
     epochs.install(installed(&EPOCHS[1], &member)).unwrap();
+    assert_eq!(epochs.standing(40), Standing::Member);
     assert_eq!(epochs.standing(100), Standing::Member);
     assert!(epochs.peers(100).contains_key(&only_in(1, 0)));
 }
@@ -270,6 +295,8 @@ fn heights_of_epochs_that_are_forgotten_belong_to_none() {
     assert_eq!((at(0), at(first(1)), at(first(3) - 1)), (None, None, None));
     assert_eq!((at(first(3)), at(first(4) - 1)), (Some(3), Some(3)));
     assert_eq!((at(first(4)), at(first(9))), (Some(4), Some(5)));
+    // A node that takes over such a state has not raised its height yet.
+    assert_eq!((epochs.now(0), epochs.now(first(4))), (0, 4));
     let schedule = Schedule(epochs.clone());
     let bounds = |epoch| {
         let epoch = types::Epoch::new(epoch);

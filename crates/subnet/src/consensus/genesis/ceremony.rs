@@ -167,6 +167,12 @@ impl Candidate {
         }
     }
 
+    /// Whether it has a share of a subnet's key.
+    #[must_use]
+    pub fn has_share(&self) -> bool {
+        self.share.is_some()
+    }
+
     fn leaves(&self) -> bool {
         self.address.is_none()
     }

@@ -42,7 +42,7 @@ use rand_core::CryptoRng;
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 /// How often it is looked what there is to do.
@@ -52,6 +52,10 @@ const TICKS_PER_QUESTION: u64 = 6;
 /// How often an answer is offered to a network that is busy, and the time between.
 const SEND_TRIES: u32 = 25;
 const SEND_RETRY: Duration = Duration::from_millis(20);
+/// After so much time another peer is asked for a finalization: it comes with its block.
+const ANCHOR_TIMEOUT: Duration = Duration::from_secs(5);
+/// After so much time what a peer said of what it has installed does not count: it says it again every few seconds.
+const READY_TIMEOUT: Duration = Duration::from_secs(12);
 /// Ticks without anything new that is final, after which peers are asked. An idle subnet orders a block in each.
 const STILL_TICKS: u64 = 4;
 
@@ -127,8 +131,8 @@ struct Syncing<E, S> {
     offered: BTreeMap<PublicKey, Height>,
     best: Option<Offer>,
     transfer: Option<Transfer>,
-    /// Who may answer the question for a finalization, and what it is for.
-    anchor_from: Option<(PublicKey, Anchor)>,
+    /// Who may answer the question for a finalization, what it is for, and since when.
+    anchor_from: Option<(PublicKey, Anchor, SystemTime)>,
     still: Still,
     /// Below this height the chain was pruned.
     pruned: Height,
@@ -203,7 +207,16 @@ where
         if let Some(transfer) = &mut self.transfer {
             transfer.providers.forget_late_requests(now);
         }
-        self.anchor_from = None;
+        if let Some((_, _, at)) = &self.anchor_from
+            && now
+                .duration_since(*at)
+                .is_ok_and(|age| age >= ANCHOR_TIMEOUT)
+        {
+            self.anchor_from = None;
+        }
+        if let Some(before) = now.checked_sub(READY_TIMEOUT) {
+            self.replica.epochs.forget_ready(before);
+        }
         if let Some(state) = state {
             self.go_on(state).await;
             self.set_floor_below_state().await;
@@ -243,7 +256,10 @@ where
                 finalization,
                 block,
             } => self.take_anchor(&peer, finalization, block),
-            Message::Ready { switch } => self.replica.epochs.note_ready(&peer, switch),
+            Message::Ready { switch } => {
+                let now = self.runtime.current();
+                self.replica.epochs.note_ready(&peer, switch, now);
+            }
             message => {
                 if let Some(state) = state {
                     self.take_of_state(state, peer, message).await;
@@ -376,6 +392,9 @@ where
     /// Asks for a finalization from which marshal can go on, if the block behind what it has done is not here but
     /// executed.
     async fn set_floor_below_state(&mut self) {
+        if self.anchor_from.is_some() {
+            return;
+        }
         let executed = self.replica.application.executed_height();
         let processed = self.archive.get_processed().await;
         let processed = processed.map_or(0, |processed| processed.height().get());
@@ -416,11 +435,10 @@ where
     fn ask_anchor(&mut self, height: Height, purpose: Anchor) {
         let which = self.ticks as usize % self.peers.len().max(1);
         if let Some(peer) = self.peers.get(which).cloned() {
-            self.send(
-                Recipients::One(peer.clone()),
-                &Message::AskAnchor { height },
-            );
-            self.anchor_from = Some((peer, purpose));
+            let ask = Message::AskAnchor { height };
+            if self.send(Recipients::One(peer.clone()), &ask) {
+                self.anchor_from = Some((peer, purpose, self.runtime.current()));
+            }
         }
     }
 
@@ -445,7 +463,7 @@ where
     }
 
     fn take_anchor(&mut self, peer: &PublicKey, finalization: Vec<u8>, block: Vec<u8>) {
-        let Some((_, purpose)) = self.anchor_from.take_if(|(from, _)| from == peer) else {
+        let Some((_, purpose, _)) = self.anchor_from.take_if(|(from, ..)| from == peer) else {
             return;
         };
         let codec = Scheme::certificate_codec_config_unbounded();

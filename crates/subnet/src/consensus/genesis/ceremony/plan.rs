@@ -27,7 +27,11 @@ use commonware_cryptography::{
     transcript::Summary,
 };
 use commonware_parallel::Sequential;
-use commonware_utils::{N3f1, TryCollect as _, ordered::Set, sys_rng};
+use commonware_utils::{
+    N3f1, TryCollect as _,
+    ordered::{Quorum as _, Set},
+    sys_rng,
+};
 use std::{
     collections::{BTreeMap, BTreeSet},
     fmt,
@@ -215,6 +219,12 @@ impl Plan {
     #[must_use]
     pub fn digest(&self) -> &str {
         &self.digest
+    }
+
+    /// How many of the nodes that will be can sign in the subnet's name together.
+    #[must_use]
+    pub fn quorum(&self) -> u32 {
+        self.players.quorum::<N3f1>()
     }
 
     /// The number of the epoch that is planned; 0: a new subnet.
