@@ -15,9 +15,12 @@ use crate::{
 use anyhow::{Context, Result};
 use lockstep_gateway::{Peers, Tls};
 use lockstep_model::{Digest, Model};
-use lockstep_subnet::consensus::{
-    Standing,
-    genesis::{SUBNET_FILE, Subnet},
+use lockstep_subnet::{
+    consensus::{
+        Standing,
+        genesis::{SUBNET_FILE, Subnet},
+    },
+    execution::protocol,
 };
 use std::{
     fs,
@@ -51,8 +54,7 @@ pub(crate) struct Arguments {
     /// which it also finds while it runs.
     #[arg(long)]
     directory: PathBuf,
-    /// Vote for executing blocks by a newer version of the protocol: this program knows 5 and 6.
-    #[arg(long, value_name = "VERSION", value_parser = protocol_version)]
+    #[arg(long, value_name = "VERSION", value_parser = protocol_version, help = upgrade_help())]
     upgrade_to: Option<u64>,
     /// Where the gateway serves clients. Port 0 takes a free one.
     #[arg(long, value_name = "IP:PORT", default_value = "127.0.0.1:4943")]
@@ -86,6 +88,14 @@ pub(crate) struct Arguments {
     json: bool,
     #[command(flatten)]
     logs: logs::Options,
+}
+
+fn upgrade_help() -> String {
+    format!(
+        "Vote for executing blocks by a newer version of the protocol; this program knows {} to {}",
+        protocol::OLDEST,
+        protocol::NEWEST
+    )
 }
 
 /// Runs the command.

@@ -3,8 +3,8 @@
 //! # Design
 //! The state says which epochs were ordered ([`state::Epochs`]); key files say which node this is in each, and what its
 //! operator wants next. A node proposes and votes for just the switch that its operator has installed, so that the
-//! agreement of `n - f` operators is what orders it; and it proposes it when as many nodes have told that they have it
-//! installed, so that those who are early lose no turns by it.
+//! agreement of `n - f` operators is what orders it; and it proposes it when a quorum of the nodes of now and one of the
+//! next have told that they have it installed, so that those who are early lose no turns by it, and those who join are there.
 //!
 //! # Invariants
 //! The epoch of a height is known as soon as the height [`SWITCH_DELAY`] below it is executed, and never changes. What
@@ -221,10 +221,10 @@ impl Epochs {
             .addresses
             .extend(nodes.zip(subnet.addresses().iter().cloned()));
         let Some(keys) = installed.keys.clone() else {
-            inner
-                .epochs
-                .entry(epoch)
-                .or_insert_with(|| Arc::new(Epoch::new(installed)));
+            // What is known of an ordered epoch may have keys, and is the same but for them.
+            if !is_ordered || !inner.epochs.contains_key(&epoch) {
+                inner.epochs.insert(epoch, Arc::new(Epoch::new(installed)));
+            }
             return Ok(());
         };
         // Epochs that go on with the same sharing wait for these keys, too.

@@ -70,6 +70,7 @@ const KEYS_INTERVAL: Duration = Duration::from_secs(1);
 /// How often it is looked whether there are other peers.
 const CONNECT_INTERVAL: Duration = Duration::from_millis(500);
 const VIEW_RETENTION: ViewDelta = ViewDelta::new(256);
+
 /// The channels of a node, numbered from 0, with the rate each peer may use.
 pub(crate) const CHANNEL_RATES: [u32; 8] = [
     PROTOCOL_RATE,

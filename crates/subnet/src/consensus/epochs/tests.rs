@@ -268,6 +268,13 @@ fn files_must_be_of_one_node_of_one_subnet() {
         error(installed(&many, &me)),
         InstallError::NoRoom { epoch: 1 }
     ));
+    // Before it is ordered, the files for an epoch can be replaced, also by others without keys.
+    let left = EPOCHS[0].next_epoch(&[1, 2, 3], 1, &[8; 32]).unwrap();
+    let stays = EPOCHS[0].next_epoch(&[0, 1, 2, 3], 1, &[8; 32]).unwrap();
+    for epoch in [&left, &stays, &left] {
+        epochs.install(installed(epoch, &me)).unwrap();
+        assert_eq!(epochs.wanted(0).unwrap().members, epoch.subnet.members());
+    }
     // After a restart there is room.
     let genesis = installed(&EPOCHS[0], &me);
     Epochs::new(genesis.clone(), vec![installed(&many, &me)], None).unwrap();

@@ -74,21 +74,9 @@ fn all_nodes_get_one_subnet_and_every_quorum_signs_for_it() {
         assert_eq!(subnet.models()["small"], [1; 32]);
         let required = subnet.sharing().required() as usize;
         assert_eq!(required, count - (count - 1) / 3);
-        let root = [3; 32];
+        let keys: Vec<&NodeKeys> = nodes.iter().map(|(_, keys)| keys).collect();
         for first in 0..=count - required {
-            let partials: Vec<_> = nodes[first..first + required]
-                .iter()
-                .map(|(_, keys)| {
-                    threshold::sign_message::<IcVariant>(keys.share(), b"ic-state-root", &root)
-                })
-                .collect();
-            let signature =
-                threshold::recover::<IcVariant, _>(subnet.sharing(), partials.iter(), &Sequential)
-                    .unwrap()
-                    .encode();
-            let message = [b"\x0Dic-state-root".as_slice(), &root].concat();
-            let key = subnet.public_key();
-            ic_verify_bls_signature::verify_bls_signature(&signature, &message, &key).unwrap();
+            signs(&keys[first..], subnet, &subnet.public_key());
         }
     }
 }
