@@ -31,7 +31,6 @@ use crate::{
 };
 use ic_principal::Principal;
 pub use lockstep_canister::engine::UPDATE_INSTRUCTIONS;
-
 use lockstep_canister::{
     engine::{CallerInfo, Engine, Environment, ExecutionError, Instructions},
     models::{ModelHost, Work},

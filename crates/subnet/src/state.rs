@@ -223,6 +223,13 @@ impl ReplicatedState {
                 .is_multiple_of(self.genesis.checkpoint_interval.get())
     }
 
+    /// The number of the epoch that it belongs to; 0: the genesis.
+    #[must_use]
+    pub fn epoch(&self) -> u64 {
+        let epoch = self.epochs.at(self.height);
+        epoch.map_or(0, |epoch| epoch.number)
+    }
+
     /// The version of the rules that blocks of a height are executed by.
     #[must_use]
     pub fn protocol_version(&self, height: Height) -> u64 {

@@ -95,11 +95,7 @@ pub(crate) async fn run(world: World, plan: &Plan) -> Report {
 
 /// The number of the epoch that a replica is in.
 fn epoch(replica: &Replica) -> u64 {
-    let state = &replica.executed().state;
-    state
-        .epochs
-        .at(state.height)
-        .map_or(0, |epoch| epoch.number)
+    replica.executed().state.epoch()
 }
 
 impl<'plan> Scenario<'plan> {

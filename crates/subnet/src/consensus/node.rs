@@ -230,6 +230,15 @@ where
     handle
 }
 
+/// Waits until an epoch is over for which this node has no keys, or a while: they may be installed later.
+async fn wait_without_keys(over: impl Future<Output = ()>, clock: &impl Clock) {
+    tokio::select! {
+        biased;
+        () = over => {}
+        () = clock.sleep(KEYS_INTERVAL) => {}
+    }
+}
+
 /// Connects with whom this node has to do, as that changes.
 async fn connect(
     epochs: Arc<Epochs>,

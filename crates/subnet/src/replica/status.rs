@@ -98,10 +98,7 @@ impl Replica {
                     .unwrap_or_default(),
             ),
             executed_time_ns: state.time_ns,
-            epoch: state
-                .epochs
-                .at(state.height)
-                .map_or(0, |epoch| epoch.number),
+            epoch: state.epoch(),
             protocol_version: state.protocol_version(state.height),
             certified_height: certified.as_ref().map_or(0, Certified::height),
             certified_root: certified

@@ -63,11 +63,8 @@ fn lockstep_tree(state: &ReplicatedState) -> Tree {
     }
     let protocol_version = state.protocol_version(state.height);
     if protocol_version >= CERTIFIED_EPOCHS {
-        let epoch = state
-            .epochs
-            .at(state.height)
-            .map_or(0, |epoch| epoch.number);
-        entries.push(Tree::labeled("epoch", Tree::leaf(number(epoch))));
+        let epoch = number(state.epoch());
+        entries.push(Tree::labeled("epoch", Tree::leaf(epoch)));
     }
     entries.extend([
         Tree::labeled("protocol_version", Tree::leaf(number(protocol_version))),

@@ -1,5 +1,5 @@
 //! Certifies what is executed: the [`Collector`] at work on the channel for shares.
-use super::{KEYS_INTERVAL, Node};
+use super::{Node, wait_without_keys};
 use crate::consensus::{
     block::BEACON_COUNT_MAX,
     certification::{
@@ -45,11 +45,7 @@ where
                 let signer = epoch.signer()?;
                 Some((epoch, signer))
             }) else {
-                tokio::select! {
-                    biased;
-                    () = over => {}
-                    () = clock.sleep(KEYS_INTERVAL) => {}
-                }
+                wait_without_keys(over, &clock).await;
                 continue;
             };
             let Ok((sender, receiver)) = channel.register(number).await else {

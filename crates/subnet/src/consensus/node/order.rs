@@ -1,7 +1,7 @@
 //! Votes on the order of blocks: an engine for each epoch, one after the other.
 use super::{
-    BUFFER_BYTES, FETCH_RETRY_DELAY, FETCH_TIMEOUT, KEYS_INTERVAL, MAILBOX_SIZE, Node,
-    RETRY_INTERVAL, VIEW_RETENTION,
+    BUFFER_BYTES, FETCH_RETRY_DELAY, FETCH_TIMEOUT, MAILBOX_SIZE, Node, RETRY_INTERVAL,
+    VIEW_RETENTION, wait_without_keys,
 };
 use crate::{
     application::PROPOSAL_WAIT_MAX,
@@ -93,12 +93,7 @@ where
             let number = epochs.now(progress.heights().executed);
             let over = progress.until(|heights| epochs.now(heights.executed) != number);
             let Some(scheme) = epochs.get(number).and_then(|epoch| epoch.voter()) else {
-                // Keys may be installed later.
-                tokio::select! {
-                    biased;
-                    () = over => {}
-                    () = runtime.sleep(KEYS_INTERVAL) => {}
-                }
+                wait_without_keys(over, &runtime).await;
                 continue;
             };
             let Some(mut engine) = self.engine(&runtime, number, scheme).await else {
