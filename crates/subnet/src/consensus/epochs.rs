@@ -32,7 +32,7 @@ mod installed;
 mod schedule;
 
 pub use installed::{InstallError, Installed, Standing};
-pub(crate) use schedule::Schedule;
+pub(crate) use schedule::{ProposerSchedule, Schedule};
 
 /// Nodes for which there is room besides twice those that are known at the start.
 const ROOM_BESIDES: usize = 4;
@@ -111,6 +111,8 @@ struct Inner {
     last_members: Option<Members>,
     protocol_version: u64,
     upgrade_to: Option<u64>,
+    /// The lowest height above the executed ones whose block, not final yet, orders the next epoch.
+    expected_at: Option<Height>,
     /// The most nodes that it connects with.
     room: usize,
 }
@@ -152,6 +154,7 @@ impl Epochs {
                 last_members: None,
                 protocol_version: 0,
                 upgrade_to,
+                expected_at: None,
                 room: usize::MAX,
             }),
         };
@@ -247,7 +250,9 @@ impl Epochs {
     /// If the state names nodes that are none, which no honest node has voted for.
     pub(crate) fn follow(&self, application: &dyn Application) {
         let ordered = application.epochs();
+        let executed = application.executed_height();
         let mut inner = self.lock();
+        inner.expected_at = inner.expected_at.filter(|at| *at > executed);
         inner.protocol_version = application.protocol_version();
         for epoch in ordered.ordered() {
             let state::Epoch {
@@ -322,6 +327,23 @@ impl Epochs {
         let inner = self.lock();
         let next = inner.starts.get(&(number + 1))?;
         Some(next.first_height - 1)
+    }
+
+    /// Notes that the block of a height that is not final yet orders the next epoch.
+    pub(crate) fn expect_switch(&self, at: Height) {
+        self.lock().expected_at = Some(at);
+    }
+
+    /// The height after which nothing of an epoch can be voted on before its block is final: its last one, or the one that
+    /// would be if a block that is not final yet becomes it.
+    fn boundary(&self, number: u64) -> Option<Height> {
+        let last = self.last_height(number);
+        last.or_else(|| {
+            let inner = self.lock();
+            let is_last = inner.starts.last_key_value().map(|(last, _)| *last) == Some(number);
+            let expected_at = inner.expected_at.filter(|_| is_last)?;
+            Some(expected_at + SWITCH_DELAY - 1)
+        })
     }
 
     /// All nodes of the epoch of the height after `executed`, of the one before, and of those after as far as they are

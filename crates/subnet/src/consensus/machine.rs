@@ -52,6 +52,9 @@ const WORKER_THREADS: usize = 2;
 const CLOCK_DIFFERENCE_MAX: Duration = Duration::from_secs(5);
 /// From one attempt to connect to the next, whoever it is with.
 const DIAL_INTERVAL: Duration = Duration::from_millis(100);
+/// From one attempt to connect to the next with the same peer: two that call each other at once refuse each other, and a
+/// subnet that starts has two seconds before a leader whom the others do not hear loses its turn.
+const REDIAL_INTERVAL: Duration = Duration::from_millis(200);
 /// The file in a node's storage that its process holds locked.
 const LOCK_FILE: &str = "lock";
 
@@ -328,6 +331,7 @@ async fn run(
     options.tracked_peer_sets = NZUsize!(1);
     // One peer is called at a time: a node that starts reaches all soon.
     options.dial_frequency = DIAL_INTERVAL;
+    options.peer_connection_cooldown = REDIAL_INTERVAL;
     options.bypass_ip_check = true;
     let (mut network, oracle) = lookup::Network::new(runtime.child("network"), options);
     let mut channel = 0;

@@ -108,6 +108,7 @@ impl Replica {
         mut ancestry: impl Ancestry<Block>,
     ) -> bool {
         let known = known_from(height);
+        let mut ordered_at = None;
         while self.progress.heights().executed < known {
             let Some(block) = ancestry.next().await else {
                 // What is between was not seen: to give no verdict is to wait.
@@ -118,9 +119,13 @@ impl Replica {
                 break;
             }
             let switch = block.inner().payload().switch.as_ref();
-            if at <= known && switch.is_some_and(|switch| self.epochs.is_next(switch.epoch)) {
-                self.progress.until_executed_at(known).await;
+            if switch.is_some_and(|switch| self.epochs.is_next(switch.epoch)) {
+                ordered_at = Some(at);
             }
+        }
+        if let Some(at) = ordered_at.filter(|at| *at <= known) {
+            self.epochs.expect_switch(at);
+            self.progress.until_executed_at(known).await;
         }
         self.epochs.at(height) == Some(epoch.get())
     }

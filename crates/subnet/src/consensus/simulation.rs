@@ -20,13 +20,16 @@ use super::{
 };
 use crate::application::Application;
 use bytes::Bytes;
-use commonware_cryptography::ed25519::PublicKey;
+use commonware_codec::DecodeExt as _;
+use commonware_consensus::simplex::{scheme::ed25519::Scheme, types::Vote};
+use commonware_cryptography::{ed25519::PublicKey, sha256::Digest};
 use commonware_p2p::{
     Provider, Receiver, Recipients, Sender,
     simulated::{self, Control, Link, Oracle, SplitOrigin, SplitTarget},
+    utils::mux,
 };
 use commonware_runtime::{
-    Clock as _, Handle, Runner as _, Spawner as _, Supervisor as _, deterministic,
+    Clock as _, Handle, IoBuf, Runner as _, Spawner as _, Supervisor as _, deterministic,
 };
 use commonware_utils::{NZUsize, Probability, channel::oneshot};
 use rand_core::Rng as _;
@@ -44,6 +47,9 @@ use std::{
 
 /// The most bytes of a message that is none.
 const NOISE_BYTES_MAX: u32 = 4_096;
+
+/// The channel of votes among those of a node.
+const VOTES_CHANNEL: u64 = 0;
 
 /// How messages get from one node to another.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -135,6 +141,8 @@ pub struct World {
     handles: Vec<Option<NodeHandle>>,
     /// Twins of other nodes hear their like.
     said: Said,
+    /// Whether votes to make a block final are lost; `None`: nobody looks.
+    finality_withheld: Option<Arc<AtomicBool>>,
 }
 
 impl fmt::Debug for World {
@@ -180,6 +188,7 @@ impl World {
             handles: identities.iter().map(|_| None).collect(),
             identities: identities.clone(),
             said: Arc::default(),
+            finality_withheld: None,
         };
         for from in 0..identities.len() {
             for to in (0..identities.len()).filter(|to| *to != from) {
@@ -415,6 +424,13 @@ impl World {
         handle
     }
 
+    /// Lets every vote that would make a block final be lost on its way, or no longer, to the nodes that are started
+    /// after this was called first: blocks are notarized, one upon the other, and none becomes final.
+    pub fn withhold_finality(&mut self, withheld: bool) {
+        let flag = self.finality_withheld.get_or_insert_default();
+        flag.store(withheld, Relaxed);
+    }
+
     /// The handle of node `index`, if it runs.
     #[must_use]
     pub fn node(&self, index: usize) -> Option<&NodeHandle> {
@@ -498,7 +514,20 @@ impl World {
         let mut channels = Vec::with_capacity(CHANNEL_RATES.len());
         for (channel, rate) in (0..).zip(CHANNEL_RATES) {
             let registered = control.register(channel, node::quota(rate)).await;
-            channels.push(registered.expect("the network runs"));
+            let (sender, mut receiver) = registered.expect("the network runs");
+            if channel == VOTES_CHANNEL
+                && let Some(withheld) = self.finality_withheld.clone()
+            {
+                let route = move |(_, message): &(PublicKey, IoBuf)| {
+                    if withheld.load(Relaxed) && is_finalize(message) {
+                        SplitTarget::None
+                    } else {
+                        SplitTarget::Primary
+                    }
+                };
+                (receiver, _) = receiver.split_with(self.runtime.child("votes"), route);
+            }
+            channels.push((sender, receiver));
         }
         in_order(channels)
     }
@@ -539,6 +568,14 @@ impl SimulatedClock {
     pub fn sleep(&self, duration: Duration) -> impl Future<Output = ()> + Send + use<> {
         self.0.sleep(duration)
     }
+}
+
+/// Whether it is a vote to make a block final.
+fn is_finalize(message: &IoBuf) -> bool {
+    let Ok((_, vote)) = mux::parse(message.clone()) else {
+        return false;
+    };
+    matches!(Vote::<Scheme, Digest>::decode(vote), Ok(Vote::Finalize(_)))
 }
 
 fn in_order<T, const N: usize>(channels: Vec<T>) -> [T; N] {

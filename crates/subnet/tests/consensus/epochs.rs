@@ -11,7 +11,7 @@ use lockstep_subnet::{
         simulation::{SimulationConfig, World, simulate},
     },
 };
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 /// Four nodes at first; each further epoch keeps some of the one before and has some new ones.
 fn changing(seed: u64, steps: &[(&[usize], u16)]) -> SimulationConfig {
@@ -149,5 +149,29 @@ fn a_new_version_begins_when_a_quorum_wants_it() {
         wait_until(&world, || all_at(&toys, first + 20)).await;
         assert_agreement(&toys);
         assert!(toys.iter().all(|toy| toy.protocol_version() == 2));
+    });
+}
+
+#[test]
+fn an_epoch_that_is_ordered_while_nothing_becomes_final_stops_nothing() {
+    simulate(changing(5, &[(&[0, 1, 2, 3], 0)]), async |mut world| {
+        let mut toys = Vec::new();
+        world.withhold_finality(false);
+        start(&mut world, &mut toys, 0..4).await;
+        wait_until(&world, || all_at(&toys, 10)).await;
+        world.withhold_finality(true);
+        world.install_next();
+        // Long enough that blocks are notarized up to the last one that may be.
+        world.clock().sleep(Duration::from_secs(30)).await;
+        let stopped_at = toys[0].roots().len();
+        assert!(toys.iter().all(|toy| begins(toy).is_none()));
+        world.withhold_finality(false);
+        wait_until(&world, || all_at(&toys, stopped_at + 50)).await;
+        assert_agreement(&toys);
+        let first = begins(&toys[0]).unwrap();
+        assert!(
+            first as usize > stopped_at + SWITCH_DELAY as usize,
+            "it was ordered by a block that was not final for long"
+        );
     });
 }

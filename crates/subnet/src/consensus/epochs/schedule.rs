@@ -37,6 +37,27 @@ impl Epocher for Schedule {
     }
 }
 
+/// The same for the one who proposes. Nothing can be voted on [`SWITCH_DELAY`](crate::application::SWITCH_DELAY) heights
+/// above a block that orders an epoch, and is not final yet. If all those between are notarized and none is final, only
+/// another vote on one of them can make it so: the last of them is proposed again, as the last of an epoch is.
+#[derive(Clone, Debug)]
+pub(crate) struct ProposerSchedule(pub(crate) Schedule);
+
+impl Epocher for ProposerSchedule {
+    fn containing(&self, height: types::Height) -> Option<EpochInfo> {
+        self.0.containing(height)
+    }
+
+    fn first(&self, epoch: types::Epoch) -> Option<types::Height> {
+        self.0.first(epoch)
+    }
+
+    fn last(&self, epoch: types::Epoch) -> Option<types::Height> {
+        let boundary = self.0.0.boundary(epoch.get());
+        Some(types::Height::new(boundary.unwrap_or(LAST_HEIGHT)))
+    }
+}
+
 impl certificate::Provider for Schedule {
     type Scope = types::Epoch;
     type Scheme = Scheme;

@@ -7,7 +7,7 @@ use crate::{
     application::PROPOSAL_WAIT_MAX,
     consensus::{
         block::Block,
-        epochs::Schedule,
+        epochs::{ProposerSchedule, Schedule},
         replica::{CERTIFICATION_WAIT_MAX, Replica},
     },
 };
@@ -122,7 +122,7 @@ where
             runtime.child("proposer"),
             self.replica.clone(),
             self.archive.clone(),
-            Schedule(self.replica.epochs.clone()),
+            ProposerSchedule(Schedule(self.replica.epochs.clone())),
         );
         let config = Config {
             scheme,
