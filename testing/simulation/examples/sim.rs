@@ -1,11 +1,12 @@
 //! `sim [FIRST [COUNT [NODES]]]`: lets the plans of COUNT seeds from FIRST on happen (1, 0), each a line; the last
-//! line adds up. With COUNT 1 the plan is printed, too, and what
-//! nodes say when they fail.
+//! line adds up. With COUNT 1 the plan is printed, too, and what nodes say: when they fail, and the events that `RUST_LOG`
+//! chooses.
 // How long it takes is shown while it runs.
 #![allow(clippy::disallowed_methods)]
 
 use lockstep_simulation::{Plan, run};
 use std::{process::ExitCode, time::Instant};
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
     let mut arguments = std::env::args().skip(1);
@@ -20,6 +21,9 @@ fn main() -> ExitCode {
     // Nodes whose disks fail panic, and are started again.
     if count > 1 {
         std::panic::set_hook(Box::new(|_| {}));
+    } else {
+        let events = tracing_subscriber::fmt().without_time();
+        events.with_env_filter(EnvFilter::from_default_env()).init();
     }
     let begun = Instant::now();
     let (mut heights, mut certificates, mut answers, mut epochs) = (0, 0, 0, 0);

@@ -234,11 +234,11 @@ impl<'plan> Scenario<'plan> {
         let mut events = self.plan.events.iter().peekable();
         loop {
             let now = Duration::from_nanos(self.clock.now_ns() - begun_ns);
-            if now >= self.plan.time {
-                return;
-            }
             while let Some((_, event)) = events.next_if(|(at, _)| *at <= now) {
                 self.happen(event).await;
+            }
+            if now >= self.plan.time {
+                return;
             }
             self.tick(true).await;
         }

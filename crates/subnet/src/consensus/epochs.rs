@@ -411,12 +411,22 @@ impl Epochs {
             let said = inner.ready.get(node).map(|(said, _)| said);
             *node == self.me || said == Some(&digest)
         };
-        let are_ready = |epoch: &Epoch| {
+        let unready = |epoch: &Epoch| {
             let nodes = epoch.subnet.participants().iter();
-            let ready = nodes.filter(|node| is_ready(node)).count();
+            nodes.filter(|node| !is_ready(node)).count()
+        };
+        let (unready_now, unready_next) = (unready(now), unready(next));
+        tracing::debug!(
+            epoch = switch.epoch,
+            unready_now,
+            unready_next,
+            "another epoch is wanted"
+        );
+        let are_ready = |epoch: &Epoch, unready: usize| {
+            let ready = epoch.subnet.participants().len() - unready;
             ready >= epoch.subnet.sharing().required() as usize
         };
-        (are_ready(now) && are_ready(next)).then_some(switch)
+        (are_ready(now, unready_now) && are_ready(next, unready_next)).then_some(switch)
     }
 
     /// Whether this node votes for a block with this switch: it wants it itself, or it was just ordered.
