@@ -1,7 +1,12 @@
 //! Architectures: one file each, and the list of them.
+mod decoder;
+mod lfm2;
 mod llama;
+mod qwen2;
+mod qwen3;
 
 use crate::{
+    fixture::Tiny,
     gguf::Gguf,
     graph::{Graph, GraphError},
 };
@@ -9,7 +14,15 @@ use crate::{
 type Build = fn(&Gguf<'_>) -> Result<Graph, GraphError>;
 
 /// By `general.architecture`.
-const KNOWN: &[(&str, Build)] = &[("llama", llama::graph)];
+const KNOWN: &[(&str, Build)] = &[
+    (llama::NAME, llama::graph),
+    (qwen2::NAME, qwen2::graph),
+    (qwen3::NAME, qwen3::graph),
+    (lfm2::NAME, lfm2::graph),
+];
+
+/// Small files of each, for tests; the first is a `llama`.
+pub const TINY: &[Tiny] = &[llama::TINY, qwen2::TINY, qwen3::TINY, lfm2::TINY];
 
 /// Builds the graph of a model file.
 ///
@@ -29,3 +42,6 @@ pub fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
         }),
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -27,7 +27,7 @@ pub use batch::{Batch, BatchError, Member};
 pub use observe::{Observer, Output};
 
 use crate::{digest::Digest, graph::Work, model::Model};
-use lockstep_numeric::{Kernels, KvLayer};
+use lockstep_numeric::Kernels;
 use pass::Pass;
 use std::{iter, sync::Arc};
 use text::Text;
@@ -100,15 +100,15 @@ impl Sequence {
         self.text.capacity
     }
 
-    /// Bytes of the key-value cache.
+    /// Bytes of the key-value cache, and of what convolutions keep.
     #[must_use]
     pub fn kv_bytes(&self) -> usize {
-        self.text.cache.iter().map(KvLayer::bytes).sum()
+        self.text.bytes()
     }
 
     /// Makes it empty again, dropping a pass under way. Its memory is kept.
     pub fn clear(&mut self) {
-        self.text.position = 0;
+        self.text.clear();
         self.pass.abandon();
     }
 

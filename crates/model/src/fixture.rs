@@ -2,7 +2,10 @@
 //!
 //! # Determinism
 //! A file is a function of its seed alone, so digests of what a tiny model says can be frozen.
-use crate::gguf::{TensorType, Value};
+use crate::{
+    arch,
+    gguf::{TensorType, Value},
+};
 use lockstep_numeric::convert::f32_to_f16;
 
 /// The chat template of [`tiny_llama`].
@@ -13,8 +16,8 @@ pub const CONTEXT_LENGTH: usize = 192;
 
 const EMBEDDING: usize = 64;
 const FEED_FORWARD: usize = 96;
-const KV_WIDTH: usize = 32;
-const LAYERS: usize = 2;
+const HEADS: usize = 4;
+const TAPS: usize = 3;
 const ALIGNMENT: usize = 32;
 
 /// Writes GGUF version 3.
@@ -178,28 +181,79 @@ impl Random {
     }
 }
 
-/// A `llama` of two layers, 64 channels and 4 heads on 2, with every weight format, a byte-level
+/// What the small files of an architecture have.
+#[derive(Clone, Copy, Debug)]
+pub struct Tiny {
+    /// `general.architecture`.
+    pub architecture: &'static str,
+    /// Values per head; 16 are its share of the channels.
+    pub head_dim: usize,
+    /// Whether queries, keys and values have biases.
+    pub biases: bool,
+    /// Whether heads have norms.
+    pub head_norms: bool,
+    /// For each layer whether it attends; the others have convolutions.
+    pub attends: &'static [bool],
+    /// Name of the norm before the output.
+    pub output_norm: &'static str,
+}
+
+/// In which formats the weights of a small file are.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Weights {
+    /// F32, Q8_0 and Q4_1.
+    Mixed,
+    /// F32.
+    Float,
+}
+
+/// A `llama` of two layers, 64 channels and 4 heads on 2, with several weight formats, a byte-level
 /// vocabulary with control tokens 0 to 2, and [`CHAT_TEMPLATE`].
 #[must_use]
 pub fn tiny_llama(seed: u64) -> GgufBuilder {
+    tiny(&arch::TINY[0], seed, Weights::Mixed)
+}
+
+/// The same of any architecture.
+#[must_use]
+pub fn tiny(of: &Tiny, seed: u64, weights: Weights) -> GgufBuilder {
     let (tokens, types, merges) = vocabulary();
     let count = tokens.len();
     let strings = |texts: Vec<String>| Value::Array(texts.into_iter().map(Value::String).collect());
     let text = |text: &str| Value::String(text.to_owned());
     let size = |size: usize| Value::U32(size as u32);
-    let file = GgufBuilder::default()
-        .set("general.architecture", text("llama"))
+    let key = |part: &str| format!("{}.{part}", of.architecture);
+    let kv_heads = match of.attends.contains(&false) {
+        true => Value::Array(
+            of.attends
+                .iter()
+                .map(|is| size(2 * usize::from(*is)))
+                .collect(),
+        ),
+        false => size(2),
+    };
+    let mut file = GgufBuilder::default()
+        .set("general.architecture", text(of.architecture))
         .set("general.name", text("tiny"))
-        .set("llama.block_count", size(LAYERS))
-        .set("llama.context_length", size(CONTEXT_LENGTH))
-        .set("llama.embedding_length", size(EMBEDDING))
-        .set("llama.feed_forward_length", size(FEED_FORWARD))
-        .set("llama.attention.head_count", size(4))
-        .set("llama.attention.head_count_kv", size(2))
-        .set("llama.attention.layer_norm_rms_epsilon", Value::F32(1e-5))
-        .set("llama.rope.freq_base", Value::F32(10_000.0))
-        .set("llama.rope.dimension_count", size(EMBEDDING / 4))
-        .set("llama.vocab_size", size(count))
+        .set(&key("block_count"), size(of.attends.len()))
+        .set(&key("context_length"), size(CONTEXT_LENGTH))
+        .set(&key("embedding_length"), size(EMBEDDING))
+        .set(&key("feed_forward_length"), size(FEED_FORWARD))
+        .set(&key("attention.head_count"), size(HEADS))
+        .set(&key("attention.head_count_kv"), kv_heads)
+        .set(&key("attention.layer_norm_rms_epsilon"), Value::F32(1e-5))
+        .set(&key("rope.freq_base"), Value::F32(10_000.0))
+        .set(&key("rope.dimension_count"), size(of.head_dim))
+        .set(&key("vocab_size"), size(count));
+    if of.head_dim != EMBEDDING / HEADS {
+        for part in ["attention.key_length", "attention.value_length"] {
+            file = file.set(&key(part), size(of.head_dim));
+        }
+    }
+    if of.attends.contains(&false) {
+        file = file.set(&key("shortconv.l_cache"), size(TAPS));
+    }
+    let file = file
         .set("tokenizer.ggml.model", text("gpt2"))
         .set("tokenizer.ggml.pre", text("smollm"))
         .set("tokenizer.ggml.tokens", strings(tokens))
@@ -209,37 +263,88 @@ pub fn tiny_llama(seed: u64) -> GgufBuilder {
         .set("tokenizer.ggml.eos_token_id", size(2))
         .set("tokenizer.ggml.add_bos_token", Value::Bool(false))
         .set("tokenizer.chat_template", text(CHAT_TEMPLATE));
-    weights(file, Random(seed), count)
+    let random = Random(seed);
+    fill(file, of, weights, random, count)
 }
 
-fn weights(mut file: GgufBuilder, mut random: Random, vocabulary: usize) -> GgufBuilder {
+/// Adds the tensors.
+fn fill(
+    mut file: GgufBuilder,
+    of: &Tiny,
+    weights: Weights,
+    mut random: Random,
+    vocabulary: usize,
+) -> GgufBuilder {
     use TensorType as Type;
+    let (query_width, kv_width) = (HEADS * of.head_dim, 2 * of.head_dim);
     let mut matrices = vec![("token_embd".to_owned(), vocabulary, EMBEDDING, Type::Q8_0)];
-    let mut norms = vec!["output_norm".to_owned()];
-    for layer in 0..LAYERS {
+    let mut norms = vec![(of.output_norm.to_owned(), EMBEDDING)];
+    let mut floats = Vec::new();
+    for (layer, attends) in of.attends.iter().enumerate() {
         let name = |part: &str| format!("blk.{layer}.{part}");
-        norms.extend([name("attn_norm"), name("ffn_norm")]);
+        norms.extend([
+            (name("attn_norm"), EMBEDDING),
+            (name("ffn_norm"), EMBEDDING),
+        ]);
+        if *attends {
+            matrices.extend([
+                (name("attn_q"), query_width, EMBEDDING, Type::Q4_1),
+                (name("attn_k"), kv_width, EMBEDDING, Type::F32),
+                (name("attn_v"), kv_width, EMBEDDING, Type::Q8_0),
+                (name("attn_output"), EMBEDDING, query_width, Type::Q4_1),
+            ]);
+            if of.head_norms {
+                norms.extend(["attn_q_norm", "attn_k_norm"].map(|part| (name(part), of.head_dim)));
+            }
+            if of.biases {
+                floats.extend([
+                    (name("attn_q.bias"), vec![query_width]),
+                    (name("attn_k.bias"), vec![kv_width]),
+                    (name("attn_v.bias"), vec![kv_width]),
+                ]);
+            }
+        } else {
+            matrices.extend([
+                (
+                    name("shortconv.in_proj"),
+                    3 * EMBEDDING,
+                    EMBEDDING,
+                    Type::Q8_0,
+                ),
+                (name("shortconv.out_proj"), EMBEDDING, EMBEDDING, Type::Q4_1),
+            ]);
+            floats.push((name("shortconv.conv.weight"), vec![TAPS, EMBEDDING]));
+        }
         matrices.extend([
-            (name("attn_q"), EMBEDDING, EMBEDDING, Type::Q4_1),
-            (name("attn_k"), KV_WIDTH, EMBEDDING, Type::F32),
-            (name("attn_v"), KV_WIDTH, EMBEDDING, Type::Q8_0),
-            (name("attn_output"), EMBEDDING, EMBEDDING, Type::Q4_1),
             (name("ffn_gate"), FEED_FORWARD, EMBEDDING, Type::Q4_1),
             (name("ffn_up"), FEED_FORWARD, EMBEDDING, Type::Q8_0),
             (name("ffn_down"), EMBEDDING, FEED_FORWARD, Type::Q4_1),
         ]);
     }
-    for (name, rows, columns, tensor_type) in matrices {
+    for (name, rows, columns, mixed) in matrices {
+        let tensor_type = match weights {
+            Weights::Mixed => mixed,
+            Weights::Float => Type::F32,
+        };
         let bytes = random.bytes(tensor_type, rows * columns);
         let dimensions = [columns as u64, rows as u64];
         file = file.tensor(&format!("{name}.weight"), &dimensions, tensor_type, bytes);
     }
-    for name in norms {
-        let bytes = (0..EMBEDDING)
+    for (name, length) in norms {
+        let bytes = (0..length)
             .flat_map(|_| (0.5 + random.unit()).to_le_bytes())
             .collect();
-        let dimensions = [EMBEDDING as u64];
-        file = file.tensor(&format!("{name}.weight"), &dimensions, Type::F32, bytes);
+        file = file.tensor(
+            &format!("{name}.weight"),
+            &[length as u64],
+            Type::F32,
+            bytes,
+        );
+    }
+    for (name, dimensions) in floats {
+        let bytes = random.bytes(Type::F32, dimensions.iter().product());
+        let dimensions: Vec<u64> = dimensions.iter().map(|size| *size as u64).collect();
+        file = file.tensor(&name, &dimensions, Type::F32, bytes);
     }
     file
 }

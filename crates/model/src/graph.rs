@@ -16,7 +16,7 @@ mod price;
 
 pub use build::{Builder, GraphError, weight_format};
 
-use lockstep_numeric::ActivationFormat;
+use lockstep_numeric::{ActivationFormat, Pairs};
 
 /// Multiply-accumulates, the unit in which operations are priced.
 pub type Work = u64;
@@ -44,6 +44,13 @@ pub enum Shape {
         /// Inputs.
         columns: usize,
     },
+    /// A short convolution over positions, depthwise.
+    Convolution {
+        /// Channels.
+        channels: usize,
+        /// Weights of each, the oldest position's first.
+        taps: usize,
+    },
 }
 
 /// A tensor of the model file.
@@ -70,10 +77,11 @@ pub struct Buffer {
 pub enum Action {
     /// output = the table's rows of the tokens.
     Embed { table: TensorId, output: BufferId },
-    /// output = input / rms(input) * weight.
+    /// output = input / rms(input) * weight, in each of so many equal parts of a row by itself.
     RmsNorm {
         input: BufferId,
         weight: TensorId,
+        parts: usize,
         epsilon: f32,
         output: BufferId,
     },
@@ -90,8 +98,14 @@ pub enum Action {
         activations: ActivationFormat,
         output: BufferId,
     },
-    /// Rotates each head of `values` by its position, pairs (2i, 2i + 1).
-    Rope { values: BufferId, heads: usize },
+    /// values += vector, in every row.
+    AddVector { values: BufferId, vector: TensorId },
+    /// Rotates each head of `values` by its position.
+    Rope {
+        values: BufferId,
+        heads: usize,
+        pairs: Pairs,
+    },
     /// Stores the batch's keys and values.
     StoreKv {
         layer: usize,
@@ -103,6 +117,15 @@ pub enum Action {
         layer: usize,
         queries: BufferId,
         heads: usize,
+        output: BufferId,
+    },
+    /// output = the gated short convolution of `input`, which is three times as wide; see
+    /// [`lockstep_numeric::Kernels::gated_convolution`]. The text keeps what later positions read.
+    GatedConvolution {
+        /// Number among those of the graph.
+        layer: usize,
+        input: BufferId,
+        weight: TensorId,
         output: BufferId,
     },
     /// gate = silu(gate) * up.
@@ -125,8 +148,9 @@ impl Action {
             | Self::RmsNorm { output, .. }
             | Self::MatMul { output, .. }
             | Self::Attention { output, .. }
+            | Self::GatedConvolution { output, .. }
             | Self::SelectLast { output, .. } => Some(output),
-            Self::Rope { values, .. } => Some(values),
+            Self::Rope { values, .. } | Self::AddVector { values, .. } => Some(values),
             Self::SiluMul { gate, .. } => Some(gate),
             Self::Add { accumulator, .. } => Some(accumulator),
             Self::Quantize { .. } | Self::StoreKv { .. } => None,
@@ -156,6 +180,15 @@ pub struct AttentionShape {
     pub head_dim: usize,
 }
 
+/// How heads are rotated.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Rope {
+    /// Base of the frequencies.
+    pub base: f32,
+    /// What each frequency is divided by.
+    pub factors: Option<TensorId>,
+}
+
 /// An architecture with its sizes filled in.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Graph {
@@ -171,8 +204,10 @@ pub struct Graph {
     pub logits: BufferId,
     /// Attention.
     pub attention: AttentionShape,
-    /// Base of the rotary frequencies.
-    pub rope_base: f32,
+    /// The weights of the convolutions, in order.
+    pub convolutions: Vec<TensorId>,
+    /// The rotary embedding.
+    pub rope: Rope,
     /// Positions the model was made for.
     pub context_length: usize,
     /// Tokens it knows.

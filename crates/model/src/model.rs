@@ -13,7 +13,7 @@ use crate::{
     template::{Template, TemplateError},
     tokenizer::{Tokenizer, TokenizerError},
 };
-use lockstep_numeric::{PackError, PackedMatrix, Packer, RopeTable, WeightFormat};
+use lockstep_numeric::{Convolution, PackError, PackedMatrix, Packer, RopeTable, WeightFormat};
 use std::{io, path::Path, path::PathBuf, sync::Arc};
 
 /// Why a model cannot be opened.
@@ -48,6 +48,7 @@ pub enum ModelError {
 enum Weight {
     Vector(Vec<f32>),
     Matrix(PackedMatrix),
+    Convolution(Convolution),
 }
 
 impl Weight {
@@ -55,6 +56,7 @@ impl Weight {
         match self {
             Self::Vector(values) => size_of_val(values.as_slice()),
             Self::Matrix(matrix) => matrix.resident_bytes(),
+            Self::Convolution(convolution) => convolution.bytes(),
         }
     }
 }
@@ -106,15 +108,12 @@ impl Model {
             false => None,
         };
         let weights = load(&gguf, &graph.tensors)?;
+        let rope = rope(&graph, &weights);
         let name = gguf.metadata().get("general.name").and_then(Value::as_str);
         Ok(Arc::new(Self {
             digest: Digest::of(bytes),
             name: name.unwrap_or("unnamed").to_owned(),
-            rope: RopeTable::new(
-                graph.attention.head_dim,
-                graph.rope_base,
-                graph.context_length,
-            ),
+            rope,
             graph,
             weights,
             tokenizer,
@@ -180,14 +179,21 @@ impl Model {
     pub(crate) fn matrix(&self, id: TensorId) -> &PackedMatrix {
         match &self.weights[id.0] {
             Weight::Matrix(matrix) => matrix,
-            Weight::Vector(_) => unreachable!("the graph names tensors by their shape"),
+            _ => unreachable!("the graph names tensors by their shape"),
         }
     }
 
     pub(crate) fn vector(&self, id: TensorId) -> &[f32] {
         match &self.weights[id.0] {
             Weight::Vector(values) => values,
-            Weight::Matrix(_) => unreachable!("the graph names tensors by their shape"),
+            _ => unreachable!("the graph names tensors by their shape"),
+        }
+    }
+
+    pub(crate) fn convolution(&self, id: TensorId) -> &Convolution {
+        match &self.weights[id.0] {
+            Weight::Convolution(convolution) => convolution,
+            _ => unreachable!("the graph names tensors by their shape"),
         }
     }
 }
@@ -226,14 +232,31 @@ fn load(gguf: &Gguf<'_>, tensors: &[Tensor]) -> Result<Vec<Weight>, ModelError> 
             Shape::Matrix { .. } => Ok(Weight::Matrix(
                 matrices.next().expect("one was packed for each"),
             )),
-            Shape::Vector { .. } => {
-                let (values, _) = gguf.tensor_bytes(&tensor.name)?.as_chunks::<4>();
-                Ok(Weight::Vector(
-                    values.iter().map(|&b| f32::from_le_bytes(b)).collect(),
-                ))
+            Shape::Vector { .. } => Ok(Weight::Vector(floats(gguf.tensor_bytes(&tensor.name)?))),
+            Shape::Convolution { channels, .. } => {
+                let weight = floats(gguf.tensor_bytes(&tensor.name)?);
+                Ok(Weight::Convolution(Convolution::new(&weight, channels)))
             }
         })
         .collect()
+}
+
+fn floats(bytes: &[u8]) -> Vec<f32> {
+    let (values, _) = bytes.as_chunks::<4>();
+    values.iter().map(|&b| f32::from_le_bytes(b)).collect()
+}
+
+fn rope(graph: &Graph, weights: &[Weight]) -> RopeTable {
+    let factors = graph.rope.factors.map(|id| match &weights[id.0] {
+        Weight::Vector(factors) => factors.as_slice(),
+        _ => unreachable!("the graph names tensors by their shape"),
+    });
+    RopeTable::with_factors(
+        graph.attention.head_dim,
+        graph.rope.base,
+        factors,
+        graph.context_length,
+    )
 }
 
 #[cfg(test)]
@@ -274,7 +297,7 @@ mod tests {
         let text = |text: &str| Value::String(text.to_owned());
         assert_eq!(
             error(&file().set("general.architecture", text("mamba"))),
-            "unsupported architecture (known: llama): mamba"
+            "unsupported architecture (known: llama, qwen2, qwen3, lfm2): mamba"
         );
         assert_eq!(
             error(&file().without_tensor("blk.1.ffn_up.weight")),

@@ -121,10 +121,16 @@ kernels! {
     silu_mul_f32_f32: unsafe fn(&mut [f32], &[f32]);
     /// `(accumulator, addend)`.
     add_f32_f32: unsafe fn(&mut [f32], &[f32]);
+    /// `(values, factors)`.
+    mul_f32_f32: unsafe fn(&mut [f32], &[f32]);
+    /// `(accumulator, a, b)`: accumulator = accumulator + (a * b), without the canonical NaN.
+    mul_add_f32_f32: unsafe fn(&mut [f32], &[f32], &[f32]);
     /// In place.
     exp_f32_f32: unsafe fn(&mut [f32]);
     /// `(values, output)`.
     narrow_f32_f16: unsafe fn(&[f32], &mut [u16]);
     /// `(cosines and sines, heads)`, in place.
     rope_interleaved_f32_f32: unsafe fn(&[[f32; 2]], &mut [f32]);
+    /// `(cosines and sines, heads)`, in place.
+    rope_halves_f32_f32: unsafe fn(&[[f32; 2]], &mut [f32]);
 }

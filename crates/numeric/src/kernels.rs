@@ -12,7 +12,7 @@ use crate::kv::KvLayer;
 use crate::pool::{Disjoint, Pool};
 use crate::product::{self, Target};
 use crate::quantized::{PANEL_WIDTH, QuantizedRows};
-use crate::rope::RopeTable;
+use crate::rope::{Pairs, RopeTable};
 use crate::weights::{ActivationFormat, PackedMatrix, TILE_ROWS, WeightFormat};
 
 /// Elements below which splitting an element-wise kernel costs more than it saves.
@@ -195,17 +195,22 @@ impl Kernels {
         });
     }
 
-    /// Rotates batch x heads x dimension values, row b at position `positions[b]`, pairs (2i, 2i + 1).
+    /// Rotates batch x heads x dimension values, row b at position `positions[b]`.
     ///
     /// # Panics
     /// Lengths disagree or a position exceeds the table.
-    pub fn rope_interleaved(
+    pub fn rope(
         &self,
         table: &RopeTable,
+        pairs: Pairs,
         values: &mut [f32],
         heads: usize,
         positions: &[usize],
     ) {
+        let kernel = match pairs {
+            Pairs::Interleaved => self.table.rope_interleaved_f32_f32,
+            Pairs::Halves => self.table.rope_halves_f32_f32,
+        };
         let width = heads * table.dimension();
         assert_eq!(values.len(), positions.len() * width, "length of values");
         let values = Disjoint::new(values);
@@ -215,7 +220,7 @@ impl Kernels {
                 // SAFETY: rows do not overlap, and each is visited once.
                 let values = unsafe { values.part(row * width..(row + 1) * width) };
                 // SAFETY: the table belongs to an instruction set that this processor has.
-                unsafe { (self.table.rope_interleaved_f32_f32)(rotations, values) };
+                unsafe { kernel(rotations, values) };
             }
         });
     }
@@ -351,16 +356,7 @@ impl Kernels {
     /// # Panics
     /// Lengths disagree.
     pub fn silu_mul(&self, gate: &mut [f32], up: &[f32]) {
-        assert_eq!(gate.len(), up.len(), "lengths of gate and up");
-        let count = gate.len();
-        let gate = Disjoint::new(gate);
-        self.run_rows(count.div_ceil(TILE_ROWS), TILE_ROWS, &|chunks| {
-            let elements = chunks.start * TILE_ROWS..(chunks.end * TILE_ROWS).min(count);
-            // SAFETY: the ranges do not overlap, and each is visited once.
-            let gate = unsafe { gate.part(elements.clone()) };
-            // SAFETY: the table belongs to an instruction set that this processor has.
-            unsafe { (self.table.silu_mul_f32_f32)(gate, &up[elements]) };
-        });
+        self.zip(self.table.silu_mul_f32_f32, gate, up);
     }
 
     /// accumulator = accumulator + addend.
@@ -368,19 +364,28 @@ impl Kernels {
     /// # Panics
     /// Lengths disagree.
     pub fn add(&self, accumulator: &mut [f32], addend: &[f32]) {
-        assert_eq!(
-            accumulator.len(),
-            addend.len(),
-            "lengths of accumulator and addend"
-        );
-        let count = accumulator.len();
-        let accumulator = Disjoint::new(accumulator);
+        self.zip(self.table.add_f32_f32, accumulator, addend);
+    }
+
+    /// values = values * factors.
+    ///
+    /// # Panics
+    /// Lengths disagree.
+    pub fn mul(&self, values: &mut [f32], factors: &[f32]) {
+        self.zip(self.table.mul_f32_f32, values, factors);
+    }
+
+    /// Changes each of `values` by the one of `others` at the same place.
+    fn zip(&self, kernel: unsafe fn(&mut [f32], &[f32]), values: &mut [f32], others: &[f32]) {
+        assert_eq!(values.len(), others.len(), "lengths of both operands");
+        let count = values.len();
+        let values = Disjoint::new(values);
         self.run_rows(count.div_ceil(TILE_ROWS), TILE_ROWS, &|chunks| {
             let elements = chunks.start * TILE_ROWS..(chunks.end * TILE_ROWS).min(count);
             // SAFETY: the ranges do not overlap, and each is visited once.
-            let accumulator = unsafe { accumulator.part(elements.clone()) };
+            let values = unsafe { values.part(elements.clone()) };
             // SAFETY: the table belongs to an instruction set that this processor has.
-            unsafe { (self.table.add_f32_f32)(accumulator, &addend[elements]) };
+            unsafe { kernel(values, &others[elements]) };
         });
     }
 

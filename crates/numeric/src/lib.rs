@@ -34,6 +34,7 @@
 //! softmax: m = maximum, e = exp(x - m), y = e / lanes16(e), position p in lane p mod 16; values sequential over
 //! positions. Only keys and values narrowed to f16 are read, the query's own included. rms-norm: s = lanes16(x * x),
 //! r = 1 / sqrt(s / n + epsilon), y = (x * r) * w. silu(x) = x / (1 + exp(-x)). Rotary embedding: see [`RopeTable`].
+//! Gated short convolution: see [`Kernels::gated_convolution`].
 //!
 //! # Units and bounds
 //! |idot| <= 32 * 255 * 127 < 2^20 in blocks of 32 and < 2^27 in superblocks, so it and every partial sum fit i32; the
@@ -46,6 +47,7 @@ mod aligned;
 mod arch;
 mod attention;
 pub mod convert;
+mod convolution;
 pub mod elementary;
 mod environment;
 pub mod exact;
@@ -65,6 +67,7 @@ mod stored;
 mod weights;
 
 pub use attention::AttentionSegment;
+pub use convolution::Convolution;
 pub use exact::{ExactSum32, ExactSum64};
 pub use fixed::{Fixed, Fixed16, Fixed32, Rounding};
 pub use isa::{Isa, IsaError};
@@ -72,7 +75,7 @@ pub use kernels::Kernels;
 pub use kv::KvLayer;
 pub use pool::Pool;
 pub use quantized::QuantizedRows;
-pub use rope::RopeTable;
+pub use rope::{Pairs, RopeTable};
 pub use selftest::{SelfTestError, selftest};
 pub use softmax::{NonFinite, argmax, softmax};
 pub use weights::{ActivationFormat, PackError, PackedMatrix, Packer, StoredRows, WeightFormat};

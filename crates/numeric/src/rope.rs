@@ -5,6 +5,15 @@ use std::fmt;
 use crate::elementary::{power_of_positive_base, sin_cos};
 use crate::environment;
 
+/// Which elements of a head are rotated together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pairs {
+    /// (2i, 2i + 1).
+    Interleaved,
+    /// (i, i + half of the head).
+    Halves,
+}
+
 /// Cosines and sines for every position and pair of dimensions.
 ///
 /// # Determinism
@@ -28,6 +37,24 @@ impl RopeTable {
     /// `dimension` is odd, or `base` is not a normal number of at least 1.
     #[must_use]
     pub fn new(dimension: usize, base: f32, positions: usize) -> Self {
+        Self::with_factors(dimension, base, None, positions)
+    }
+
+    /// As [`Self::new`], each pair's frequency divided by its factor, in f64.
+    ///
+    /// # Panics
+    /// As [`Self::new`]; or there is not a factor for each pair.
+    #[must_use]
+    pub fn with_factors(
+        dimension: usize,
+        base: f32,
+        factors: Option<&[f32]>,
+        positions: usize,
+    ) -> Self {
+        assert!(
+            factors.is_none_or(|factors| factors.len() == dimension / 2),
+            "there is not a factor for each pair of {dimension} elements"
+        );
         assert!(
             dimension.is_multiple_of(2),
             "rotary dimension is odd: {dimension}"
@@ -39,7 +66,9 @@ impl RopeTable {
         environment::assert_default();
         let frequencies: Vec<f64> = (0..dimension / 2)
             .map(|pair| {
-                power_of_positive_base(f64::from(base), -2.0 * pair as f64, dimension as f64)
+                let frequency =
+                    power_of_positive_base(f64::from(base), -2.0 * pair as f64, dimension as f64);
+                factors.map_or(frequency, |factors| frequency / f64::from(factors[pair]))
             })
             .collect();
         let mut rotations = Vec::with_capacity(positions * frequencies.len());

@@ -181,14 +181,17 @@ fn kind(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
-/// Bytes of weights that a token's pass reads: those of every product and norm, once each time.
+/// Bytes of weights that a token's pass reads: those of every product, norm and convolution, once each time.
 pub(super) fn weight_bytes(model: &Model) -> usize {
     model
         .graph()
         .operations
         .iter()
         .filter_map(|operation| match operation.action {
-            Action::MatMul { weight, .. } | Action::RmsNorm { weight, .. } => Some(weight),
+            Action::MatMul { weight, .. }
+            | Action::RmsNorm { weight, .. }
+            | Action::GatedConvolution { weight, .. }
+            | Action::AddVector { vector: weight, .. } => Some(weight),
             _ => None,
         })
         .map(|weight| model.tensor_bytes(weight))

@@ -8,7 +8,7 @@
 //! Every kernel gives a row the bits it has alone, so a row's neighbours cannot appear in it.
 use super::{
     observe::{Observer, Output},
-    text::Text,
+    text::{Convolved, Text},
 };
 use crate::{
     graph::{Action, BufferId, Graph, Work},
@@ -117,7 +117,7 @@ impl Pass {
         self.next += 1;
         if !self.under_way() {
             for (text, segment) in texts.iter_mut().zip(&self.segments) {
-                text.position += segment.rows.len();
+                text.advance(segment.rows.len());
             }
         }
         Some(self.price(model.graph(), operation))
@@ -234,11 +234,12 @@ impl Pass {
             Action::RmsNorm {
                 input,
                 weight,
+                parts,
                 epsilon,
                 output,
             } => self.write(graph, output, rows, |pass, values| {
                 let input = pass.read(graph, input, rows);
-                kernels.rms_norm(input, model.vector(weight), epsilon, rows, values);
+                kernels.rms_norm(input, model.vector(weight), epsilon, rows * parts, values);
             }),
             Action::Quantize { input, format } => {
                 let columns = graph.buffers[input.0].width;
@@ -261,8 +262,20 @@ impl Pass {
                     format => kernels.matmul(weight, &pass.quantized[slot(format)], values),
                 }
             }),
-            Action::Rope { values, heads } => self.change(graph, values, rows, |pass, values| {
-                kernels.rope_interleaved(model.rope(), values, heads, &pass.positions);
+            Action::AddVector { values, vector } => {
+                let vector = model.vector(vector);
+                self.change(graph, values, rows, |_, values| {
+                    for row in values.chunks_exact_mut(vector.len()) {
+                        kernels.add(row, vector);
+                    }
+                });
+            }
+            Action::Rope {
+                values,
+                heads,
+                pairs,
+            } => self.change(graph, values, rows, |pass, values| {
+                kernels.rope(model.rope(), pairs, values, heads, &pass.positions);
             }),
             Action::StoreKv { layer, key, value } => {
                 let width = graph.buffers[key.0].width;
@@ -296,6 +309,22 @@ impl Pass {
                     .collect();
                 let queries = pass.read(graph, queries, rows);
                 kernels.attention(queries, heads, &segments, values);
+            }),
+            Action::GatedConvolution {
+                layer,
+                input,
+                weight,
+                output,
+            } => self.write(graph, output, rows, |pass, values| {
+                let weight = model.convolution(weight);
+                let width = weight.channels();
+                let input = pass.read(graph, input, rows);
+                for (segment, text) in pass.segments.iter().zip(texts) {
+                    let Convolved { history, next } = &mut text.convolved[layer];
+                    let (start, end) = (segment.rows.start * width, segment.rows.end * width);
+                    let (input, output) = (&input[3 * start..3 * end], &mut values[start..end]);
+                    kernels.gated_convolution(weight, input, history, next, output);
+                }
             }),
             Action::SiluMul { gate, up } => self.change(graph, gate, rows, |pass, values| {
                 kernels.silu_mul(values, pass.read(graph, up, rows));

@@ -1,5 +1,7 @@
 //! Builds a graph against a model file, checking every tensor it names.
-use super::{Action, AttentionShape, Buffer, BufferId, Graph, Operation, Shape, Tensor, TensorId};
+use super::{
+    Action, AttentionShape, Buffer, BufferId, Graph, Operation, Rope, Shape, Tensor, TensorId,
+};
 use crate::gguf::{Gguf, GgufError, TensorType};
 use lockstep_numeric::{ActivationFormat, WeightFormat};
 use std::collections::BTreeSet;
@@ -63,6 +65,12 @@ pub struct Builder<'f> {
 }
 
 impl<'f> Builder<'f> {
+    /// The file.
+    #[must_use]
+    pub fn file(&self) -> &'f Gguf<'f> {
+        self.file
+    }
+
     /// Starts a graph over the tensors of `file`.
     #[must_use]
     pub fn new(file: &'f Gguf<'f>) -> Self {
@@ -188,11 +196,25 @@ impl<'f> Builder<'f> {
         self.tensor(name, Shape::Vector { length })
     }
 
+    /// Names the weights of a convolution in the file, checking their shape and type.
+    ///
+    /// # Errors
+    /// When they are missing or not as wanted.
+    pub fn convolution(
+        &mut self,
+        name: &str,
+        channels: usize,
+        taps: usize,
+    ) -> Result<TensorId, GraphError> {
+        self.tensor(name, Shape::Convolution { channels, taps })
+    }
+
     fn tensor(&mut self, name: &str, shape: Shape) -> Result<TensorId, GraphError> {
         let info = self.file.tensor(name)?;
         let (wanted, supported) = match shape {
             Shape::Vector { length } => (vec![length as u64], "F32"),
             Shape::Matrix { rows, columns } => (vec![columns as u64, rows as u64], MATRIX_TYPES),
+            Shape::Convolution { channels, taps } => (vec![taps as u64, channels as u64], "F32"),
         };
         if info.dimensions != wanted {
             return Err(GraphError::WrongShape {
@@ -202,7 +224,7 @@ impl<'f> Builder<'f> {
             });
         }
         let fits = match shape {
-            Shape::Vector { .. } => info.tensor_type == TensorType::F32,
+            Shape::Vector { .. } | Shape::Convolution { .. } => info.tensor_type == TensorType::F32,
             Shape::Matrix { .. } => weight_format(info.tensor_type).is_some(),
         };
         if !fits {
@@ -231,7 +253,7 @@ impl<'f> Builder<'f> {
         self,
         logits: BufferId,
         attention: AttentionShape,
-        rope_base: f32,
+        rope: Rope,
         context_length: usize,
     ) -> Result<Graph, GraphError> {
         let used: BTreeSet<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
@@ -250,15 +272,21 @@ impl<'f> Builder<'f> {
             .iter()
             .position(|operation| matches!(operation.action, Action::SelectLast { .. }))
             .expect("every architecture selects the last token before its head");
+        let convolutions = self.operations.iter();
+        let convolutions = convolutions.filter_map(|operation| match operation.action {
+            Action::GatedConvolution { weight, .. } => Some(weight),
+            _ => None,
+        });
         Ok(Graph {
             head,
+            convolutions: convolutions.collect(),
             vocabulary: self.buffers[logits.0].width,
             operations: self.operations,
             tensors: self.tensors,
             buffers: self.buffers,
             logits,
             attention,
-            rope_base,
+            rope,
             context_length,
         })
     }

@@ -20,6 +20,10 @@ impl Graph {
                 ..
             }
             | Action::SelectLast { output: buffer, .. } => batch * self.width(buffer),
+            Action::AddVector { values, .. } => batch * self.width(values),
+            Action::GatedConvolution { weight, output, .. } => {
+                batch * (self.elements(weight) + 2 * self.width(output))
+            }
             Action::RmsNorm { input, .. } => batch * 2 * self.width(input),
             Action::Rope { values, .. } => batch * 2 * self.width(values),
             Action::StoreKv { key, value, .. } => batch * (self.width(key) + self.width(value)),
@@ -51,6 +55,7 @@ impl Graph {
         match self.tensors[tensor.0].shape {
             Shape::Vector { length } => length as Work,
             Shape::Matrix { rows, columns } => rows as Work * columns as Work,
+            Shape::Convolution { channels, taps } => channels as Work * taps as Work,
         }
     }
 }

@@ -155,9 +155,12 @@ macro_rules! instantiate {
             softmax_f32_f32(values: &mut [f32]) = norm::softmax::<$simd, $sixteen>;
             silu_mul_f32_f32(gate: &mut [f32], up: &[f32]) = elementwise::silu_mul::<$simd>;
             add_f32_f32(accumulator: &mut [f32], addend: &[f32]) = elementwise::add::<$simd>;
+            mul_f32_f32(values: &mut [f32], factors: &[f32]) = elementwise::mul::<$simd>;
+            mul_add_f32_f32(accumulator: &mut [f32], a: &[f32], b: &[f32]) = elementwise::mul_add::<$simd>;
             exp_f32_f32(values: &mut [f32]) = elementwise::exp::<$simd>;
             narrow_f32_f16(values: &[f32], output: &mut [u16]) = elementwise::narrow::<$simd>;
-            rope_interleaved_f32_f32(rotations: &[[f32; 2]], values: &mut [f32]) = elementwise::rope::<$simd>;
+            rope_interleaved_f32_f32(rotations: &[[f32; 2]], values: &mut [f32]) = elementwise::rope_interleaved::<$simd>;
+            rope_halves_f32_f32(rotations: &[[f32; 2]], values: &mut [f32]) = elementwise::rope_halves::<$simd>;
             scores_f16_f32(
                 queries: &[f32], head_dim: usize, keys: &[u16], scale: f32, scores: &mut [f32], stride: usize
             ) = attention::scores::<$simd, $queries, $vectors>;

@@ -9,8 +9,8 @@ use crate::arch::kernel_cases;
 use crate::convert::{f16_to_f32, f32_to_f16};
 use crate::elementary::HARD_EXP;
 use crate::{
-    ActivationFormat, AttentionSegment, Kernels, KvLayer, PackedMatrix, QuantizedRows, RopeTable,
-    WeightFormat,
+    ActivationFormat, AttentionSegment, Convolution, Kernels, KvLayer, PackedMatrix, Pairs,
+    QuantizedRows, RopeTable, WeightFormat,
 };
 
 /// A case per kernel, of the same name, and one for each thing that is built of several or of none.
@@ -36,6 +36,10 @@ const OTHERS: &[Case] = &[
     Case {
         name: "attention_segments_f16_f32",
         run: attention_segments,
+    },
+    Case {
+        name: "gated_convolution_f32_f32",
+        run: gated_convolution,
     },
     Case {
         name: "convert_f16_f32",
@@ -311,6 +315,14 @@ fn rms_norm_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
 }
 
 fn rope_interleaved_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    rope(kernels, generator, Pairs::Interleaved)
+}
+
+fn rope_halves_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    rope(kernels, generator, Pairs::Halves)
+}
+
+fn rope(kernels: &Kernels, generator: &mut Generator, pairs: Pairs) -> Vec<u32> {
     let (dimension, heads, batch) = (
         2 * generator.between(1, 40),
         generator.between(1, 9),
@@ -321,7 +333,7 @@ fn rope_interleaved_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec
     let table = RopeTable::new(dimension, base, first + batch);
     let mut values = generator.values(batch * heads * dimension, 8.0);
     let positions: Vec<usize> = (first..first + batch).collect();
-    kernels.rope_interleaved(&table, &mut values, heads, &positions);
+    kernels.rope(&table, pairs, &mut values, heads, &positions);
     bits(&values)
 }
 
@@ -487,6 +499,44 @@ fn add_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     let mut sums = generator.values(count, 8.0);
     kernels.add(&mut sums, &generator.values(count, 8.0));
     bits(&sums)
+}
+
+fn mul_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let count = generator.between(1, 300);
+    let mut values = generator.values(count, 8.0);
+    kernels.mul(&mut values, &generator.values(count, 8.0));
+    bits(&values)
+}
+
+fn mul_add_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let count = generator.between(1, 300);
+    let [mut sums, a, b] = [8.0; 3].map(|limit| generator.values(count, limit));
+    crate::environment::assert_default();
+    // SAFETY: the table of available kernels.
+    unsafe { (kernels.table().mul_add_f32_f32)(&mut sums, &a, &b) };
+    // Sums are only an intermediate result: their NaNs are not canonical.
+    sums.iter()
+        .map(|sum| crate::convert::canonical(*sum).to_bits())
+        .collect()
+}
+
+/// Rows in parts, as chunks of a prompt are.
+fn gated_convolution(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let (channels, taps) = (generator.between(1, 90), generator.between(1, 5));
+    let weight = generator.values(channels * taps, 2.0);
+    let convolution = Convolution::new(&weight, channels);
+    let mut history = generator.values((taps - 1) * channels, 2.0);
+    let mut next = history.clone();
+    let mut all = Vec::new();
+    for _ in 0..3 {
+        let rows = generator.between(1, 9);
+        let input = generator.values(rows * 3 * channels, 4.0);
+        let mut output = vec![0.0; rows * channels];
+        kernels.gated_convolution(&convolution, &input, &history, &mut next, &mut output);
+        std::mem::swap(&mut history, &mut next);
+        all.extend(bits(&output));
+    }
+    all
 }
 
 fn convert(_: &Kernels, generator: &mut Generator) -> Vec<u32> {

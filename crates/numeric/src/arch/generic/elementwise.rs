@@ -30,6 +30,14 @@ impl Change for Add {
     }
 }
 
+struct Mul;
+impl Change for Mul {
+    #[inline(always)]
+    fn change<S: Simd>(simd: S, value: S::F32, factor: S::F32) -> S::F32 {
+        simd.canonical(simd.mul(value, factor))
+    }
+}
+
 /// Changes each element of `values` by the element of `other` at the same place.
 #[inline(always)]
 fn zip_in_place<S: Simd, C: Change>(simd: S, values: &mut [f32], other: &[f32]) {
@@ -69,6 +77,35 @@ pub(crate) fn add<S: Simd>(simd: S, accumulator: &mut [f32], addend: &[f32]) {
     zip_in_place::<S, Add>(simd, accumulator, addend);
 }
 
+/// values = values * factors.
+#[inline(always)]
+pub(crate) fn mul<S: Simd>(simd: S, values: &mut [f32], factors: &[f32]) {
+    zip_in_place::<S, Mul>(simd, values, factors);
+}
+
+/// accumulator = accumulator + (a * b).
+#[inline(always)]
+pub(crate) fn mul_add<S: Simd>(simd: S, accumulator: &mut [f32], a: &[f32], b: &[f32]) {
+    assert!(
+        accumulator.len() == a.len() && a.len() == b.len(),
+        "lengths"
+    );
+    let whole = a.len() / S::LANES * S::LANES;
+    for start in (0..whole).step_by(S::LANES) {
+        // SAFETY: a whole vector of all slices.
+        unsafe {
+            let place = accumulator.as_mut_ptr().add(start);
+            let a = simd.load_f32(a.as_ptr().add(start));
+            let b = simd.load_f32(b.as_ptr().add(start));
+            simd.store_f32(place, simd.add(simd.load_f32(place), simd.mul(a, b)));
+        }
+    }
+    let rest = accumulator[whole..].iter_mut().zip(&a[whole..]);
+    for ((sum, a), b) in rest.zip(&b[whole..]) {
+        *sum += a * b;
+    }
+}
+
 /// Each value's exponential.
 #[inline(always)]
 pub(crate) fn exp<S: Simd>(simd: S, values: &mut [f32]) {
@@ -105,17 +142,32 @@ pub(crate) fn narrow<S: Simd>(simd: S, values: &[f32], output: &mut [u16]) {
     }
 }
 
-/// Rotates the interleaved pairs of every head by the same (cosine, sine) each: (a, b) becomes
-/// (a * cos - b * sin, a * sin + b * cos).
+/// Rotates the pairs (2i, 2i + 1) of every head by the same (cosine, sine) each.
 #[inline(always)]
-pub(crate) fn rope<S: Simd>(_: S, rotations: &[[f32; 2]], values: &mut [f32]) {
+pub(crate) fn rope_interleaved<S: Simd>(_: S, rotations: &[[f32; 2]], values: &mut [f32]) {
     for head in values.chunks_exact_mut(2 * rotations.len()) {
-        for (pair, [cosine, sine]) in head.as_chunks_mut::<2>().0.iter_mut().zip(rotations) {
-            let [a, b] = *pair;
-            *pair = [
-                canonical(a * cosine - b * sine),
-                canonical(a * sine + b * cosine),
-            ];
+        for (pair, rotation) in head.as_chunks_mut::<2>().0.iter_mut().zip(rotations) {
+            *pair = rotate(*pair, *rotation);
         }
     }
+}
+
+/// Rotates the pairs (i, i + half of the head) of every head by the same (cosine, sine) each.
+#[inline(always)]
+pub(crate) fn rope_halves<S: Simd>(_: S, rotations: &[[f32; 2]], values: &mut [f32]) {
+    for head in values.chunks_exact_mut(2 * rotations.len()) {
+        let (first, second) = head.split_at_mut(rotations.len());
+        for ((a, b), rotation) in first.iter_mut().zip(second).zip(rotations) {
+            [*a, *b] = rotate([*a, *b], *rotation);
+        }
+    }
+}
+
+/// (a, b) becomes (a * cos - b * sin, a * sin + b * cos).
+#[inline(always)]
+fn rotate([a, b]: [f32; 2], [cosine, sine]: [f32; 2]) -> [f32; 2] {
+    [
+        canonical(a * cosine - b * sine),
+        canonical(a * sine + b * cosine),
+    ]
 }

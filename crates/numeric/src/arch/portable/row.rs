@@ -124,6 +124,20 @@ pub(crate) fn add_f32_f32(accumulator: &mut [f32], addend: &[f32]) {
     }
 }
 
+/// values = values * factors.
+pub(crate) fn mul_f32_f32(values: &mut [f32], factors: &[f32]) {
+    for (value, factor) in values.iter_mut().zip(factors) {
+        *value = canonical(*value * factor);
+    }
+}
+
+/// accumulator = accumulator + (a * b), both operations rounded; a NaN is whatever it is.
+pub(crate) fn mul_add_f32_f32(accumulator: &mut [f32], a: &[f32], b: &[f32]) {
+    for ((sum, a), b) in accumulator.iter_mut().zip(a).zip(b) {
+        *sum += a * b;
+    }
+}
+
 /// Each value's exponential.
 pub(crate) fn exp_f32_f32(values: &mut [f32]) {
     for value in values {
@@ -138,14 +152,30 @@ pub(crate) fn narrow_f32_f16(values: &[f32], output: &mut [u16]) {
     }
 }
 
-/// Rotates the interleaved pairs (2i, 2i + 1) of every head by the same (cosine, sine) each: (a, b) becomes
+/// Rotates the pairs (2i, 2i + 1) of every head by the same (cosine, sine) each: (a, b) becomes
 /// (a * cos - b * sin, a * sin + b * cos), every operation rounded.
 pub(crate) fn rope_interleaved_f32_f32(rotations: &[[f32; 2]], values: &mut [f32]) {
+    let pair_of = |pair: usize, _: usize| (2 * pair, 2 * pair + 1);
+    rope(rotations, values, pair_of);
+}
+
+/// The same with the pairs (i, i + half of the head).
+pub(crate) fn rope_halves_f32_f32(rotations: &[[f32; 2]], values: &mut [f32]) {
+    let pair_of = |pair: usize, pairs: usize| (pair, pair + pairs);
+    rope(rotations, values, pair_of);
+}
+
+fn rope(
+    rotations: &[[f32; 2]],
+    values: &mut [f32],
+    pair_of: impl Fn(usize, usize) -> (usize, usize),
+) {
     for head in values.chunks_exact_mut(2 * rotations.len()) {
-        for (pair, [cosine, sine]) in head.chunks_exact_mut(2).zip(rotations) {
-            let (a, b) = (pair[0], pair[1]);
-            pair[0] = canonical(a * cosine - b * sine);
-            pair[1] = canonical(a * sine + b * cosine);
+        for (pair, [cosine, sine]) in rotations.iter().enumerate() {
+            let (first, second) = pair_of(pair, rotations.len());
+            let (a, b) = (head[first], head[second]);
+            head[first] = canonical(a * cosine - b * sine);
+            head[second] = canonical(a * sine + b * cosine);
         }
     }
 }

@@ -1,0 +1,33 @@
+//! The `qwen3` architecture (Qwen 3): as `qwen2`, with a norm for each head's query and key instead of biases.
+use super::decoder::{AttentionStyle, Decoder};
+use crate::{
+    fixture::Tiny,
+    gguf::Gguf,
+    graph::{Graph, GraphError},
+};
+use lockstep_numeric::Pairs;
+
+pub(super) const NAME: &str = "qwen3";
+
+pub(super) const TINY: Tiny = Tiny {
+    architecture: NAME,
+    head_dim: 32,
+    biases: false,
+    head_norms: true,
+    attends: &[true; 2],
+    output_norm: "output_norm",
+};
+
+pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
+    let mut decoder = Decoder::begin(file, NAME)?;
+    for layer in 0..decoder.sizes().layers {
+        let style = AttentionStyle {
+            pairs: Pairs::Halves,
+            biases: false,
+            head_norms: true,
+        };
+        decoder.attention(layer, style)?;
+        decoder.feed_forward(layer)?;
+    }
+    decoder.finish("output_norm", None)
+}

@@ -1,0 +1,314 @@
+//! Every architecture: its logits against plain f64 arithmetic, and its bits against themselves.
+use super::TINY;
+use crate::{
+    Batch, Model, Sequence,
+    execute::Member,
+    fixture::{self, Weights},
+    gguf::{Gguf, Value},
+};
+use lockstep_numeric::{Isa, Kernels, Pool};
+use std::{num::NonZeroUsize, sync::Arc};
+
+const LENGTH: usize = 40;
+
+fn tokens(text: usize) -> Vec<u32> {
+    (0..LENGTH as u32)
+        .map(|index| (text as u32 * 41 + index * index * 7 + 3) % 268)
+        .collect()
+}
+
+fn kernels(isa: Isa, threads: usize) -> Arc<Kernels> {
+    let pool = Pool::new(NonZeroUsize::new(threads).unwrap());
+    Arc::new(Kernels::new(isa, Arc::new(pool)).unwrap())
+}
+
+fn bits(logits: &[f32]) -> Vec<u32> {
+    logits.iter().map(|logit| logit.to_bits()).collect()
+}
+
+/// A model file in plain f64 arithmetic, whatever its architecture: what a layer is, is read from the tensors it has.
+struct Reference<'f> {
+    file: Gguf<'f>,
+    halves: bool,
+}
+
+impl Reference<'_> {
+    fn number(&self, part: &str) -> usize {
+        let name = self.file.text("general.architecture").unwrap();
+        self.file.unsigned(&format!("{name}.{part}")).unwrap() as usize
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.file.tensors().contains_key(name)
+    }
+
+    fn tensor(&self, name: &str) -> Vec<f64> {
+        let (values, _) = self.file.tensor_bytes(name).unwrap().as_chunks::<4>();
+        values
+            .iter()
+            .map(|bytes| f64::from(f32::from_le_bytes(*bytes)))
+            .collect()
+    }
+
+    /// Rows of a matrix times a vector.
+    fn product(&self, name: &str, input: &[f64]) -> Vec<f64> {
+        let matrix = self.tensor(name);
+        let rows = matrix.chunks_exact(input.len());
+        rows.map(|row| row.iter().zip(input).map(|(a, b)| a * b).sum())
+            .collect()
+    }
+
+    fn norm(&self, name: &str, input: &[f64]) -> Vec<f64> {
+        let weight = self.tensor(name);
+        let parts = input.chunks_exact(weight.len()).flat_map(|part| {
+            let mean = part.iter().map(|x| x * x).sum::<f64>() / part.len() as f64;
+            let scale = (mean + 1e-5).sqrt().recip();
+            part.iter()
+                .zip(&weight)
+                .map(move |(x, w)| x * scale * w)
+                .collect::<Vec<_>>()
+        });
+        parts.collect()
+    }
+
+    fn rotate(&self, values: &mut [f64], head_dim: usize, position: usize) {
+        for head in values.chunks_exact_mut(head_dim) {
+            for pair in 0..head_dim / 2 {
+                let (i, j) = match self.halves {
+                    true => (pair, pair + head_dim / 2),
+                    false => (2 * pair, 2 * pair + 1),
+                };
+                let frequency = 10_000f64.powf(-2.0 * pair as f64 / head_dim as f64);
+                let (sine, cosine) = (position as f64 * frequency).sin_cos();
+                let (a, b) = (head[i], head[j]);
+                (head[i], head[j]) = (a * cosine - b * sine, a * sine + b * cosine);
+            }
+        }
+    }
+
+    /// All positions' attention in a layer.
+    fn attention(&self, layer: usize, inputs: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let heads = self.number("attention.head_count");
+        let [queries, keys, values] = ["q", "k", "v"].map(|part| {
+            let of = |(position, input): (usize, &Vec<f64>)| {
+                let mut row = self.product(&name(&format!("attn_{part}.weight")), input);
+                if self.has(&name(&format!("attn_{part}.bias"))) {
+                    let bias = self.tensor(&name(&format!("attn_{part}.bias")));
+                    row.iter_mut()
+                        .zip(bias)
+                        .for_each(|(value, bias)| *value += bias);
+                }
+                if self.has(&name(&format!("attn_{part}_norm.weight"))) {
+                    row = self.norm(&name(&format!("attn_{part}_norm.weight")), &row);
+                }
+                if part != "v" {
+                    self.rotate(&mut row, self.number("rope.dimension_count"), position);
+                }
+                row
+            };
+            inputs.iter().enumerate().map(of).collect::<Vec<_>>()
+        });
+        let head_dim = queries[0].len() / heads;
+        let sharing = heads * head_dim / keys[0].len();
+        let attend = |position: usize| {
+            let mut output = Vec::new();
+            for head in 0..heads {
+                let query = &queries[position][head * head_dim..][..head_dim];
+                let shared = head / sharing * head_dim;
+                let scores: Vec<f64> = (0..=position)
+                    .map(|at| {
+                        let key = &keys[at][shared..][..head_dim];
+                        let dot: f64 = query.iter().zip(key).map(|(a, b)| a * b).sum();
+                        (dot / (head_dim as f64).sqrt()).exp()
+                    })
+                    .collect();
+                let sum: f64 = scores.iter().sum();
+                for dimension in 0..head_dim {
+                    let weighted = scores.iter().zip(&values);
+                    let weighted = weighted.map(|(score, row)| score * row[shared + dimension]);
+                    output.push(weighted.sum::<f64>() / sum);
+                }
+            }
+            self.product(&name("attn_output.weight"), &output)
+        };
+        (0..inputs.len()).map(attend).collect()
+    }
+
+    /// All positions' gated convolution in a layer.
+    fn convolution(&self, layer: usize, inputs: &[Vec<f64>]) -> Vec<Vec<f64>> {
+        let name = |part: &str| format!("blk.{layer}.shortconv.{part}.weight");
+        let taps = self.tensor(&name("conv"));
+        let width = inputs[0].len();
+        let count = taps.len() / width;
+        let projected: Vec<_> = inputs
+            .iter()
+            .map(|i| self.product(&name("in_proj"), i))
+            .collect();
+        let of = |position: usize| {
+            let channel = |channel: usize| {
+                let mut sum = 0.0;
+                for tap in 0..count {
+                    if let Some(at) = (position + tap + 1).checked_sub(count) {
+                        let row = &projected[at];
+                        sum +=
+                            taps[channel * count + tap] * row[channel] * row[2 * width + channel];
+                    }
+                }
+                sum * projected[position][width + channel]
+            };
+            let output: Vec<f64> = (0..width).map(channel).collect();
+            self.product(&name("out_proj"), &output)
+        };
+        (0..inputs.len()).map(of).collect()
+    }
+
+    /// Logits after the last of the tokens.
+    fn logits(&self, tokens: &[u32], output_norm: &str) -> Vec<f64> {
+        let width = self.number("embedding_length");
+        let table = self.tensor("token_embd.weight");
+        let mut rows: Vec<Vec<f64>> = tokens
+            .iter()
+            .map(|token| table[*token as usize * width..][..width].to_vec())
+            .collect();
+        let add = |rows: &mut Vec<Vec<f64>>, addends: Vec<Vec<f64>>| {
+            for (row, addend) in rows.iter_mut().zip(addends) {
+                row.iter_mut().zip(addend).for_each(|(a, b)| *a += b);
+            }
+        };
+        for layer in 0..self.number("block_count") {
+            let name = |part: &str| format!("blk.{layer}.{part}.weight");
+            let normed: Vec<_> = rows
+                .iter()
+                .map(|r| self.norm(&name("attn_norm"), r))
+                .collect();
+            let mixed = match self.has(&name("attn_q")) {
+                true => self.attention(layer, &normed),
+                false => self.convolution(layer, &normed),
+            };
+            add(&mut rows, mixed);
+            let fed = rows.iter().map(|row| {
+                let normed = self.norm(&name("ffn_norm"), row);
+                let gate = self.product(&name("ffn_gate"), &normed);
+                let up = self.product(&name("ffn_up"), &normed);
+                let hidden = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u);
+                self.product(&name("ffn_down"), &hidden.collect::<Vec<_>>())
+            });
+            let fed = fed.collect();
+            add(&mut rows, fed);
+        }
+        let last = self.norm(&format!("{output_norm}.weight"), rows.last().unwrap());
+        self.product("token_embd.weight", &last)
+    }
+}
+
+#[test]
+fn logits_are_those_of_plain_arithmetic() {
+    for of in TINY {
+        let bytes = fixture::tiny(of, 11, Weights::Float).build();
+        let model = Model::from_bytes(&bytes).unwrap();
+        let mut sequence = Sequence::new(model, kernels(Isa::Portable, 1), LENGTH);
+        sequence.begin(&tokens(0), true).unwrap();
+        sequence.finish();
+        let reference = Reference {
+            file: Gguf::parse(&bytes).unwrap(),
+            halves: of.architecture != "llama",
+        };
+        let wanted = reference.logits(&tokens(0), of.output_norm);
+        let largest = wanted.iter().copied().fold(f64::MIN, f64::max);
+        let range = largest - wanted.iter().copied().fold(f64::MAX, f64::min);
+        let differences = sequence.logits().iter().zip(&wanted);
+        let worst = differences
+            .map(|(a, b)| (f64::from(*a) - b).abs())
+            .fold(0.0, f64::max);
+        assert!(
+            worst < 1e-3 * range,
+            "{}: {worst} of {range}",
+            of.architecture
+        );
+    }
+}
+
+#[test]
+fn bits_depend_on_the_text_alone() {
+    for (of, isa) in TINY
+        .iter()
+        .flat_map(|of| Isa::available().into_iter().map(move |isa| (of, isa)))
+    {
+        let model = Model::from_bytes(&fixture::tiny(of, 3, Weights::Mixed).build()).unwrap();
+        let new = |threads| Sequence::new(model.clone(), kernels(isa, threads), LENGTH);
+        let mut alone = Sequence::new(model.clone(), kernels(Isa::Portable, 1), LENGTH);
+        let mut wanted = Vec::new();
+        for text in 0..2 {
+            alone.clear();
+            for token in tokens(text) {
+                alone.begin(&[token], true).unwrap();
+                alone.finish();
+            }
+            wanted.push(bits(alone.logits()));
+        }
+        // In chunks, with a pass over other tokens that is dropped half-way before each.
+        for chunk in [1, 2, 3, 7, LENGTH] {
+            let mut sequence = new(2);
+            for tokens in tokens(0).chunks(chunk) {
+                let others: Vec<u32> = tokens.iter().map(|token| (token + 1) % 268).collect();
+                sequence.begin(&others, false).unwrap();
+                for _ in 0..model.graph().head / 2 {
+                    let _ = sequence.step();
+                }
+                sequence.begin(tokens, true).unwrap();
+                sequence.finish();
+            }
+            assert_eq!(
+                bits(sequence.logits()),
+                wanted[0],
+                "{} {isa} {chunk}",
+                of.architecture
+            );
+        }
+        // Two in a batch, of which one is ahead.
+        let mut both = [new(1), new(1)];
+        both[1].begin(&tokens(1)[..5], false).unwrap();
+        both[1].finish();
+        let mut batch = Batch::new(model.clone(), kernels(isa, 2));
+        let (first, second) = (tokens(0), tokens(1));
+        for (first, second) in first.chunks(8).zip(second[5..].chunks(7)) {
+            let mut texts = both.iter_mut();
+            let members = [first, second].map(|tokens| Member {
+                sequence: texts.next().unwrap(),
+                tokens,
+                logits: true,
+            });
+            batch.run(&mut { members }).unwrap();
+        }
+        for (text, sequence) in both.iter().enumerate() {
+            assert_eq!(sequence.position(), LENGTH);
+            assert_eq!(
+                bits(sequence.logits()),
+                wanted[text],
+                "{} {isa}, batch",
+                of.architecture
+            );
+        }
+    }
+}
+
+#[test]
+fn layers_without_attention_are_said_by_an_array_as_long_as_there_are_layers() {
+    let lfm2 = TINY.iter().find(|of| of.attends.contains(&false)).unwrap();
+    let key = format!("{}.attention.head_count_kv", lfm2.architecture);
+    let error = |value: Value| {
+        let file = fixture::tiny(lfm2, 1, Weights::Mixed).set(&key, value);
+        Model::from_bytes(&file.build()).unwrap_err().to_string()
+    };
+    assert_eq!(
+        error(Value::Array(vec![Value::U32(0), Value::U32(2)])),
+        "metadata value is out of range (allowed: one for each of 4 layers): \
+         lfm2.attention.head_count_kv = 2 numbers"
+    );
+    assert_eq!(
+        error(Value::Array([0, 1, 2, 0].map(Value::U32).to_vec())),
+        "the model uses a feature that is not supported: layers of different numbers of key and value heads \
+         (lfm2.attention.head_count_kv)"
+    );
+}
