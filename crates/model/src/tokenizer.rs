@@ -1,7 +1,8 @@
-//! Byte-level BPE tokenizers built from a model file's metadata.
+//! Tokenizers built from a model file's metadata: byte-level BPE, and SentencePiece's BPE.
 //!
 //! # Design
-//! The BPE and the pre-tokenizers are the `tokenizers` crate's. What is ours is what decides
+//! Byte-level BPE and the patterns before it are the `tokenizers` crate's; SentencePiece's BPE is ours, since files have
+//! its scores and not the merges that the crate wants. Ours is, too, what decides
 //! safety: which stretches of a text may become control tokens, and what bytes a token stands for.
 //!
 //! Control tokens (token type 3: `<|im_end|>` …) are recognised only by [`Tokenizer::encode`] with
@@ -21,18 +22,20 @@
 //! # Errors
 //! [`TokenizerError`] for metadata that do not describe such a tokenizer; encoding cannot fail.
 mod alphabet;
+mod sentencepiece;
 #[cfg(test)]
 mod tests;
+mod words;
 
 use crate::gguf::{Gguf, GgufError, Value};
+use sentencepiece::SentencePiece;
 use std::collections::{BTreeMap, BTreeSet};
 use tokenizers::{
     Model as _, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _,
     models::bpe::{BPE, Vocab},
-    pre_tokenizers::{
-        PreTokenizerWrapper, byte_level::ByteLevel, digits::Digits, sequence::Sequence,
-    },
+    pre_tokenizers::PreTokenizerWrapper,
 };
+use words::Words;
 
 /// Put before a character that must not begin a control token.
 const MARK: char = '\u{fdd0}';
@@ -43,10 +46,14 @@ const MARK: char = '\u{fdd0}';
 pub enum TokenizerError {
     #[error(transparent)]
     Metadata(#[from] GgufError),
-    #[error("unsupported tokenizer (only gpt2, byte-level BPE, is read): {name}")]
+    #[error(
+        "unsupported tokenizer (known: gpt2, byte-level BPE, and llama, SentencePiece's BPE): {name}"
+    )]
     UnsupportedTokenizer { name: String },
-    #[error("unsupported pre-tokenizer (known: smollm, gpt-2): {name}")]
-    UnsupportedPreTokenizer { name: String },
+    #[error("unsupported pre-tokenizer (known: {known}): {name}")]
+    UnsupportedPreTokenizer { name: String, known: String },
+    #[error("vocabulary has {tokens} tokens but {scores} scores")]
+    ScoreCount { tokens: usize, scores: usize },
     #[error("vocabulary has {tokens} tokens but {types} token types")]
     TypeCount { tokens: usize, types: usize },
     #[error("vocabulary entry is not of the expected type: {key}[{index}]")]
@@ -66,6 +73,8 @@ pub enum TokenizerError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Text,
+    /// Of a byte that is part of no other token.
+    Byte,
     Control,
     UserDefined,
 }
@@ -79,6 +88,16 @@ pub enum Control {
     Parsed,
 }
 
+/// How plain text becomes tokens.
+#[derive(Debug)]
+enum Encoding {
+    ByteLevel {
+        splitter: PreTokenizerWrapper,
+        bpe: BPE,
+    },
+    SentencePiece(SentencePiece),
+}
+
 /// A tokenizer.
 #[derive(Debug)]
 pub struct Tokenizer {
@@ -86,8 +105,7 @@ pub struct Tokenizer {
     kinds: Vec<Kind>,
     /// Control and user-defined tokens by first byte, longest first.
     whole: BTreeMap<u8, Vec<u32>>,
-    bpe: BPE,
-    pre_tokenizer: PreTokenizerWrapper,
+    encoding: Encoding,
     bos: Option<u32>,
     add_bos: bool,
     eos: Option<u32>,
@@ -100,17 +118,26 @@ impl Tokenizer {
     /// # Errors
     /// See [`TokenizerError`].
     pub fn from_metadata(gguf: &Gguf<'_>) -> Result<Self, TokenizerError> {
-        let name = gguf.text("tokenizer.ggml.model")?;
-        if name != "gpt2" {
-            return Err(TokenizerError::UnsupportedTokenizer { name: name.into() });
-        }
-        let pre_tokenizer = pre_tokenizer(gguf.text("tokenizer.ggml.pre")?)?;
         let tokens = strings(gguf, "tokenizer.ggml.tokens")?;
         let kinds = kinds(gguf, tokens.len())?;
-        let bpe = bpe(&tokens, &strings(gguf, "tokenizer.ggml.merges")?)?;
+        let (encoding, bos_first) = match gguf.text("tokenizer.ggml.model")? {
+            "gpt2" => {
+                let Words { splitter, whole } = Words::named(gguf.text("tokenizer.ggml.pre")?)?;
+                let bpe = bpe(&tokens, &strings(gguf, "tokenizer.ggml.merges")?, whole)?;
+                (Encoding::ByteLevel { splitter, bpe }, whole)
+            }
+            "llama" => {
+                let is_byte = |id: usize| kinds[id] == Kind::Byte;
+                let unknown = token_id(gguf, "unknown", tokens.len())?;
+                let piece = SentencePiece::from_metadata(gguf, &tokens, is_byte, unknown)?;
+                (Encoding::SentencePiece(piece), true)
+            }
+            name => return Err(TokenizerError::UnsupportedTokenizer { name: name.into() }),
+        };
         let mut whole: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
         for (id, token) in tokens.iter().enumerate() {
-            if let (true, Some(&first)) = (kinds[id] != Kind::Text, token.as_bytes().first()) {
+            let is_whole = matches!(kinds[id], Kind::Control | Kind::UserDefined);
+            if let (true, Some(&first)) = (is_whole, token.as_bytes().first()) {
                 whole.entry(first).or_default().push(id as u32);
             }
         }
@@ -128,13 +155,12 @@ impl Tokenizer {
             .metadata()
             .get("tokenizer.ggml.add_bos_token")
             .and_then(Value::as_bool)
-            .unwrap_or(false);
+            .unwrap_or(bos_first);
         Ok(Self {
             tokens,
             kinds,
             whole,
-            bpe,
-            pre_tokenizer,
+            encoding,
             bos,
             add_bos,
             eos,
@@ -187,6 +213,12 @@ impl Tokenizer {
         };
         match self.kinds[id as usize] {
             Kind::Control => Vec::new(),
+            Kind::Byte => sentencepiece::byte(token).into_iter().collect(),
+            Kind::UserDefined | Kind::Text
+                if matches!(self.encoding, Encoding::SentencePiece(_)) =>
+            {
+                sentencepiece::text(token).into_bytes()
+            }
             Kind::UserDefined => token.clone().into_bytes(),
             // A token that is not spelled in the alphabet stands for its own text.
             Kind::Text => token
@@ -197,10 +229,17 @@ impl Tokenizer {
         }
     }
 
-    /// The bytes of a sequence of tokens.
+    /// The bytes of a sequence of tokens that begins a text: without the space that [`Self::encode`] puts before it.
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
-        ids.iter().flat_map(|&id| self.token_bytes(id)).collect()
+        let mut bytes: Vec<u8> = ids.iter().flat_map(|&id| self.token_bytes(id)).collect();
+        if let Encoding::SentencePiece(piece) = &self.encoding
+            && piece.space_first
+            && bytes.first() == Some(&b' ')
+        {
+            bytes.remove(0);
+        }
+        bytes
     }
 
     /// Marks the places in `content` where a control token begins, so that
@@ -270,26 +309,20 @@ impl Tokenizer {
         if text.is_empty() {
             return;
         }
+        let (splitter, bpe) = match &self.encoding {
+            Encoding::ByteLevel { splitter, bpe } => (splitter, bpe),
+            Encoding::SentencePiece(piece) => return piece.encode(text, ids),
+        };
         let mut pieces = PreTokenizedString::from(text);
-        self.pre_tokenizer
+        splitter
             .pre_tokenize(&mut pieces)
             .expect("splitting by a fixed pattern does not fail");
         for (piece, ..) in pieces.get_splits(OffsetReferential::Normalized, OffsetType::None) {
-            let tokens = self
-                .bpe
+            let tokens = bpe
                 .tokenize(piece)
                 .expect("BPE without an unknown token does not fail");
             ids.extend(tokens.iter().map(|token| token.id));
         }
-    }
-}
-
-fn pre_tokenizer(name: &str) -> Result<PreTokenizerWrapper, TokenizerError> {
-    let gpt2 = ByteLevel::new(false, true, true);
-    match name {
-        "smollm" => Ok(Sequence::new(vec![Digits::new(true).into(), gpt2.into()]).into()),
-        "gpt-2" => Ok(gpt2.into()),
-        _ => Err(TokenizerError::UnsupportedPreTokenizer { name: name.into() }),
     }
 }
 
@@ -317,8 +350,9 @@ fn kinds(gguf: &Gguf<'_>, tokens: usize) -> Result<Vec<Kind>, TokenizerError> {
         .iter()
         .enumerate()
         .map(|(id, value)| match value.as_u64() {
-            // Normal, unknown, unused, byte.
-            Some(1 | 2 | 5 | 6) => Ok(Kind::Text),
+            // Normal, unknown, unused.
+            Some(1 | 2 | 5) => Ok(Kind::Text),
+            Some(6) => Ok(Kind::Byte),
             Some(3) => Ok(Kind::Control),
             Some(4) => Ok(Kind::UserDefined),
             Some(kind) => Err(TokenizerError::UnknownTokenType { id, kind }),
@@ -327,7 +361,7 @@ fn kinds(gguf: &Gguf<'_>, tokens: usize) -> Result<Vec<Kind>, TokenizerError> {
         .collect()
 }
 
-fn bpe(tokens: &[String], merges: &[String]) -> Result<BPE, TokenizerError> {
+fn bpe(tokens: &[String], merges: &[String], whole: bool) -> Result<BPE, TokenizerError> {
     let mut vocabulary = Vocab::default();
     for (id, token) in tokens.iter().enumerate() {
         if vocabulary.insert(token.clone(), id as u32).is_some() {
@@ -357,6 +391,7 @@ fn bpe(tokens: &[String], merges: &[String]) -> Result<BPE, TokenizerError> {
     BPE::builder()
         .vocab_and_merges(vocabulary, pairs)
         .cache_capacity(0)
+        .ignore_merges(whole)
         .build()
         .map_err(|error| TokenizerError::Bpe {
             reason: error.to_string(),

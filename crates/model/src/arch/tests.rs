@@ -7,7 +7,7 @@ use crate::{
     gguf::{Gguf, Value},
 };
 use lockstep_numeric::{Isa, Kernels, Pool};
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{fs, num::NonZeroUsize, path::Path, sync::Arc};
 
 const LENGTH: usize = 40;
 
@@ -311,4 +311,40 @@ fn layers_without_attention_are_said_by_an_array_as_long_as_there_are_layers() {
         "the model uses a feature that is not supported: layers of different numbers of key and value heads \
          (lfm2.attention.head_count_kv)"
     );
+}
+
+/// Lines of the crate's code, outside of this folder and of tests, that `check` says yes to.
+fn lines(folder: &Path, check: &dyn Fn(&str) -> bool, found: &mut Vec<String>) {
+    for entry in fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_dir() {
+            if path.file_name().is_none_or(|name| name != "arch") {
+                lines(&path, check, found);
+            }
+        } else if !path.ends_with("tests.rs") {
+            let text = fs::read_to_string(&path).unwrap();
+            let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap();
+            let named = code.lines().filter(|line| check(line));
+            found.extend(named.map(|line| format!("{}: {line}", path.display())));
+        }
+    }
+}
+
+#[test]
+fn names_of_architectures_stand_here_alone() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for of in TINY {
+        let (name, key) = (
+            format!("\"{}\"", of.architecture),
+            format!("\"{}.", of.architecture),
+        );
+        // A kind of tokenizer and a way of cutting have names of architectures.
+        let is_tokenizer =
+            |line: &str| line.trim() == "\"llama\" => {" || line.contains("Kind::Pattern(");
+        let names =
+            |line: &str| (line.contains(&name) || line.contains(&key)) && !is_tokenizer(line);
+        let mut found = Vec::new();
+        lines(&source, &names, &mut found);
+        assert_eq!(found, [""; 0], "{}", of.architecture);
+    }
 }

@@ -75,12 +75,12 @@ fn user_defined_tokens_are_whole_in_all_text_and_longest_first() {
 fn unusable_metadata_are_named() {
     let text = |text: &str| Value::String(text.to_owned());
     let file = fixture::tiny_llama(1);
-    let error = build(&file.clone().set("tokenizer.ggml.pre", text("qwen2"))).unwrap_err();
+    let error = build(&file.clone().set("tokenizer.ggml.pre", text("tekken"))).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "unsupported pre-tokenizer (known: smollm, gpt-2): qwen2"
+        "unsupported pre-tokenizer (known: gpt-2, smollm, llama-bpe, lfm2, qwen2): tekken"
     );
-    let error = build(&file.clone().set("tokenizer.ggml.model", text("llama"))).unwrap_err();
+    let error = build(&file.clone().set("tokenizer.ggml.model", text("rwkv"))).unwrap_err();
     assert!(matches!(error, TokenizerError::UnsupportedTokenizer { .. }));
     let merges = Value::Array(vec![text("t h"), text("q zz")]);
     let error = build(&file.clone().set("tokenizer.ggml.merges", merges)).unwrap_err();
@@ -93,4 +93,105 @@ fn unusable_metadata_are_named() {
         error,
         TokenizerError::IdOutOfRange { id: 9999, .. }
     ));
+}
+
+/// The words that a text is cut into, as they are spelled.
+fn words(pre: &str, text: &str) -> Vec<String> {
+    let mut pieces = PreTokenizedString::from(text);
+    let words = Words::named(pre).unwrap();
+    words.splitter.pre_tokenize(&mut pieces).unwrap();
+    let pieces = pieces.get_splits(OffsetReferential::Normalized, OffsetType::None);
+    let pieces = pieces.into_iter().map(|(piece, ..)| piece.to_owned());
+    pieces.collect()
+}
+
+#[test]
+fn words_are_cut_as_the_names_say() {
+    let text = "It's 12345 naïve\n\n  I'LL go...\n x";
+    let cut = |pre| words(pre, text).join("|");
+    assert_eq!(
+        cut("gpt-2"),
+        "It|'s|Ġ12345|ĠnaÃ¯ve|ĊĊĠ|ĠI|'|LL|Ġgo|...|Ċ|Ġx"
+    );
+    assert_eq!(
+        cut("smollm"),
+        "It|'s|Ġ|1|2|3|4|5|ĠnaÃ¯ve|ĊĊĠ|ĠI|'|LL|Ġgo|...|Ċ|Ġx"
+    );
+    assert_eq!(
+        cut("qwen2"),
+        "It|'s|Ġ|1|2|3|4|5|ĠnaÃ¯ve|ĊĊ|Ġ|ĠI|'LL|Ġgo|...Ċ|Ġx"
+    );
+    for pre in ["llama-bpe", "lfm2"] {
+        assert_eq!(cut(pre), "It|'s|Ġ|123|45|ĠnaÃ¯ve|ĊĊ|Ġ|ĠI|'LL|Ġgo|...Ċ|Ġx");
+    }
+}
+
+/// A vocabulary for SentencePiece's BPE: all bytes, and some tokens with their scores.
+fn sentencepiece(tokens: &[(&str, f32)]) -> GgufBuilder {
+    let text = |text: &str| Value::String(text.to_owned());
+    let mut spelled = vec![text("<unk>"), text("<s>"), text("</s>")];
+    let mut types = [2, 3, 3].map(Value::I32).to_vec();
+    let mut scores = vec![Value::F32(0.0); 3];
+    for byte in 0..=255 {
+        spelled.push(text(&format!("<0x{byte:02X}>")));
+        types.push(Value::I32(6));
+        scores.push(Value::F32(0.0));
+    }
+    for (token, score) in tokens {
+        spelled.push(text(token));
+        types.push(Value::I32(1));
+        scores.push(Value::F32(*score));
+    }
+    fixture::tiny_llama(1)
+        .set("tokenizer.ggml.model", text("llama"))
+        .set("tokenizer.ggml.tokens", Value::Array(spelled))
+        .set("tokenizer.ggml.token_type", Value::Array(types))
+        .set("tokenizer.ggml.scores", Value::Array(scores))
+}
+
+const PIECES: &[(&str, f32)] = &[
+    ("\u{2581}", -9.0),
+    ("a", -8.0),
+    ("b", -7.0),
+    ("ab", -2.0),
+    ("ba", -2.0),
+    ("\u{2581}a", -1.5),
+    ("aba", -3.0),
+];
+
+#[test]
+fn the_best_pair_is_joined_first_and_of_equal_ones_the_leftmost() {
+    let file = sentencepiece(PIECES);
+    let tokenizer = build(&file).unwrap();
+    let spell = |text: &str| {
+        let ids = tokenizer.encode(text, Control::Spelled);
+        assert_eq!(tokenizer.decode(&ids), text.as_bytes());
+        let spelled = ids.iter().map(|id| tokenizer.spelling(*id).unwrap());
+        spelled.collect::<Vec<_>>().join("|")
+    };
+    assert_eq!(spell("ab"), "\u{2581}a|b");
+    assert_eq!(spell("bab"), "\u{2581}|ba|b");
+    assert_eq!(spell("b abab"), "\u{2581}|b|\u{2581}a|ba|b");
+    assert_eq!(spell("baba"), "\u{2581}|ba|ba");
+    assert_eq!(spell("é\n"), "\u{2581}|<0xC3>|<0xA9>|<0x0A>");
+    assert!(spell(MULTILINGUAL).matches("<0x").count() > 100);
+    assert_eq!(spell(""), "");
+    let without = build(&file.set("tokenizer.ggml.add_space_prefix", Value::Bool(false))).unwrap();
+    let ids = without.encode("ab", Control::Spelled);
+    assert_eq!(without.spelling(ids[0]), Some("ab"));
+    assert_eq!((ids.len(), without.decode(&ids)), (1, b"ab".to_vec()));
+}
+
+#[test]
+fn scores_are_numbers_and_bytes_are_bytes() {
+    let file = sentencepiece(&[("a", f32::NAN)]);
+    assert_eq!(
+        build(&file).unwrap_err().to_string(),
+        "vocabulary entry is not of the expected type: tokenizer.ggml.scores[259]"
+    );
+    let file = sentencepiece(&[]).set("tokenizer.ggml.scores", Value::Array(Vec::new()));
+    assert_eq!(
+        build(&file).unwrap_err().to_string(),
+        "vocabulary has 259 tokens but 0 scores"
+    );
 }
