@@ -93,7 +93,7 @@ pub enum Control {
 enum Encoding {
     ByteLevel {
         splitter: PreTokenizerWrapper,
-        bpe: BPE,
+        bpe: Box<BPE>,
     },
     SentencePiece(SentencePiece),
 }
@@ -123,7 +123,8 @@ impl Tokenizer {
         let (encoding, bos_first) = match gguf.text("tokenizer.ggml.model")? {
             "gpt2" => {
                 let Words { splitter, whole } = Words::named(gguf.text("tokenizer.ggml.pre")?)?;
-                let bpe = bpe(&tokens, &strings(gguf, "tokenizer.ggml.merges")?, whole)?;
+                let merges = strings(gguf, "tokenizer.ggml.merges")?;
+                let bpe = Box::new(bpe(&tokens, &merges, whole)?);
                 (Encoding::ByteLevel { splitter, bpe }, whole)
             }
             "llama" => {

@@ -1,4 +1,8 @@
 //! Every architecture: its logits against plain f64 arithmetic, and its bits against themselves.
+#![expect(
+    clippy::disallowed_methods,
+    reason = "what is compared with is near, and not the same bits"
+)]
 use super::TINY;
 use crate::{
     Batch, Model, Sequence,
