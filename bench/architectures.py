@@ -1,0 +1,89 @@
+#!/usr/bin/env python3
+"""Compares the logits of small files of every architecture with llama.cpp's.
+
+usage: bench/architectures.py [--json FILE]
+
+The files and Lockstep's logits are those of `cargo run --release -p lockstep-model --example tiny`: pseudo-random weights,
+all F32 or F32, Q8_0 and Q4_1 mixed, 96 tokens. llama.cpp runs the same tokens with an F32 cache in one batch (`difference`)
+and one by one, with its own cache of f16 (`its own spread` is what it differs from itself by that). Both are
+the largest difference of two logits, as a share of the range of the row's logits. Needs bench/peers.sh native.
+"""
+
+import argparse
+import json
+import pathlib
+import subprocess
+import sys
+
+import peer
+
+# With F32 weights; what is stored of keys and values is rounded to f16 here.
+WANTED = 1e-3
+
+
+def rows(path, tokens, one_by_one):
+    import numpy
+
+    model = peer.Peer(path, threads=1, context=256, ubatch=256)
+    model.clear()
+    found = []
+    if one_by_one:
+        for position, token in enumerate(tokens):
+            model.decode([(token, position, 0, True)])
+            found.append(model.logits().copy())
+    else:
+        model.decode([(token, position, 0, True) for position, token in enumerate(tokens)])
+        found = [model.logits(index).copy() for index in range(len(tokens))]
+    model.close()
+    return numpy.array(found, dtype=numpy.float64)
+
+
+def answer(path, tokens):
+    import numpy
+
+    whole = rows(path, tokens, False)
+    single = rows(path, tokens, True)
+    ours = numpy.array(json.loads(pathlib.Path(path).with_suffix(".json").read_text())["logits"])
+    extent = ours.max(axis=1) - ours.min(axis=1)
+
+    def share(left, right):
+        return float((numpy.abs(left - right).max(axis=1) / extent).max())
+
+    return {
+        "difference": min(share(ours, whole), share(ours, single)),
+        "spread": share(whole, single),
+        "argmax": int((ours.argmax(axis=1) != whole.argmax(axis=1)).sum()),
+    }
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--json", type=pathlib.Path)
+    parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        peer.serve(answer)
+        return
+    directory = peer.CACHE / "tiny"
+    command = ["cargo", "run", "--release", "--quiet", "-p", "lockstep-model", "--example", "tiny", "--", directory]
+    names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    worker = peer.Worker("native", __file__)
+    table = {}
+    print("| file | largest difference | llama.cpp's own spread | other first choices of 96 |")
+    print("|---|---|---|---|")
+    for name in names:
+        path = directory / f"{name}.gguf"
+        tokens = json.loads(path.with_suffix(".json").read_text())["tokens"]
+        found = worker.ask(path=str(path), tokens=tokens)
+        table[name] = found
+        print(f"| {name} | {found['difference']:.1e} | {found['spread']:.1e} | {found['argmax']} |", flush=True)
+    worker.close()
+    if arguments.json:
+        arguments.json.write_text(json.dumps(table, indent=1) + "\n")
+    far = [name for name, found in table.items() if name.endswith("-f32") and found["difference"] > WANTED]
+    if far:
+        sys.exit(f"error: further from llama.cpp than {WANTED}: {', '.join(far)}")
+
+
+if __name__ == "__main__":
+    main()

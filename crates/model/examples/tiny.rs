@@ -1,0 +1,45 @@
+//! `tiny DIRECTORY`: writes a small file with pseudo-random weights for every architecture and kind of weights, and beside
+//! each the logits behind every token of a short text: `NAME.gguf`, and `NAME.json` with the tokens and a row for each.
+//!
+//! `bench/architectures.py` compares them with llama.cpp's.
+use lockstep_model::{
+    Model, Sequence,
+    arch::TINY,
+    fixture::{self, Weights},
+};
+use lockstep_numeric::{Isa, Kernels, Pool};
+use std::{error::Error, fs, num::NonZeroUsize, path::PathBuf, sync::Arc};
+
+/// Tokens of the text.
+const LENGTH: u32 = 96;
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let directory = std::env::args().nth(1).ok_or("usage: tiny DIRECTORY")?;
+    let directory = PathBuf::from(directory);
+    fs::create_dir_all(&directory)?;
+    let pool = Arc::new(Pool::new(NonZeroUsize::MIN));
+    let kernels = Arc::new(Kernels::new(Isa::Portable, pool)?);
+    for of in TINY {
+        for (weights, kind) in [(Weights::Float, "f32"), (Weights::Mixed, "mixed")] {
+            let name = format!("{}-{kind}", of.architecture);
+            let bytes = fixture::tiny(of, 11, weights).build();
+            fs::write(directory.join(format!("{name}.gguf")), &bytes)?;
+            let model = Model::from_bytes(&bytes)?;
+            let vocabulary = model.graph().vocabulary as u32;
+            let tokens: Vec<u32> = (0..LENGTH)
+                .map(|index| (index * index * 7 + 3) % vocabulary)
+                .collect();
+            let mut sequence = Sequence::new(model, kernels.clone(), LENGTH as usize);
+            let mut rows = Vec::new();
+            for token in &tokens {
+                sequence.begin(&[*token], true)?;
+                sequence.finish();
+                rows.push(sequence.logits().to_vec());
+            }
+            let text = serde_json::json!({ "tokens": tokens, "logits": rows });
+            fs::write(directory.join(format!("{name}.json")), text.to_string())?;
+            println!("{name}");
+        }
+    }
+    Ok(())
+}
