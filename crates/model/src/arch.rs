@@ -1,5 +1,6 @@
 //! Architectures: one file each, and the list of them.
 mod decoder;
+mod gemma3;
 mod lfm2;
 mod llama;
 mod qwen2;
@@ -18,11 +19,18 @@ const KNOWN: &[(&str, Build)] = &[
     (llama::NAME, llama::graph),
     (qwen2::NAME, qwen2::graph),
     (qwen3::NAME, qwen3::graph),
+    (gemma3::NAME, gemma3::graph),
     (lfm2::NAME, lfm2::graph),
 ];
 
 /// Small files of each, for tests; the first is a `llama`.
-pub const TINY: &[Tiny] = &[llama::TINY, qwen2::TINY, qwen3::TINY, lfm2::TINY];
+pub const TINY: &[Tiny] = &[
+    llama::TINY,
+    qwen2::TINY,
+    qwen3::TINY,
+    gemma3::TINY,
+    lfm2::TINY,
+];
 
 /// Builds the graph of a model file.
 ///

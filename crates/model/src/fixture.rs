@@ -192,6 +192,10 @@ pub struct Tiny {
     pub biases: bool,
     /// Whether heads have norms.
     pub head_norms: bool,
+    /// Whether there are norms behind attention and feed-forward network, too.
+    pub norms_behind: bool,
+    /// How many positions layers read that do not read all.
+    pub window: Option<u32>,
     /// For each layer whether it attends; the others have convolutions.
     pub attends: &'static [bool],
     /// Name of the norm before the output.
@@ -223,6 +227,8 @@ pub fn tiny(of: &Tiny, seed: u64, weights: Weights) -> GgufBuilder {
     let text = |text: &str| Value::String(text.to_owned());
     let size = |size: usize| Value::U32(size as u32);
     let key = |part: &str| format!("{}.{part}", of.architecture);
+    // Local layers have the other base.
+    let base = if of.window.is_some() { 1e6 } else { 1e4 };
     let kv_heads = match of.attends.contains(&false) {
         true => Value::Array(
             of.attends
@@ -242,13 +248,16 @@ pub fn tiny(of: &Tiny, seed: u64, weights: Weights) -> GgufBuilder {
         .set(&key("attention.head_count"), size(HEADS))
         .set(&key("attention.head_count_kv"), kv_heads)
         .set(&key("attention.layer_norm_rms_epsilon"), Value::F32(1e-5))
-        .set(&key("rope.freq_base"), Value::F32(10_000.0))
+        .set(&key("rope.freq_base"), Value::F32(base))
         .set(&key("rope.dimension_count"), size(of.head_dim))
         .set(&key("vocab_size"), size(count));
     if of.head_dim != EMBEDDING / HEADS {
         for part in ["attention.key_length", "attention.value_length"] {
             file = file.set(&key(part), size(of.head_dim));
         }
+    }
+    if let Some(window) = of.window {
+        file = file.set(&key("attention.sliding_window"), Value::U32(window));
     }
     if of.attends.contains(&false) {
         file = file.set(&key("shortconv.l_cache"), size(TAPS));
@@ -286,6 +295,10 @@ fn fill(
             (name("attn_norm"), EMBEDDING),
             (name("ffn_norm"), EMBEDDING),
         ]);
+        if of.norms_behind {
+            let behind = ["post_attention_norm", "post_ffw_norm"];
+            norms.extend(behind.map(|part| (name(part), EMBEDDING)));
+        }
         if *attends {
             matrices.extend([
                 (name("attn_q"), query_width, EMBEDDING, Type::Q4_1),

@@ -17,6 +17,7 @@ mod price;
 pub use build::{Builder, GraphError, weight_format};
 
 use lockstep_numeric::{ActivationFormat, Pairs};
+use std::num::NonZeroUsize;
 
 /// Multiply-accumulates, the unit in which operations are priced.
 pub type Work = u64;
@@ -98,6 +99,8 @@ pub enum Action {
         activations: ActivationFormat,
         output: BufferId,
     },
+    /// values = values * factor.
+    Scale { values: BufferId, factor: f32 },
     /// values += vector, in every row.
     AddVector { values: BufferId, vector: TensorId },
     /// Rotates each head of `values` by its position.
@@ -105,6 +108,8 @@ pub enum Action {
         values: BufferId,
         heads: usize,
         pairs: Pairs,
+        /// Index into [`Graph::ropes`].
+        rope: usize,
     },
     /// Stores the batch's keys and values.
     StoreKv {
@@ -112,11 +117,12 @@ pub enum Action {
         key: BufferId,
         value: BufferId,
     },
-    /// output = attention of `queries` over the layer's stored positions up to their own.
+    /// output = attention of `queries` over the layer's stored positions up to their own: all, or the last ones.
     Attention {
         layer: usize,
         queries: BufferId,
         heads: usize,
+        window: Option<NonZeroUsize>,
         output: BufferId,
     },
     /// output = the gated short convolution of `input`, which is three times as wide; see
@@ -130,6 +136,8 @@ pub enum Action {
     },
     /// gate = silu(gate) * up.
     SiluMul { gate: BufferId, up: BufferId },
+    /// gate = gelu(gate) * up; see [`lockstep_numeric::Kernels::gelu_mul`].
+    GeluMul { gate: BufferId, up: BufferId },
     /// accumulator += addend.
     Add {
         accumulator: BufferId,
@@ -150,8 +158,10 @@ impl Action {
             | Self::Attention { output, .. }
             | Self::GatedConvolution { output, .. }
             | Self::SelectLast { output, .. } => Some(output),
-            Self::Rope { values, .. } | Self::AddVector { values, .. } => Some(values),
-            Self::SiluMul { gate, .. } => Some(gate),
+            Self::Rope { values, .. }
+            | Self::AddVector { values, .. }
+            | Self::Scale { values, .. } => Some(values),
+            Self::SiluMul { gate, .. } | Self::GeluMul { gate, .. } => Some(gate),
             Self::Add { accumulator, .. } => Some(accumulator),
             Self::Quantize { .. } | Self::StoreKv { .. } => None,
         }
@@ -185,6 +195,8 @@ pub struct AttentionShape {
 pub struct Rope {
     /// Base of the frequencies.
     pub base: f32,
+    /// What all frequencies are divided by.
+    pub stretch: f32,
     /// What each frequency is divided by.
     pub factors: Option<TensorId>,
 }
@@ -206,8 +218,8 @@ pub struct Graph {
     pub attention: AttentionShape,
     /// The weights of the convolutions, in order.
     pub convolutions: Vec<TensorId>,
-    /// The rotary embedding.
-    pub rope: Rope,
+    /// The rotary embeddings.
+    pub ropes: Vec<Rope>,
     /// Positions the model was made for.
     pub context_length: usize,
     /// Tokens it knows.

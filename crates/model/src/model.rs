@@ -9,7 +9,7 @@ use crate::{
     digest::Digest,
     file,
     gguf::{Gguf, GgufError, Value},
-    graph::{Graph, GraphError, Shape, Tensor, TensorId, weight_format},
+    graph::{Graph, GraphError, Rope, Shape, Tensor, TensorId, weight_format},
     template::{Template, TemplateError},
     tokenizer::{Tokenizer, TokenizerError},
 };
@@ -69,7 +69,7 @@ pub struct Model {
     graph: Graph,
     /// In the order of the graph's tensors.
     weights: Vec<Weight>,
-    rope: RopeTable,
+    ropes: Vec<RopeTable>,
     tokenizer: Tokenizer,
     template: Option<Template>,
 }
@@ -108,12 +108,12 @@ impl Model {
             false => None,
         };
         let weights = load(&gguf, &graph.tensors)?;
-        let rope = rope(&graph, &weights);
+        let ropes = ropes(&graph, &weights);
         let name = gguf.metadata().get("general.name").and_then(Value::as_str);
         Ok(Arc::new(Self {
             digest: Digest::of(bytes),
             name: name.unwrap_or("unnamed").to_owned(),
-            rope,
+            ropes,
             graph,
             weights,
             tokenizer,
@@ -172,8 +172,8 @@ impl Model {
         self.weights[id.0].bytes()
     }
 
-    pub(crate) fn rope(&self) -> &RopeTable {
-        &self.rope
+    pub(crate) fn rope(&self, index: usize) -> &RopeTable {
+        &self.ropes[index]
     }
 
     pub(crate) fn matrix(&self, id: TensorId) -> &PackedMatrix {
@@ -246,17 +246,18 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     values.iter().map(|&b| f32::from_le_bytes(b)).collect()
 }
 
-fn rope(graph: &Graph, weights: &[Weight]) -> RopeTable {
-    let factors = graph.rope.factors.map(|id| match &weights[id.0] {
-        Weight::Vector(factors) => factors.as_slice(),
-        _ => unreachable!("the graph names tensors by their shape"),
-    });
-    RopeTable::with_factors(
-        graph.attention.head_dim,
-        graph.rope.base,
-        factors,
-        graph.context_length,
-    )
+fn ropes(graph: &Graph, weights: &[Weight]) -> Vec<RopeTable> {
+    let table = |rope: &Rope| {
+        let factors = rope.factors.map(|id| match &weights[id.0] {
+            Weight::Vector(factors) => factors.as_slice(),
+            _ => unreachable!("the graph names tensors by their shape"),
+        });
+        let head_dim = graph.attention.head_dim;
+        let stretch = vec![rope.stretch; head_dim / 2];
+        let factors = factors.or((rope.stretch != 1.0).then_some(&stretch));
+        RopeTable::with_factors(head_dim, rope.base, factors, graph.context_length)
+    };
+    graph.ropes.iter().map(table).collect()
 }
 
 #[cfg(test)]
@@ -297,7 +298,7 @@ mod tests {
         let text = |text: &str| Value::String(text.to_owned());
         assert_eq!(
             error(&file().set("general.architecture", text("mamba"))),
-            "unsupported architecture (known: llama, qwen2, qwen3, lfm2): mamba"
+            "unsupported architecture (known: llama, qwen2, qwen3, gemma3, lfm2): mamba"
         );
         assert_eq!(
             error(&file().without_tensor("blk.1.ffn_up.weight")),

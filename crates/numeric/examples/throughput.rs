@@ -157,6 +157,7 @@ fn others(kernels: &Kernels) {
         cache: &cache,
         first_position,
         rows,
+        window: None,
     };
     let attention = best(|| kernels.attention(&queries, HEADS, &[segment(0, batch)], &mut output));
     let last = &queries[..HEADS * HEAD_DIM];

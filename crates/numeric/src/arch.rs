@@ -32,6 +32,11 @@ pub(crate) type TileOutput = [f32; TILE_ROWS];
 /// Positions that lie side by side in a tile of keys.
 pub(crate) const KEY_LANES: usize = 16;
 
+/// 2 * sqrt(2 / pi), rounded: the linear term of gelu's exponent.
+pub(crate) const GELU_LINEAR: f32 = 1.595_769_2;
+/// The cubic term beside it.
+pub(crate) const GELU_CUBIC: f32 = 0.044_715;
+
 /// Rows that a product with float weights takes together, at most.
 pub(crate) const FLOAT_COLUMNS: usize = 6;
 
@@ -119,6 +124,8 @@ kernels! {
     values_f16_f32: ValuesKernel;
     /// `(gate, up)`: gate = silu(gate) * up.
     silu_mul_f32_f32: unsafe fn(&mut [f32], &[f32]);
+    /// `(gate, up)`: gate = gelu(gate) * up.
+    gelu_mul_f32_f32: unsafe fn(&mut [f32], &[f32]);
     /// `(accumulator, addend)`.
     add_f32_f32: unsafe fn(&mut [f32], &[f32]);
     /// `(values, factors)`.

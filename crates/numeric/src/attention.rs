@@ -4,8 +4,12 @@
 //! Queries that share a key/value head are taken together in blocks, so that a loaded key or value serves several. When
 //! there are too few blocks for the threads and the text is long, the work is cut otherwise: scores by positions, the
 //! weighted sums by dimensions. Each output's operations are the same either way.
+//!
+//! Where only a window of positions is read, a block has queries of one position. Its scores begin with whole tiles; those
+//! before the window are made minus infinity, whose exponential adds +0 to a lane, and have no part in the sums.
 
 use std::cell::RefCell;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use crate::arch::{KEY_LANES, KernelTable};
@@ -32,6 +36,8 @@ pub struct AttentionSegment<'a> {
     pub first_position: usize,
     /// Number of rows.
     pub rows: usize,
+    /// How many positions a query reads, its own the last; none: all.
+    pub window: Option<NonZeroUsize>,
 }
 
 /// Attention of a batch; shapes are checked by [`crate::Kernels::attention`].
@@ -59,6 +65,23 @@ impl Block<'_> {
 
     fn longest(&self, sharing: usize) -> usize {
         self.count(self.queries.end - 1, sharing)
+    }
+
+    /// The first position that its queries see: the same for all.
+    fn first(&self, sharing: usize) -> usize {
+        let count = self.count(self.queries.start, sharing);
+        let window = self.segment.window.map(NonZeroUsize::get);
+        window.map_or(0, |window| count.saturating_sub(window))
+    }
+
+    /// The first position of the tile in which that lies.
+    fn base(&self, sharing: usize) -> usize {
+        self.first(sharing) / KEY_LANES * KEY_LANES
+    }
+
+    /// Positions of whole tiles that hold all that its queries see.
+    fn stride(&self, sharing: usize) -> usize {
+        (self.longest(sharing) - self.base(sharing)).next_multiple_of(KEY_LANES)
     }
 
     /// Where query `query` begins in the queries and in the output.
@@ -105,15 +128,24 @@ impl Attention<'_> {
         let mut blocks = Vec::new();
         let mut first_row = 0;
         for segment in self.segments {
-            let queries = segment.rows * (self.heads / segment.cache.kv_heads());
+            let sharing = self.heads / segment.cache.kv_heads();
+            let queries = segment.rows * sharing;
+            let last = segment.first_position + segment.rows;
+            let is_cut = segment.window.is_some_and(|window| last > window.get());
             for kv_head in 0..segment.cache.kv_heads() {
-                for first in (0..queries).step_by(QUERY_BLOCK) {
+                let mut first = 0;
+                while first < queries {
+                    let mut end = (first + QUERY_BLOCK).min(queries);
+                    if is_cut {
+                        end = end.min((first / sharing + 1) * sharing);
+                    }
                     blocks.push(Block {
                         segment,
                         first_row,
                         kv_head,
-                        queries: first..(first + QUERY_BLOCK).min(queries),
+                        queries: first..end,
                     });
+                    first = end;
                 }
             }
             first_row += segment.rows;
@@ -121,8 +153,10 @@ impl Attention<'_> {
         blocks
     }
 
+    /// The block's queries, and how many scores each has from the block's first tile on.
     fn gather(&self, block: &Block<'_>, scratch: &mut Scratch) {
         let (sharing, head_dim) = (self.sharing(block), block.segment.cache.head_dim());
+        let base = block.base(sharing);
         scratch.queries.clear();
         scratch.counts.clear();
         for query in block.queries.clone() {
@@ -130,7 +164,7 @@ impl Attention<'_> {
             scratch
                 .queries
                 .extend_from_slice(&self.queries[start..][..head_dim]);
-            scratch.counts.push(block.count(query, sharing));
+            scratch.counts.push(block.count(query, sharing) - base);
         }
     }
 
@@ -139,15 +173,16 @@ impl Attention<'_> {
         let cache = block.segment.cache;
         let (sharing, head_dim) = (self.sharing(block), cache.head_dim());
         self.gather(block, scratch);
-        let longest = block.longest(sharing);
-        let stride = longest.next_multiple_of(KEY_LANES);
+        let (base, stride) = (block.base(sharing), block.stride(sharing));
+        let before = block.first(sharing) - base;
         let count = block.queries.len();
-        grow(&mut scratch.scores, count * stride);
+        // Rows of scores begin `before` elements later when they are read as weights.
+        grow(&mut scratch.scores, count * stride + before);
         grow(&mut scratch.sums, count * head_dim);
         let scores = &mut scratch.scores[..count * stride];
         let sums = &mut scratch.sums[..count * head_dim];
         let table = self.table;
-        let keys = cache.key_tiles(block.kv_head, stride);
+        let keys = cache.key_tiles(block.kv_head, base, stride);
         // SAFETY: the table belongs to an instruction set that this processor has.
         unsafe {
             (table.scores_f16_f32)(
@@ -158,14 +193,16 @@ impl Attention<'_> {
                 scores,
                 stride,
             );
-            for (scores, count) in scores.chunks_exact_mut(stride).zip(&scratch.counts) {
+            for (scores, count) in scores.chunks_exact_mut(stride).zip(&mut scratch.counts) {
+                scores[..before].fill(f32::NEG_INFINITY);
                 (table.softmax_f32_f32)(&mut scores[..*count]);
+                *count -= before;
             }
             (table.values_f16_f32)(
-                scores,
+                &scratch.scores[before..][..count * stride],
                 stride,
                 &scratch.counts,
-                cache.value_rows(block.kv_head, longest),
+                cache.value_rows(block.kv_head, base + before..block.longest(sharing)),
                 head_dim,
                 0..head_dim,
                 sums,
@@ -188,12 +225,12 @@ impl Attention<'_> {
         }
         let strides: Vec<usize> = blocks
             .iter()
-            .map(|block| {
-                block
-                    .longest(self.sharing(block))
-                    .next_multiple_of(KEY_LANES)
-            })
+            .map(|block| block.stride(self.sharing(block)))
             .collect();
+        let before = |block: &Block<'_>| {
+            let sharing = self.sharing(block);
+            block.first(sharing) - block.base(sharing)
+        };
         // Scores of block b lie from starts[b] on, those of a part of positions side by side.
         let starts: Vec<usize> = offsets(
             blocks
@@ -203,8 +240,9 @@ impl Attention<'_> {
         );
         let total = starts[blocks.len()];
         SCRATCH.with_borrow_mut(|scratch| {
-            grow(&mut scratch.scores, total);
-            let scores = Disjoint::new(&mut scratch.scores[..total]);
+            // Rows of scores begin some elements later when they are read as weights.
+            grow(&mut scratch.scores, total + KEY_LANES);
+            let scores = Disjoint::new(&mut scratch.scores[..total + KEY_LANES]);
 
             let parts = offsets(strides.iter().map(|stride| stride.div_ceil(SCORE_PART)));
             pool.run(parts[blocks.len()], &|items| {
@@ -216,7 +254,8 @@ impl Attention<'_> {
                     let length = SCORE_PART.min(stride - first);
                     let block = &blocks[index];
                     let head_dim = block.segment.cache.head_dim();
-                    let keys = block.segment.cache.key_tiles(block.kv_head, stride);
+                    let base = block.base(self.sharing(block));
+                    let keys = block.segment.cache.key_tiles(block.kv_head, base, stride);
                     let keys = &keys[first * head_dim..][..length * head_dim];
                     let part_scores = &mut part_scores[..block.queries.len() * length];
                     // SAFETY: the table belongs to an instruction set that this processor has.
@@ -246,9 +285,20 @@ impl Attention<'_> {
                     let start = starts[index] + query * strides[index];
                     let count = gathered[index].counts[query];
                     // SAFETY: a query's row belongs to one item only; the table as above.
-                    unsafe { (self.table.softmax_f32_f32)(scores.part(start..start + count)) };
+                    unsafe {
+                        let row = scores.part(start..start + count);
+                        row[..before(&blocks[index])].fill(f32::NEG_INFINITY);
+                        (self.table.softmax_f32_f32)(row);
+                    }
                 }
             });
+            for (block, gathered) in blocks.iter().zip(&mut gathered) {
+                let before = before(block);
+                gathered
+                    .counts
+                    .iter_mut()
+                    .for_each(|count| *count -= before);
+            }
 
             let parts = offsets(
                 blocks
@@ -268,12 +318,17 @@ impl Attention<'_> {
                     let sums = &mut sums[..block.queries.len() * length];
                     // SAFETY: the rows are only read from here on; the table as above.
                     unsafe {
-                        let weights = scores.read(starts[index]..starts[index + 1]);
+                        let before = before(block);
+                        let weights =
+                            scores.read(starts[index] + before..starts[index + 1] + before);
                         (self.table.values_f16_f32)(
                             weights,
                             strides[index],
                             &gathered[index].counts,
-                            cache.value_rows(block.kv_head, block.longest(sharing)),
+                            cache.value_rows(
+                                block.kv_head,
+                                block.first(sharing)..block.longest(sharing),
+                            ),
                             head_dim,
                             dimensions,
                             sums,

@@ -359,6 +359,23 @@ impl Kernels {
         self.zip(self.table.silu_mul_f32_f32, gate, up);
     }
 
+    /// gate = (gate / (1 + exp(-t))) * up with t = (2 sqrt(2 / pi) * gate) * (1 + (0.044715 * gate) * gate): the Gaussian
+    /// error linear unit as it is commonly approximated, 0.5 x (1 + tanh(t / 2)) (Hendrycks and Gimpel, 2016).
+    ///
+    /// # Panics
+    /// Lengths disagree.
+    pub fn gelu_mul(&self, gate: &mut [f32], up: &[f32]) {
+        self.zip(self.table.gelu_mul_f32_f32, gate, up);
+    }
+
+    /// values = values * factor.
+    pub fn scale(&self, values: &mut [f32], factor: f32) {
+        crate::environment::assert_default();
+        for value in values {
+            *value = crate::convert::canonical(*value * factor);
+        }
+    }
+
     /// accumulator = accumulator + addend.
     ///
     /// # Panics

@@ -1,6 +1,7 @@
 //! The stored keys and values of one layer.
 
 use std::fmt;
+use std::ops::Range;
 
 use crate::arch::{KEY_LANES, KernelTable};
 use crate::convert::f16_to_f32;
@@ -109,7 +110,7 @@ impl KvLayer {
             Disjoint::new(&mut self.keys),
             Disjoint::new(&mut self.values),
         );
-        let task = |items: std::ops::Range<usize>| {
+        let task = |items: Range<usize>| {
             let mut narrow = vec![0; head_dim];
             for item in items {
                 let (head, tile) = (item / tiles, first_tile + item % tiles);
@@ -143,14 +144,16 @@ impl KvLayer {
         }
     }
 
-    /// The tiles of keys of a head that hold the first `positions` positions, a whole number of tiles.
-    pub(crate) fn key_tiles(&self, head: usize, positions: usize) -> &[u16] {
-        &self.keys[head * self.head_elements()..][..positions * self.head_dim]
+    /// The tiles of keys of a head that hold `positions` positions from `first` on, both whole numbers of tiles.
+    pub(crate) fn key_tiles(&self, head: usize, first: usize, positions: usize) -> &[u16] {
+        let start = head * self.head_elements() + first * self.head_dim;
+        &self.keys[start..][..positions * self.head_dim]
     }
 
-    /// The rows of values of a head at the first `positions` positions.
-    pub(crate) fn value_rows(&self, head: usize, positions: usize) -> &[u16] {
-        &self.values[head * self.head_elements()..][..positions * self.head_dim]
+    /// The rows of values of a head at some positions.
+    pub(crate) fn value_rows(&self, head: usize, positions: Range<usize>) -> &[u16] {
+        let start = head * self.head_elements() + positions.start * self.head_dim;
+        &self.values[start..][..positions.len() * self.head_dim]
     }
 
     fn head_elements(&self) -> usize {

@@ -333,42 +333,53 @@ fn attention_reads_stored_positions_in_order() {
     let (heads, batch) = (kv_heads * sharing, 9);
     let first = positions - batch;
     let queries = values(&mut generator, batch * heads * head_dim);
-    let mut output = vec![0.0; queries.len()];
-    let segment = AttentionSegment {
-        cache: &cache,
-        first_position: first,
-        rows: batch,
-    };
-    kernels.attention(&queries, heads, &[segment], &mut output);
+    for window in [
+        None,
+        NonZeroUsize::new(1),
+        NonZeroUsize::new(11),
+        NonZeroUsize::new(33),
+    ] {
+        let mut output = vec![0.0; queries.len()];
+        let segment = AttentionSegment {
+            cache: &cache,
+            first_position: first,
+            rows: batch,
+            window,
+        };
+        kernels.attention(&queries, heads, &[segment], &mut output);
 
-    let mut expected = Vec::new();
-    for (index, query) in queries.chunks(head_dim).enumerate() {
-        let (b, h) = (index / heads, index % heads);
-        let offset = |p: usize| p * stored + h / sharing * head_dim;
-        let seen = first + b + 1;
-        let scores: Vec<f32> = (0..seen)
-            .map(|p| {
-                let key = &keys[offset(p)..][..head_dim];
-                let dot = query
-                    .iter()
-                    .zip(key)
-                    .fold(0.0f32, |sum, (x, k)| sum + x * narrow(*k));
-                dot * (1.0 / (head_dim as f32).sqrt())
-            })
-            .collect();
-        let maximum = scores.iter().fold(f32::MIN, |maximum, x| maximum.max(*x));
-        let weights: Vec<f32> = scores
-            .iter()
-            .map(|x| elementary::exp(x - maximum))
-            .collect();
-        let sum = lanes16(weights.iter().copied());
-        for d in 0..head_dim {
-            expected.push((0..seen).fold(0.0f32, |acc, p| {
-                acc + (weights[p] / sum) * narrow(contents[offset(p) + d])
-            }));
+        let mut expected = Vec::new();
+        for (index, query) in queries.chunks(head_dim).enumerate() {
+            let (b, h) = (index / heads, index % heads);
+            let offset = |p: usize| p * stored + h / sharing * head_dim;
+            let seen = first + b + 1;
+            let from = window.map_or(0, |window| seen.saturating_sub(window.get()));
+            let scores: Vec<f32> = (from..seen)
+                .map(|p| {
+                    let key = &keys[offset(p)..][..head_dim];
+                    let dot = query
+                        .iter()
+                        .zip(key)
+                        .fold(0.0f32, |sum, (x, k)| sum + x * narrow(*k));
+                    dot * (1.0 / (head_dim as f32).sqrt())
+                })
+                .collect();
+            let maximum = scores.iter().fold(f32::MIN, |maximum, x| maximum.max(*x));
+            let weights: Vec<f32> = scores
+                .iter()
+                .map(|x| elementary::exp(x - maximum))
+                .collect();
+            // Each in the lane of its position.
+            let lanes = std::iter::repeat_n(0.0, from % 16).chain(weights.iter().copied());
+            let sum = lanes16(lanes);
+            for d in 0..head_dim {
+                expected.push((from..seen).fold(0.0f32, |acc, p| {
+                    acc + (weights[p - from] / sum) * narrow(contents[offset(p) + d])
+                }));
+            }
         }
+        assert_bits(&output, &expected);
     }
-    assert_bits(&output, &expected);
 }
 
 #[test]

@@ -87,6 +87,7 @@ fn attention_does_not_depend_on_the_chunk() {
             cache: &cache,
             first_position,
             rows,
+            window: None,
         };
         kernels.attention(&queries, HEADS, &[segment(0, POSITIONS)], &mut together);
         for chunk in [1, 5, 32] {

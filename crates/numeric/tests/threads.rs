@@ -109,6 +109,7 @@ fn attention() {
             cache: &cache,
             first_position: 0,
             rows: batch,
+            window: None,
         };
         kernels.attention(&queries, heads, &[segment], &mut output);
         output

@@ -7,6 +7,7 @@ use crate::{
     graph::{Action, AttentionShape, BufferId, Builder, Graph, GraphError, Rope, TensorId},
 };
 use lockstep_numeric::Pairs;
+use std::num::NonZeroUsize;
 
 /// Longer contexts are refused: the table of rotary angles is made for all of it.
 const CONTEXT_LENGTH_MAX: u64 = 1 << 18;
@@ -32,6 +33,30 @@ pub(super) struct AttentionStyle {
     pub(super) biases: bool,
     /// Whether each head's query and key is normalised before it is rotated.
     pub(super) head_norms: bool,
+    /// How many positions are read; none: all.
+    pub(super) window: Option<NonZeroUsize>,
+    /// Which rotary embedding it is rotated by.
+    pub(super) rope: usize,
+}
+
+impl AttentionStyle {
+    /// Without biases and norms, over all positions.
+    pub(super) const fn plain(pairs: Pairs) -> Self {
+        Self {
+            pairs,
+            biases: false,
+            head_norms: false,
+            window: None,
+            rope: 0,
+        }
+    }
+}
+
+/// What the gate of a feed-forward network goes through.
+#[derive(Clone, Copy)]
+pub(super) enum Gate {
+    Silu,
+    Gelu,
 }
 
 /// Buffers that all layers share.
@@ -59,6 +84,8 @@ pub(super) struct Decoder<'f> {
     convolved: Option<[BufferId; 2]>,
     attentions: usize,
     convolutions: usize,
+    /// Whether what a part has come to is normalised before it is added.
+    pub(super) norms_behind: bool,
     table: TensorId,
     vocabulary: usize,
 }
@@ -153,11 +180,18 @@ fn refuse_variants(file: &Gguf<'_>, name: &str) -> Result<(), GraphError> {
     {
         return unsupported(&format!("mixture of experts ({experts})"));
     }
+    let scalings = [Some("none"), Some("linear")];
     if metadata
         .get(&scaling)
-        .is_some_and(|v| v.as_str() != Some("none"))
+        .is_some_and(|v| !scalings.contains(&v.as_str()))
     {
         return unsupported(&format!("rotary scaling ({scaling})"));
+    }
+    for part in ["attn_logit_softcapping", "final_logit_softcapping"] {
+        let key = format!("{name}.{part}");
+        if metadata.get(&key).is_some_and(|v| v.as_f32() != Some(0.0)) {
+            return unsupported(&format!("soft caps ({key})"));
+        }
     }
     Ok(())
 }
@@ -201,6 +235,7 @@ impl<'f> Decoder<'f> {
             convolved: None,
             attentions: 0,
             convolutions: 0,
+            norms_behind: false,
             table,
             vocabulary,
         })
@@ -244,13 +279,54 @@ impl<'f> Decoder<'f> {
         Ok(())
     }
 
-    /// Adds what a part of a layer has come to.
-    fn add(&mut self, name: String) {
+    /// Adds what a part of a layer has come to; `norm` names the norm before that, if there is one.
+    fn add(&mut self, layer: usize, name: &str, norm: &str) -> Result<(), GraphError> {
+        let mut addend = self.buffers.projected;
+        if self.norms_behind {
+            let name = format!("blk.{layer}.{norm}");
+            let weight = self
+                .builder
+                .vector(&format!("{name}.weight"), self.sizes.embedding)?;
+            let action = Action::RmsNorm {
+                input: addend,
+                weight,
+                parts: 1,
+                epsilon: self.sizes.epsilon,
+                output: self.buffers.normed,
+            };
+            self.builder.push(name, action);
+            addend = self.buffers.normed;
+        }
+        let accumulator = self.buffers.residual;
         let action = Action::Add {
-            accumulator: self.buffers.residual,
-            addend: self.buffers.projected,
+            accumulator,
+            addend,
         };
-        self.builder.push(name, action);
+        self.builder.push(format!("blk.{layer}.{name}"), action);
+        Ok(())
+    }
+
+    /// Multiplies the embedding.
+    pub(super) fn scale_embedding(&mut self, factor: f32) {
+        let values = self.buffers.residual;
+        let action = Action::Scale { values, factor };
+        self.builder.push("token_embd.scale", action);
+    }
+
+    /// The rotary embedding that the metadata describe.
+    pub(super) fn rope(&self) -> Result<Rope, GraphError> {
+        let key = |part: &str| format!("{}.rope.{part}", self.name);
+        let metadata = self.builder.file().metadata();
+        let scaling = metadata.get(&key("scaling.type")).and_then(Value::as_str);
+        let stretch = match scaling {
+            Some("linear") => self.builder.number(&key("scaling.factor"), 1.0)?,
+            _ => 1.0,
+        };
+        Ok(Rope {
+            base: self.builder.number(&key("freq_base"), 1.0)?,
+            stretch,
+            factors: None,
+        })
     }
 
     /// Grouped-query attention.
@@ -297,11 +373,12 @@ impl<'f> Decoder<'f> {
             false => [query, key],
         };
         for (part, values, heads) in [("rope_q", query, heads), ("rope_k", key, kv_heads)] {
-            let pairs = style.pairs;
+            let AttentionStyle { pairs, rope, .. } = style;
             let action = Action::Rope {
                 values,
                 heads,
                 pairs,
+                rope,
             };
             self.builder.push(name(part), action);
         }
@@ -321,13 +398,13 @@ impl<'f> Decoder<'f> {
                 layer: cache,
                 queries: query,
                 heads,
+                window: style.window,
                 output: attended,
             },
         );
         let shape = (embedding, heads * head_dim);
         self.product(layer, "attn_output", shape, attended, projected)?;
-        self.add(name("attn_add"));
-        Ok(())
+        self.add(layer, "attn_add", "post_attention_norm")
     }
 
     /// Normalises each head of queries and keys.
@@ -403,12 +480,11 @@ impl<'f> Decoder<'f> {
             output,
             self.buffers.projected,
         )?;
-        self.add(name("shortconv.add"));
-        Ok(())
+        self.add(layer, "shortconv.add", "post_attention_norm")
     }
 
-    /// The SwiGLU feed-forward network.
-    pub(super) fn feed_forward(&mut self, layer: usize) -> Result<(), GraphError> {
+    /// The gated feed-forward network: SwiGLU or GeGLU.
+    pub(super) fn feed_forward(&mut self, layer: usize, by: Gate) -> Result<(), GraphError> {
         let name = |part: &str| format!("blk.{layer}.{part}");
         let Sizes {
             embedding,
@@ -426,8 +502,11 @@ impl<'f> Decoder<'f> {
         for (part, output) in [("ffn_gate", gate), ("ffn_up", up)] {
             self.product(layer, part, (feed_forward, embedding), normed, output)?;
         }
-        self.builder
-            .push(name("ffn_silu"), Action::SiluMul { gate, up });
+        let (part, action) = match by {
+            Gate::Silu => ("ffn_silu", Action::SiluMul { gate, up }),
+            Gate::Gelu => ("ffn_gelu", Action::GeluMul { gate, up }),
+        };
+        self.builder.push(name(part), action);
         self.product(
             layer,
             "ffn_down",
@@ -435,16 +514,11 @@ impl<'f> Decoder<'f> {
             gate,
             projected,
         )?;
-        self.add(name("ffn_add"));
-        Ok(())
+        self.add(layer, "ffn_add", "post_ffw_norm")
     }
 
     /// Ends with the logits of the last token; `norm` names the weight of the norm before them.
-    pub(super) fn finish(
-        mut self,
-        norm: &str,
-        factors: Option<TensorId>,
-    ) -> Result<Graph, GraphError> {
+    pub(super) fn finish(mut self, norm: &str, ropes: Vec<Rope>) -> Result<Graph, GraphError> {
         let Sizes {
             embedding, epsilon, ..
         } = self.sizes;
@@ -476,10 +550,6 @@ impl<'f> Decoder<'f> {
             false => self.table,
         };
         builder.product("output", output, last_normed, logits);
-        let rope = Rope {
-            base: builder.number(&format!("{}.rope.freq_base", self.name), 1.0)?,
-            factors,
-        };
         let context_length =
             builder.size_up_to(&format!("{}.context_length", self.name), CONTEXT_LENGTH_MAX)?;
         let attention = AttentionShape {
@@ -488,6 +558,7 @@ impl<'f> Decoder<'f> {
             kv_heads: self.sizes.kv_heads,
             head_dim: self.sizes.head_dim,
         };
-        self.builder.finish(logits, attention, rope, context_length)
+        self.builder
+            .finish(logits, attention, ropes, context_length)
     }
 }

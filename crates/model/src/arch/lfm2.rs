@@ -1,6 +1,6 @@
 //! The `lfm2` architecture (Liquid AI's LFM2): most layers have a gated short convolution in place of attention; the
 //! others attend as `qwen3` does.
-use super::decoder::{AttentionStyle, Decoder};
+use super::decoder::{AttentionStyle, Decoder, Gate};
 use crate::{
     fixture::Tiny,
     gguf::{Gguf, Value},
@@ -15,30 +15,32 @@ pub(super) const TINY: Tiny = Tiny {
     head_dim: 16,
     biases: false,
     head_norms: true,
+    norms_behind: false,
+    window: None,
     attends: &[false, false, true, false],
     output_norm: "token_embd_norm",
 };
 
 pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
     let mut decoder = Decoder::begin(file, NAME)?;
+    let rope = decoder.rope()?;
     let layers = decoder.sizes().layers;
     let attends = attends(file, layers)?;
     let taps = decoder.builder.size("lfm2.shortconv.l_cache")?;
     for (layer, attends) in attends.into_iter().enumerate() {
         if attends {
             let style = AttentionStyle {
-                pairs: Pairs::Halves,
-                biases: false,
                 head_norms: true,
+                ..AttentionStyle::plain(Pairs::Halves)
             };
             decoder.attention(layer, style)?;
         } else {
             decoder.convolution(layer, taps)?;
         }
-        decoder.feed_forward(layer)?;
+        decoder.feed_forward(layer, Gate::Silu)?;
     }
     // The norm before the output is stored under this name.
-    decoder.finish("token_embd_norm", None)
+    decoder.finish("token_embd_norm", vec![rope])
 }
 
 /// Which layers attend: those that have key and value heads.

@@ -1,6 +1,6 @@
 //! The `llama` architecture (Llama, SmolLM2, Mistral, and others that are stored as it): grouped-query attention with
 //! interleaved rotary pairs, and a SwiGLU feed-forward network.
-use super::decoder::{AttentionStyle, Decoder};
+use super::decoder::{AttentionStyle, Decoder, Gate};
 use crate::{
     fixture::Tiny,
     gguf::Gguf,
@@ -15,6 +15,8 @@ pub(super) const TINY: Tiny = Tiny {
     head_dim: 16,
     biases: false,
     head_norms: false,
+    norms_behind: false,
+    window: None,
     attends: &[true; 2],
     output_norm: "output_norm",
 };
@@ -24,19 +26,14 @@ const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
     let mut decoder = Decoder::begin(file, NAME)?;
+    let mut rope = decoder.rope()?;
     for layer in 0..decoder.sizes().layers {
-        let style = AttentionStyle {
-            pairs: Pairs::Interleaved,
-            biases: false,
-            head_norms: false,
-        };
-        decoder.attention(layer, style)?;
-        decoder.feed_forward(layer)?;
+        decoder.attention(layer, AttentionStyle::plain(Pairs::Interleaved))?;
+        decoder.feed_forward(layer, Gate::Silu)?;
     }
-    let pairs = decoder.sizes().head_dim / 2;
-    let factors = match file.tensors().contains_key(ROPE_FACTORS) {
-        true => Some(decoder.builder.vector(ROPE_FACTORS, pairs)?),
-        false => None,
-    };
-    decoder.finish("output_norm", factors)
+    if file.tensors().contains_key(ROPE_FACTORS) {
+        let pairs = decoder.sizes().head_dim / 2;
+        rope.factors = Some(decoder.builder.vector(ROPE_FACTORS, pairs)?);
+    }
+    decoder.finish("output_norm", vec![rope])
 }

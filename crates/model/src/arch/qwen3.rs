@@ -1,5 +1,5 @@
 //! The `qwen3` architecture (Qwen 3): as `qwen2`, with a norm for each head's query and key instead of biases.
-use super::decoder::{AttentionStyle, Decoder};
+use super::decoder::{AttentionStyle, Decoder, Gate};
 use crate::{
     fixture::Tiny,
     gguf::Gguf,
@@ -14,20 +14,22 @@ pub(super) const TINY: Tiny = Tiny {
     head_dim: 32,
     biases: false,
     head_norms: true,
+    norms_behind: false,
+    window: None,
     attends: &[true; 2],
     output_norm: "output_norm",
 };
 
 pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
     let mut decoder = Decoder::begin(file, NAME)?;
+    let rope = decoder.rope()?;
     for layer in 0..decoder.sizes().layers {
         let style = AttentionStyle {
-            pairs: Pairs::Halves,
-            biases: false,
             head_norms: true,
+            ..AttentionStyle::plain(Pairs::Halves)
         };
         decoder.attention(layer, style)?;
-        decoder.feed_forward(layer)?;
+        decoder.feed_forward(layer, Gate::Silu)?;
     }
-    decoder.finish("output_norm", None)
+    decoder.finish("output_norm", vec![rope])
 }

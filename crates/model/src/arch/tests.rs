@@ -75,14 +75,22 @@ impl Reference<'_> {
         parts.collect()
     }
 
-    fn rotate(&self, values: &mut [f64], head_dim: usize, position: usize) {
+    /// Whether a layer reads a window of positions, and how many.
+    fn window(&self, layer: usize) -> Option<usize> {
+        let name = self.file.text("general.architecture").unwrap();
+        let key = format!("{name}.attention.sliding_window");
+        let has = self.file.metadata().contains_key(&key);
+        (has && layer % 6 != 5).then(|| self.number("attention.sliding_window"))
+    }
+
+    fn rotate(&self, values: &mut [f64], head_dim: usize, position: usize, base: f64) {
         for head in values.chunks_exact_mut(head_dim) {
             for pair in 0..head_dim / 2 {
                 let (i, j) = match self.halves {
                     true => (pair, pair + head_dim / 2),
                     false => (2 * pair, 2 * pair + 1),
                 };
-                let frequency = 10_000f64.powf(-2.0 * pair as f64 / head_dim as f64);
+                let frequency = base.powf(-2.0 * pair as f64 / head_dim as f64);
                 let (sine, cosine) = (position as f64 * frequency).sin_cos();
                 let (a, b) = (head[i], head[j]);
                 (head[i], head[j]) = (a * cosine - b * sine, a * sine + b * cosine);
@@ -107,7 +115,19 @@ impl Reference<'_> {
                     row = self.norm(&name(&format!("attn_{part}_norm.weight")), &row);
                 }
                 if part != "v" {
-                    self.rotate(&mut row, self.number("rope.dimension_count"), position);
+                    let name = self.file.text("general.architecture").unwrap();
+                    let base = match self.window(layer) {
+                        Some(_) => 10_000.0,
+                        None => {
+                            f64::from(self.file.float(&format!("{name}.rope.freq_base")).unwrap())
+                        }
+                    };
+                    self.rotate(
+                        &mut row,
+                        self.number("rope.dimension_count"),
+                        position,
+                        base,
+                    );
                 }
                 row
             };
@@ -120,7 +140,9 @@ impl Reference<'_> {
             for head in 0..heads {
                 let query = &queries[position][head * head_dim..][..head_dim];
                 let shared = head / sharing * head_dim;
-                let scores: Vec<f64> = (0..=position)
+                let window = self.window(layer).unwrap_or(usize::MAX);
+                let first = (position + 1).saturating_sub(window);
+                let scores: Vec<f64> = (first..=position)
                     .map(|at| {
                         let key = &keys[at][shared..][..head_dim];
                         let dot: f64 = query.iter().zip(key).map(|(a, b)| a * b).sum();
@@ -129,7 +151,7 @@ impl Reference<'_> {
                     .collect();
                 let sum: f64 = scores.iter().sum();
                 for dimension in 0..head_dim {
-                    let weighted = scores.iter().zip(&values);
+                    let weighted = scores.iter().zip(&values[first..]);
                     let weighted = weighted.map(|(score, row)| score * row[shared + dimension]);
                     output.push(weighted.sum::<f64>() / sum);
                 }
@@ -175,8 +197,17 @@ impl Reference<'_> {
             .iter()
             .map(|token| table[*token as usize * width..][..width].to_vec())
             .collect();
-        let add = |rows: &mut Vec<Vec<f64>>, addends: Vec<Vec<f64>>| {
-            for (row, addend) in rows.iter_mut().zip(addends) {
+        let is_gated_by_gelu = self.has("blk.0.post_ffw_norm.weight");
+        if is_gated_by_gelu {
+            rows.iter_mut()
+                .flatten()
+                .for_each(|value| *value *= (width as f64).sqrt());
+        }
+        let add = |rows: &mut Vec<Vec<f64>>, addends: Vec<Vec<f64>>, norm: &str| {
+            for (row, mut addend) in rows.iter_mut().zip(addends) {
+                if self.has(norm) {
+                    addend = self.norm(norm, &addend);
+                }
                 row.iter_mut().zip(addend).for_each(|(a, b)| *a += b);
             }
         };
@@ -190,16 +221,23 @@ impl Reference<'_> {
                 true => self.attention(layer, &normed),
                 false => self.convolution(layer, &normed),
             };
-            add(&mut rows, mixed);
+            add(&mut rows, mixed, &name("post_attention_norm"));
             let fed = rows.iter().map(|row| {
                 let normed = self.norm(&name("ffn_norm"), row);
                 let gate = self.product(&name("ffn_gate"), &normed);
                 let up = self.product(&name("ffn_up"), &normed);
-                let hidden = gate.iter().zip(up).map(|(g, u)| g / (1.0 + (-g).exp()) * u);
+                let hidden = gate.iter().zip(up).map(|(g, u)| match is_gated_by_gelu {
+                    true => {
+                        let inner =
+                            (2.0 / std::f64::consts::PI).sqrt() * (g + 0.044715 * g.powi(3));
+                        0.5 * g * (1.0 + inner.tanh()) * u
+                    }
+                    false => g / (1.0 + (-g).exp()) * u,
+                });
                 self.product(&name("ffn_down"), &hidden.collect::<Vec<_>>())
             });
             let fed = fed.collect();
-            add(&mut rows, fed);
+            add(&mut rows, fed, &name("post_ffw_norm"));
         }
         let last = self.norm(&format!("{output_norm}.weight"), rows.last().unwrap());
         self.product("token_embd.weight", &last)

@@ -262,6 +262,9 @@ impl Pass {
                     format => kernels.matmul(weight, &pass.quantized[slot(format)], values),
                 }
             }),
+            Action::Scale { values, factor } => self.change(graph, values, rows, |_, values| {
+                kernels.scale(values, factor);
+            }),
             Action::AddVector { values, vector } => {
                 let vector = model.vector(vector);
                 self.change(graph, values, rows, |_, values| {
@@ -274,8 +277,9 @@ impl Pass {
                 values,
                 heads,
                 pairs,
+                rope,
             } => self.change(graph, values, rows, |pass, values| {
-                kernels.rope(model.rope(), pairs, values, heads, &pass.positions);
+                kernels.rope(model.rope(rope), pairs, values, heads, &pass.positions);
             }),
             Action::StoreKv { layer, key, value } => {
                 let width = graph.buffers[key.0].width;
@@ -295,6 +299,7 @@ impl Pass {
                 layer,
                 queries,
                 heads,
+                window,
                 output,
             } => self.write(graph, output, rows, |pass, values| {
                 let segments: Vec<_> = pass
@@ -305,6 +310,7 @@ impl Pass {
                         cache: &text.cache[layer],
                         first_position: segment.first_position,
                         rows: segment.rows.len(),
+                        window,
                     })
                     .collect();
                 let queries = pass.read(graph, queries, rows);
@@ -325,6 +331,9 @@ impl Pass {
                     let (input, output) = (&input[3 * start..3 * end], &mut values[start..end]);
                     kernels.gated_convolution(weight, input, history, next, output);
                 }
+            }),
+            Action::GeluMul { gate, up } => self.change(graph, gate, rows, |pass, values| {
+                kernels.gelu_mul(values, pass.read(graph, up, rows));
             }),
             Action::SiluMul { gate, up } => self.change(graph, gate, rows, |pass, values| {
                 kernels.silu_mul(values, pass.read(graph, up, rows));

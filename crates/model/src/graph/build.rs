@@ -253,7 +253,7 @@ impl<'f> Builder<'f> {
         self,
         logits: BufferId,
         attention: AttentionShape,
-        rope: Rope,
+        ropes: Vec<Rope>,
         context_length: usize,
     ) -> Result<Graph, GraphError> {
         let used: BTreeSet<&str> = self.tensors.iter().map(|t| t.name.as_str()).collect();
@@ -286,7 +286,7 @@ impl<'f> Builder<'f> {
             buffers: self.buffers,
             logits,
             attention,
-            rope,
+            ropes,
             context_length,
         })
     }

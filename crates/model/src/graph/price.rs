@@ -20,19 +20,27 @@ impl Graph {
                 ..
             }
             | Action::SelectLast { output: buffer, .. } => batch * self.width(buffer),
-            Action::AddVector { values, .. } => batch * self.width(values),
+            Action::AddVector { values, .. } | Action::Scale { values, .. } => {
+                batch * self.width(values)
+            }
             Action::GatedConvolution { weight, output, .. } => {
                 batch * (self.elements(weight) + 2 * self.width(output))
             }
             Action::RmsNorm { input, .. } => batch * 2 * self.width(input),
             Action::Rope { values, .. } => batch * 2 * self.width(values),
             Action::StoreKv { key, value, .. } => batch * (self.width(key) + self.width(value)),
-            Action::SiluMul { gate, .. } => batch * (EXPONENTIAL + 1) * self.width(gate),
+            Action::SiluMul { gate, .. } | Action::GeluMul { gate, .. } => {
+                batch * (EXPONENTIAL + 1) * self.width(gate)
+            }
             Action::MatMul { weight, .. } => batch * self.elements(weight),
-            Action::Attention { heads, .. } => {
-                // Positions read: first + 1 by the first token, one more by each following.
+            Action::Attention { heads, window, .. } => {
+                // Positions read: first + 1 by the first token, one more by each following, up to the window.
                 let first = first as Work;
-                let positions = batch * (first + 1) + batch * (batch - 1) / 2;
+                let window = window.map_or(Work::MAX, |window| window.get() as Work);
+                let growing = batch.min(window.saturating_sub(first));
+                let positions = growing * (first + 1)
+                    + growing * growing.saturating_sub(1) / 2
+                    + (batch - growing).saturating_mul(window);
                 let per_score = 2 * self.attention.head_dim as Work + EXPONENTIAL;
                 heads as Work * positions * per_score
             }
@@ -62,25 +70,27 @@ impl Graph {
 
 #[cfg(test)]
 mod tests {
-    use crate::{arch, fixture, gguf::Gguf};
+    use crate::{
+        arch,
+        fixture::{self, Weights},
+        gguf::Gguf,
+    };
 
     #[test]
     fn a_batch_costs_what_its_tokens_cost() {
-        let file = fixture::tiny_llama(1).build();
-        let graph = arch::graph(&Gguf::parse(&file).unwrap()).unwrap();
-        for index in 0..graph.head {
-            let alone: u64 = (5..12)
-                .map(|position| graph.price(index, 1, position))
-                .sum();
-            assert_eq!(
-                graph.price(index, 7, 5),
-                alone,
-                "{}",
-                graph.operations[index].name
-            );
-        }
-        for index in graph.head..graph.operations.len() {
-            assert_eq!(graph.price(index, 7, 5), graph.price(index, 1, 11));
+        for of in arch::TINY {
+            let file = fixture::tiny(of, 1, Weights::Mixed).build();
+            let graph = arch::graph(&Gguf::parse(&file).unwrap()).unwrap();
+            for index in 0..graph.head {
+                let alone: u64 = (5..22)
+                    .map(|position| graph.price(index, 1, position))
+                    .sum();
+                let name = &graph.operations[index].name;
+                assert_eq!(graph.price(index, 17, 5), alone, "{name}");
+            }
+            for index in graph.head..graph.operations.len() {
+                assert_eq!(graph.price(index, 17, 5), graph.price(index, 1, 21));
+            }
         }
     }
 

@@ -154,6 +154,7 @@ macro_rules! instantiate {
                 = norm::rms_norm::<$simd, $sixteen>;
             softmax_f32_f32(values: &mut [f32]) = norm::softmax::<$simd, $sixteen>;
             silu_mul_f32_f32(gate: &mut [f32], up: &[f32]) = elementwise::silu_mul::<$simd>;
+            gelu_mul_f32_f32(gate: &mut [f32], up: &[f32]) = elementwise::gelu_mul::<$simd>;
             add_f32_f32(accumulator: &mut [f32], addend: &[f32]) = elementwise::add::<$simd>;
             mul_f32_f32(values: &mut [f32], factors: &[f32]) = elementwise::mul::<$simd>;
             mul_add_f32_f32(accumulator: &mut [f32], a: &[f32], b: &[f32]) = elementwise::mul_add::<$simd>;

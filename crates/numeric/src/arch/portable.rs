@@ -7,9 +7,9 @@ mod row;
 use attention::{scores_f16_f32, values_f16_f32};
 pub(crate) use row::softmax_f32_f32;
 use row::{
-    add_f32_f32, exp_f32_f32, mul_add_f32_f32, mul_f32_f32, narrow_f32_f16, quantize_f32_i8_32,
-    quantize_f32_i8_256, rms_norm_f32_f32, rope_halves_f32_f32, rope_interleaved_f32_f32,
-    silu_mul_f32_f32,
+    add_f32_f32, exp_f32_f32, gelu_mul_f32_f32, mul_add_f32_f32, mul_f32_f32, narrow_f32_f16,
+    quantize_f32_i8_32, quantize_f32_i8_256, rms_norm_f32_f32, rope_halves_f32_f32,
+    rope_interleaved_f32_f32, silu_mul_f32_f32,
 };
 
 use crate::arch::{KernelTable, TileOutput, kernel_table};

@@ -12,6 +12,7 @@ use crate::{
     ActivationFormat, AttentionSegment, Convolution, Kernels, KvLayer, PackedMatrix, Pairs,
     QuantizedRows, RopeTable, WeightFormat,
 };
+use std::num::NonZeroUsize;
 
 /// A case per kernel, of the same name, and one for each thing that is built of several or of none.
 pub fn cases() -> impl Iterator<Item = &'static Case> {
@@ -36,6 +37,14 @@ const OTHERS: &[Case] = &[
     Case {
         name: "attention_segments_f16_f32",
         run: attention_segments,
+    },
+    Case {
+        name: "attention_window_f16_f32",
+        run: attention_window,
+    },
+    Case {
+        name: "scale_f32_f32",
+        run: scale,
     },
     Case {
         name: "gated_convolution_f32_f32",
@@ -369,6 +378,7 @@ fn attention(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
         cache: &cache,
         first_position,
         rows,
+        window: None,
     };
     kernels.attention(&queries, heads, &[segment], &mut output);
     bits(&output)
@@ -393,6 +403,7 @@ fn attention_segments(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> 
             cache,
             first_position: *first_position,
             rows: *rows,
+            window: None,
         })
         .collect();
     let rows: usize = segments.iter().map(|segment| segment.rows).sum();
@@ -400,6 +411,28 @@ fn attention_segments(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> 
     let queries = generator.values(rows * heads * head_dim, 2.0);
     let mut output = vec![0.0; queries.len()];
     kernels.attention(&queries, heads, &segments, &mut output);
+    bits(&output)
+}
+
+/// Windows from a position to more than there are, on texts that are cut for threads and such that are not.
+fn attention_window(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let head_dim = [16, 24, 64][generator.between(0, 2)];
+    let (kv_heads, sharing) = (generator.between(1, 2), generator.between(1, 8));
+    let first_position = [0, 5, 40, 450][generator.between(0, 3)];
+    let rows = generator.between(1, 9);
+    let window = [1, 3, 16, 33, 400, 1_000][generator.between(0, 5)];
+    let positions = first_position + rows;
+    let cache = cache(kernels, generator, kv_heads, head_dim, positions, positions);
+    let heads = kv_heads * sharing;
+    let queries = generator.values(rows * heads * head_dim, 2.0);
+    let mut output = vec![0.0; queries.len()];
+    let segment = AttentionSegment {
+        cache: &cache,
+        first_position,
+        rows,
+        window: NonZeroUsize::new(window),
+    };
+    kernels.attention(&queries, heads, &[segment], &mut output);
     bits(&output)
 }
 
@@ -492,6 +525,22 @@ fn silu_mul_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     let up = generator.values(count, 8.0);
     kernels.silu_mul(&mut gate, &up);
     bits(&gate)
+}
+
+fn gelu_mul_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let count = generator.between(1, 20_000);
+    let limit = [1.0, 8.0, 200.0][generator.between(0, 2)];
+    let mut gate = generator.values(count, limit);
+    let up = generator.values(count, 8.0);
+    kernels.gelu_mul(&mut gate, &up);
+    bits(&gate)
+}
+
+fn scale(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let count = generator.between(1, 300);
+    let mut values = generator.values(count, 8.0);
+    kernels.scale(&mut values, generator.values(1, 30.0)[0]);
+    bits(&values)
 }
 
 fn add_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {

@@ -3,6 +3,7 @@
 //! The elements that do not fill a vector go through a padded copy.
 
 use super::Simd;
+use crate::arch::{GELU_CUBIC, GELU_LINEAR};
 use crate::convert::canonical;
 
 /// As many elements as any vector has.
@@ -18,6 +19,18 @@ impl Change for SiluMul {
     #[inline(always)]
     fn change<S: Simd>(simd: S, gate: S::F32, up: S::F32) -> S::F32 {
         let denominator = simd.add(simd.splat_f32(1.0), simd.exp(simd.neg(gate)));
+        simd.canonical(simd.mul(simd.div(gate, denominator), up))
+    }
+}
+
+struct GeluMul;
+impl Change for GeluMul {
+    #[inline(always)]
+    fn change<S: Simd>(simd: S, gate: S::F32, up: S::F32) -> S::F32 {
+        let cubic = simd.mul(simd.mul(simd.splat_f32(GELU_CUBIC), gate), gate);
+        let inner = simd.add(simd.splat_f32(1.0), cubic);
+        let exponent = simd.mul(simd.mul(simd.splat_f32(GELU_LINEAR), gate), inner);
+        let denominator = simd.add(simd.splat_f32(1.0), simd.exp(simd.neg(exponent)));
         simd.canonical(simd.mul(simd.div(gate, denominator), up))
     }
 }
@@ -69,6 +82,12 @@ fn zip_in_place<S: Simd, C: Change>(simd: S, values: &mut [f32], other: &[f32]) 
 #[inline(always)]
 pub(crate) fn silu_mul<S: Simd>(simd: S, gate: &mut [f32], up: &[f32]) {
     zip_in_place::<S, SiluMul>(simd, gate, up);
+}
+
+/// gate = (gate / (1 + exp(-((linear * gate) * (1 + (cubic * gate) * gate))))) * up.
+#[inline(always)]
+pub(crate) fn gelu_mul<S: Simd>(simd: S, gate: &mut [f32], up: &[f32]) {
+    zip_in_place::<S, GeluMul>(simd, gate, up);
 }
 
 /// accumulator = accumulator + addend.

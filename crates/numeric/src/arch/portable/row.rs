@@ -1,6 +1,7 @@
 //! Kernels on rows: quantisation, normalisation, softmax, gating, rotation.
 
 use super::fold_lanes;
+use crate::arch::{GELU_CUBIC, GELU_LINEAR};
 use crate::convert::{canonical, canonical_nan, f32_to_f16};
 use crate::elementary::exp;
 use crate::quantized::{
@@ -114,6 +115,15 @@ pub(crate) fn softmax_f32_f32(values: &mut [f32]) {
 pub(crate) fn silu_mul_f32_f32(gate: &mut [f32], up: &[f32]) {
     for (gate, up) in gate.iter_mut().zip(up) {
         *gate = canonical((*gate / (1.0 + exp(-*gate))) * up);
+    }
+}
+
+/// gate = (gate / (1 + exp(-((linear * gate) * (1 + (cubic * gate) * gate))))) * up.
+pub(crate) fn gelu_mul_f32_f32(gate: &mut [f32], up: &[f32]) {
+    for (gate, up) in gate.iter_mut().zip(up) {
+        let x = *gate;
+        let exponent = (GELU_LINEAR * x) * (1.0 + (GELU_CUBIC * x) * x);
+        *gate = canonical((x / (1.0 + exp(-exponent))) * up);
     }
 }
 

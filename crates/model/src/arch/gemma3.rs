@@ -1,0 +1,63 @@
+//! The `gemma3` architecture (Gemma 3, text): five of six layers read a window of positions and are rotated by another base;
+//! norms stand before and behind attention and feed-forward network, whose gate is a GELU; the embedding is scaled.
+use super::decoder::{AttentionStyle, Decoder, Gate, unsupported};
+use crate::{
+    fixture::Tiny,
+    gguf::Gguf,
+    graph::{Graph, GraphError, Rope},
+};
+use lockstep_numeric::Pairs;
+use std::num::NonZeroUsize;
+
+pub(super) const NAME: &str = "gemma3";
+
+pub(super) const TINY: Tiny = Tiny {
+    architecture: NAME,
+    head_dim: 32,
+    biases: false,
+    head_norms: true,
+    norms_behind: true,
+    window: Some(12),
+    attends: &[true; 7],
+    output_norm: "output_norm",
+};
+
+/// Every so many layers one reads all positions.
+const PATTERN: usize = 6;
+/// Base of the rotations of the others, unless the file has another.
+const LOCAL_BASE: f32 = 10_000.0;
+/// The largest one, which has so many layers, scales its queries by another number than the length of its heads.
+const LAYERS_OF_OTHER_SCALE: usize = 62;
+
+pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
+    let mut decoder = Decoder::begin(file, NAME)?;
+    let sizes = decoder.sizes();
+    if sizes.layers == LAYERS_OF_OTHER_SCALE {
+        return unsupported("queries scaled by another number than the length of heads");
+    }
+    let window = decoder.builder.size("gemma3.attention.sliding_window")?;
+    let local = match file.metadata().contains_key("gemma3.rope.freq_base_swa") {
+        true => decoder.builder.number("gemma3.rope.freq_base_swa", 1.0)?,
+        false => LOCAL_BASE,
+    };
+    let local = Rope {
+        base: local,
+        stretch: 1.0,
+        factors: None,
+    };
+    let ropes = vec![decoder.rope()?, local];
+    decoder.scale_embedding((sizes.embedding as f32).sqrt());
+    decoder.norms_behind = true;
+    for layer in 0..sizes.layers {
+        let is_local = (layer + 1) % PATTERN != 0;
+        let style = AttentionStyle {
+            head_norms: true,
+            window: NonZeroUsize::new(window).filter(|_| is_local),
+            rope: usize::from(is_local),
+            ..AttentionStyle::plain(Pairs::Halves)
+        };
+        decoder.attention(layer, style)?;
+        decoder.feed_forward(layer, Gate::Gelu)?;
+    }
+    decoder.finish("output_norm", ropes)
+}
