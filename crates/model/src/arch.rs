@@ -2,6 +2,7 @@
 mod decoder;
 mod gemma3;
 mod lfm2;
+mod lfm2moe;
 mod llama;
 mod qwen2;
 mod qwen3;
@@ -21,6 +22,7 @@ const KNOWN: &[(&str, Build)] = &[
     (qwen3::NAME, qwen3::graph),
     (gemma3::NAME, gemma3::graph),
     (lfm2::NAME, lfm2::graph),
+    (lfm2moe::NAME, lfm2moe::graph),
 ];
 
 /// Small files of each, for tests; the first is a `llama`.
@@ -30,6 +32,7 @@ pub const TINY: &[Tiny] = &[
     qwen3::TINY,
     gemma3::TINY,
     lfm2::TINY,
+    lfm2moe::TINY,
 ];
 
 /// Builds the graph of a model file.

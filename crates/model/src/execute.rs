@@ -17,6 +17,7 @@
 //! never reached take address space but, on systems that give out zero pages lazily, no memory.
 //! Activations take memory from a sequence's first pass of its own on.
 mod batch;
+mod experts;
 mod observe;
 mod pass;
 #[cfg(test)]

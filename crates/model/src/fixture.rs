@@ -18,6 +18,7 @@ const EMBEDDING: usize = 64;
 const FEED_FORWARD: usize = 96;
 const HEADS: usize = 4;
 const TAPS: usize = 3;
+const EXPERT_WIDTH: usize = 32;
 const ALIGNMENT: usize = 32;
 
 /// Writes GGUF version 3.
@@ -181,6 +182,17 @@ impl Random {
     }
 }
 
+/// The experts of a small file.
+#[derive(Clone, Copy, Debug)]
+pub struct TinyExperts {
+    /// Layers before the first that has some.
+    pub dense: usize,
+    /// Experts of a layer.
+    pub count: usize,
+    /// Of which so many are taken.
+    pub used: usize,
+}
+
 /// What the small files of an architecture have.
 #[derive(Clone, Copy, Debug)]
 pub struct Tiny {
@@ -196,6 +208,8 @@ pub struct Tiny {
     pub norms_behind: bool,
     /// How many positions layers read that do not read all.
     pub window: Option<u32>,
+    /// Experts, if it has some.
+    pub experts: Option<TinyExperts>,
     /// For each layer whether it attends; the others have convolutions.
     pub attends: &'static [bool],
     /// Name of the norm before the output.
@@ -259,6 +273,17 @@ pub fn tiny(of: &Tiny, seed: u64, weights: Weights) -> GgufBuilder {
     if let Some(window) = of.window {
         file = file.set(&key("attention.sliding_window"), Value::U32(window));
     }
+    if let Some(experts) = of.experts {
+        for (part, value) in [
+            ("expert_count", experts.count),
+            ("expert_used_count", experts.used),
+            ("expert_feed_forward_length", EXPERT_WIDTH),
+            ("leading_dense_block_count", experts.dense),
+            ("expert_gating_func", 2),
+        ] {
+            file = file.set(&key(part), size(value));
+        }
+    }
     if of.attends.contains(&false) {
         file = file.set(&key("shortconv.l_cache"), size(TAPS));
     }
@@ -288,7 +313,7 @@ fn fill(
     let (query_width, kv_width) = (HEADS * of.head_dim, 2 * of.head_dim);
     let mut matrices = vec![("token_embd".to_owned(), vocabulary, EMBEDDING, Type::Q8_0)];
     let mut norms = vec![(of.output_norm.to_owned(), EMBEDDING)];
-    let mut floats = Vec::new();
+    let (mut floats, mut experts) = (Vec::new(), Vec::new());
     for (layer, attends) in of.attends.iter().enumerate() {
         let name = |part: &str| format!("blk.{layer}.{part}");
         norms.extend([
@@ -328,17 +353,32 @@ fn fill(
             ]);
             floats.push((name("shortconv.conv.weight"), vec![TAPS, EMBEDDING]));
         }
-        matrices.extend([
-            (name("ffn_gate"), FEED_FORWARD, EMBEDDING, Type::Q4_1),
-            (name("ffn_up"), FEED_FORWARD, EMBEDDING, Type::Q8_0),
-            (name("ffn_down"), EMBEDDING, FEED_FORWARD, Type::Q4_1),
-        ]);
+        match of.experts.filter(|experts| layer >= experts.dense) {
+            None => matrices.extend([
+                (name("ffn_gate"), FEED_FORWARD, EMBEDDING, Type::Q4_1),
+                (name("ffn_up"), FEED_FORWARD, EMBEDDING, Type::Q8_0),
+                (name("ffn_down"), EMBEDDING, FEED_FORWARD, Type::Q4_1),
+            ]),
+            Some(TinyExperts { count, .. }) => {
+                let of_all = |part, rows, columns, tensor_type| {
+                    (name(part), count, rows, columns, tensor_type)
+                };
+                experts.extend([
+                    of_all("ffn_gate_exps", EXPERT_WIDTH, EMBEDDING, Type::Q4_1),
+                    of_all("ffn_up_exps", EXPERT_WIDTH, EMBEDDING, Type::Q8_0),
+                    of_all("ffn_down_exps", EMBEDDING, EXPERT_WIDTH, Type::Q8_0),
+                ]);
+                matrices.push((name("ffn_gate_inp"), count, EMBEDDING, Type::F32));
+                floats.push((name("exp_probs_b.bias"), vec![count]));
+            }
+        }
     }
+    let type_of = |mixed| match weights {
+        Weights::Mixed => mixed,
+        Weights::Float => Type::F32,
+    };
     for (name, rows, columns, mixed) in matrices {
-        let tensor_type = match weights {
-            Weights::Mixed => mixed,
-            Weights::Float => Type::F32,
-        };
+        let tensor_type = type_of(mixed);
         let bytes = random.bytes(tensor_type, rows * columns);
         let dimensions = [columns as u64, rows as u64];
         file = file.tensor(&format!("{name}.weight"), &dimensions, tensor_type, bytes);
@@ -353,6 +393,12 @@ fn fill(
             Type::F32,
             bytes,
         );
+    }
+    for (name, count, rows, columns, mixed) in experts {
+        let tensor_type = type_of(mixed);
+        let bytes = random.bytes(tensor_type, count * rows * columns);
+        let dimensions = [columns, rows, count].map(|size| size as u64);
+        file = file.tensor(&format!("{name}.weight"), &dimensions, tensor_type, bytes);
     }
     for (name, dimensions) in floats {
         let bytes = random.bytes(Type::F32, dimensions.iter().product());

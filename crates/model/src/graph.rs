@@ -45,6 +45,15 @@ pub enum Shape {
         /// Inputs.
         columns: usize,
     },
+    /// A projection of each of some experts.
+    Experts {
+        /// Experts.
+        count: usize,
+        /// Outputs of each.
+        rows: usize,
+        /// Inputs of each.
+        columns: usize,
+    },
     /// A short convolution over positions, depthwise.
     Convolution {
         /// Channels.
@@ -70,6 +79,22 @@ pub struct Buffer {
     pub name: &'static str,
     /// Values per token.
     pub width: usize,
+}
+
+/// A mixture of experts with SwiGLU networks. The weight of expert i is p_i = 1 / (1 + exp(-score_i)); the `used` experts
+/// with the largest p_i + bias_i are taken, of equal ones those with the lowest number; their weights are divided by
+/// the larger of 2^-14 and their sum. Both sums are in the order of the experts' numbers.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[allow(missing_docs)]
+pub struct ExpertsShape {
+    pub input: BufferId,
+    pub scores: BufferId,
+    pub bias: Option<TensorId>,
+    pub gate: TensorId,
+    pub up: TensorId,
+    pub down: TensorId,
+    pub used: usize,
+    pub output: BufferId,
 }
 
 /// What an operation does. `input` is read, `output` written whole.
@@ -138,6 +163,8 @@ pub enum Action {
     SiluMul { gate: BufferId, up: BufferId },
     /// gate = gelu(gate) * up; see [`lockstep_numeric::Kernels::gelu_mul`].
     GeluMul { gate: BufferId, up: BufferId },
+    /// output = the sum of what the best experts of each row make of `input`, each times its weight.
+    Experts(ExpertsShape),
     /// accumulator += addend.
     Add {
         accumulator: BufferId,
@@ -157,6 +184,7 @@ impl Action {
             | Self::MatMul { output, .. }
             | Self::Attention { output, .. }
             | Self::GatedConvolution { output, .. }
+            | Self::Experts(ExpertsShape { output, .. })
             | Self::SelectLast { output, .. } => Some(output),
             Self::Rope { values, .. }
             | Self::AddVector { values, .. }

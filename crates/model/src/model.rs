@@ -49,6 +49,7 @@ enum Weight {
     Vector(Vec<f32>),
     Matrix(PackedMatrix),
     Convolution(Convolution),
+    Experts(Vec<PackedMatrix>),
 }
 
 impl Weight {
@@ -57,6 +58,7 @@ impl Weight {
             Self::Vector(values) => size_of_val(values.as_slice()),
             Self::Matrix(matrix) => matrix.resident_bytes(),
             Self::Convolution(convolution) => convolution.bytes(),
+            Self::Experts(experts) => experts.iter().map(PackedMatrix::resident_bytes).sum(),
         }
     }
 }
@@ -190,6 +192,13 @@ impl Model {
         }
     }
 
+    pub(crate) fn experts(&self, id: TensorId) -> &[PackedMatrix] {
+        match &self.weights[id.0] {
+            Weight::Experts(experts) => experts,
+            _ => unreachable!("the graph names tensors by their shape"),
+        }
+    }
+
     pub(crate) fn convolution(&self, id: TensorId) -> &Convolution {
         match &self.weights[id.0] {
             Weight::Convolution(convolution) => convolution,
@@ -208,30 +217,45 @@ fn load(gguf: &Gguf<'_>, tensors: &[Tensor]) -> Result<Vec<Weight>, ModelError> 
         let tensor = tensor.name.clone();
         move |source| ModelError::Pack { tensor, source }
     };
+    // So many matrices of so many rows and columns, one behind the other.
+    let matrices = |tensor: &Tensor| match tensor.shape {
+        Shape::Matrix { rows, columns } => Some((1, rows, columns)),
+        Shape::Experts {
+            count,
+            rows,
+            columns,
+        } => Some((count, rows, columns)),
+        Shape::Vector { .. } | Shape::Convolution { .. } => None,
+    };
     let mut total = 0usize;
     for tensor in tensors {
-        if let Shape::Matrix { rows, columns } = tensor.shape {
+        if let Some((count, rows, columns)) = matrices(tensor) {
             let bytes = PackedMatrix::packed_bytes(format(tensor)?, rows, columns)
                 .map_err(pack_error(tensor))?;
-            total = total.saturating_add(bytes);
+            total = total.saturating_add(bytes.saturating_mul(count));
         }
     }
     let mut packer = Packer::with_capacity(total);
     for tensor in tensors {
-        if let Shape::Matrix { rows, columns } = tensor.shape {
+        if let Some((count, rows, columns)) = matrices(tensor) {
             let bytes = gguf.tensor_bytes(&tensor.name)?;
-            packer
-                .pack(format(tensor)?, rows, columns, bytes)
-                .map_err(pack_error(tensor))?;
+            for bytes in bytes.chunks_exact(bytes.len() / count) {
+                packer
+                    .pack(format(tensor)?, rows, columns, bytes)
+                    .map_err(pack_error(tensor))?;
+            }
         }
     }
-    let mut matrices = packer.finish().into_iter();
+    let mut packed = packer.finish().into_iter();
     tensors
         .iter()
         .map(|tensor| match tensor.shape {
             Shape::Matrix { .. } => Ok(Weight::Matrix(
-                matrices.next().expect("one was packed for each"),
+                packed.next().expect("one was packed for each"),
             )),
+            Shape::Experts { count, .. } => {
+                Ok(Weight::Experts(packed.by_ref().take(count).collect()))
+            }
             Shape::Vector { .. } => Ok(Weight::Vector(floats(gguf.tensor_bytes(&tensor.name)?))),
             Shape::Convolution { channels, .. } => {
                 let weight = floats(gguf.tensor_bytes(&tensor.name)?);
@@ -298,7 +322,7 @@ mod tests {
         let text = |text: &str| Value::String(text.to_owned());
         assert_eq!(
             error(&file().set("general.architecture", text("mamba"))),
-            "unsupported architecture (known: llama, qwen2, qwen3, gemma3, lfm2): mamba"
+            "unsupported architecture (known: llama, qwen2, qwen3, gemma3, lfm2, lfm2moe): mamba"
         );
         assert_eq!(
             error(&file().without_tensor("blk.1.ffn_up.weight")),

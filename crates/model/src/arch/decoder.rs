@@ -4,7 +4,9 @@
 //! ([`Decoder::feed_forward`]). What differs is said by the file of each architecture.
 use crate::{
     gguf::{Gguf, Value},
-    graph::{Action, AttentionShape, BufferId, Builder, Graph, GraphError, Rope, TensorId},
+    graph::{
+        Action, AttentionShape, BufferId, Builder, ExpertsShape, Graph, GraphError, Rope, TensorId,
+    },
 };
 use lockstep_numeric::Pairs;
 use std::num::NonZeroUsize;
@@ -82,6 +84,8 @@ pub(super) struct Decoder<'f> {
     head_normed: Option<[BufferId; 2]>,
     /// Buffers of what a convolution reads and writes.
     convolved: Option<[BufferId; 2]>,
+    /// Buffer of the scores of experts.
+    scores: Option<BufferId>,
     attentions: usize,
     convolutions: usize,
     /// Whether what a part has come to is normalised before it is added.
@@ -169,15 +173,14 @@ impl Sizes {
     }
 }
 
-/// Refuses what files of every architecture may ask for and nobody here computes.
-fn refuse_variants(file: &Gguf<'_>, name: &str) -> Result<(), GraphError> {
+/// Refuses what files of every architecture may ask for and nobody here computes; or what only those have that are
+/// `sparse`.
+fn refuse_variants(file: &Gguf<'_>, name: &str, sparse: bool) -> Result<(), GraphError> {
     let experts = format!("{name}.expert_count");
     let scaling = format!("{name}.rope.scaling.type");
     let metadata = file.metadata();
-    if metadata
-        .get(&experts)
-        .is_some_and(|v| v.as_u64() != Some(0))
-    {
+    let count = metadata.get(&experts).map(Value::as_u64);
+    if !sparse && count.is_some_and(|count| count != Some(0)) {
         return unsupported(&format!("mixture of experts ({experts})"));
     }
     let scalings = [Some("none"), Some("linear")];
@@ -199,7 +202,16 @@ fn refuse_variants(file: &Gguf<'_>, name: &str) -> Result<(), GraphError> {
 impl<'f> Decoder<'f> {
     /// Begins with the embedding of the tokens.
     pub(super) fn begin(file: &'f Gguf<'f>, name: &'static str) -> Result<Self, GraphError> {
-        refuse_variants(file, name)?;
+        Self::new(file, name, false)
+    }
+
+    /// The same for architectures that have mixtures of experts.
+    pub(super) fn begin_sparse(file: &'f Gguf<'f>, name: &'static str) -> Result<Self, GraphError> {
+        Self::new(file, name, true)
+    }
+
+    fn new(file: &'f Gguf<'f>, name: &'static str, sparse: bool) -> Result<Self, GraphError> {
+        refuse_variants(file, name, sparse)?;
         let mut builder = Builder::new(file);
         let sizes = Sizes::read(&builder, name)?;
         let vocabulary = file.tensor("token_embd.weight")?.rows;
@@ -233,6 +245,7 @@ impl<'f> Decoder<'f> {
             buffers,
             head_normed: None,
             convolved: None,
+            scores: None,
             attentions: 0,
             convolutions: 0,
             norms_behind: false,
@@ -243,6 +256,11 @@ impl<'f> Decoder<'f> {
 
     pub(super) fn sizes(&self) -> Sizes {
         self.sizes
+    }
+
+    /// The architecture's metadata key of this name.
+    pub(super) fn key(&self, part: &str) -> String {
+        format!("{}.{part}", self.name)
     }
 
     /// Normalises the residual before a part of a layer.
@@ -514,6 +532,43 @@ impl<'f> Decoder<'f> {
             gate,
             projected,
         )?;
+        self.add(layer, "ffn_add", "post_ffw_norm")
+    }
+
+    /// A mixture of experts in place of the feed-forward network: `count` of this width, of which `used` are taken.
+    pub(super) fn experts(
+        &mut self,
+        layer: usize,
+        (count, used): (usize, usize),
+        feed_forward: usize,
+    ) -> Result<(), GraphError> {
+        let name = |part: &str| format!("blk.{layer}.{part}");
+        let weight = |part: &str| format!("blk.{layer}.{part}.weight");
+        let embedding = self.sizes.embedding;
+        let builder = &mut self.builder;
+        let scores = *self
+            .scores
+            .get_or_insert_with(|| builder.buffer("expert_scores", count));
+        let normed = self.buffers.normed;
+        self.norm(layer, "ffn_norm")?;
+        self.product(layer, "ffn_gate_inp", (count, embedding), normed, scores)?;
+        let builder = &mut self.builder;
+        let bias = name("exp_probs_b.bias");
+        let bias = match builder.file().tensors().contains_key(&bias) {
+            true => Some(builder.vector(&bias, count)?),
+            false => None,
+        };
+        let shape = ExpertsShape {
+            input: normed,
+            scores,
+            bias,
+            gate: builder.experts(&weight("ffn_gate_exps"), count, feed_forward, embedding)?,
+            up: builder.experts(&weight("ffn_up_exps"), count, feed_forward, embedding)?,
+            down: builder.experts(&weight("ffn_down_exps"), count, embedding, feed_forward)?,
+            used,
+            output: self.buffers.projected,
+        };
+        builder.push(name("ffn_experts"), Action::Experts(shape));
         self.add(layer, "ffn_add", "post_ffw_norm")
     }
 

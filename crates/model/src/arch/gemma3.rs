@@ -18,6 +18,7 @@ pub(super) const TINY: Tiny = Tiny {
     head_norms: true,
     norms_behind: true,
     window: Some(12),
+    experts: None,
     attends: &[true; 7],
     output_norm: "output_norm",
 };

@@ -17,6 +17,7 @@ pub(super) const TINY: Tiny = Tiny {
     head_norms: true,
     norms_behind: false,
     window: None,
+    experts: None,
     attends: &[false, false, true, false],
     output_norm: "token_embd_norm",
 };
@@ -24,41 +25,58 @@ pub(super) const TINY: Tiny = Tiny {
 pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
     let mut decoder = Decoder::begin(file, NAME)?;
     let rope = decoder.rope()?;
-    let layers = decoder.sizes().layers;
-    let attends = attends(file, layers)?;
-    let taps = decoder.builder.size("lfm2.shortconv.l_cache")?;
-    for (layer, attends) in attends.into_iter().enumerate() {
-        if attends {
-            let style = AttentionStyle {
-                head_norms: true,
-                ..AttentionStyle::plain(Pairs::Halves)
-            };
-            decoder.attention(layer, style)?;
-        } else {
-            decoder.convolution(layer, taps)?;
-        }
+    for (layer, mixing) in mixings(&decoder)?.into_iter().enumerate() {
+        mix(&mut decoder, layer, mixing)?;
         decoder.feed_forward(layer, Gate::Silu)?;
     }
-    // The norm before the output is stored under this name.
-    decoder.finish("token_embd_norm", vec![rope])
+    decoder.finish(OUTPUT_NORM, vec![rope])
 }
 
-/// Which layers attend: those that have key and value heads.
-fn attends(file: &Gguf<'_>, layers: usize) -> Result<Vec<bool>, GraphError> {
-    const KEY: &str = "lfm2.attention.head_count_kv";
-    let counts = match file.metadata().get(KEY) {
+/// The norm before the output is stored under this name.
+pub(super) const OUTPUT_NORM: &str = "token_embd_norm";
+
+/// How a layer mixes positions.
+#[derive(Clone, Copy)]
+pub(super) enum Mixing {
+    Attention,
+    /// Taps.
+    Convolution(usize),
+}
+
+pub(super) fn mix(
+    decoder: &mut Decoder<'_>,
+    layer: usize,
+    mixing: Mixing,
+) -> Result<(), GraphError> {
+    let style = AttentionStyle {
+        head_norms: true,
+        ..AttentionStyle::plain(Pairs::Halves)
+    };
+    match mixing {
+        Mixing::Attention => decoder.attention(layer, style),
+        Mixing::Convolution(taps) => decoder.convolution(layer, taps),
+    }
+}
+
+/// How each layer mixes positions: those attend that have key and value heads.
+pub(super) fn mixings(decoder: &Decoder<'_>) -> Result<Vec<Mixing>, GraphError> {
+    let key = decoder.key("attention.head_count_kv");
+    let layers = decoder.sizes().layers;
+    let taps = decoder.builder.size(&decoder.key("shortconv.l_cache"))?;
+    let counts = match decoder.builder.file().metadata().get(&key) {
         Some(Value::Array(counts)) => counts.as_slice(),
         _ => &[],
     };
     if counts.len() != layers {
         return Err(GraphError::OutOfRange {
-            key: KEY.to_owned(),
+            key,
             value: format!("{} numbers", counts.len()),
             allowed: format!("one for each of {layers} layers"),
         });
     }
-    Ok(counts
-        .iter()
-        .map(|count| count.as_u64() != Some(0))
-        .collect())
+    let mixing = |count: &Value| match count.as_u64() {
+        Some(0) => Mixing::Convolution(taps),
+        _ => Mixing::Attention,
+    };
+    Ok(counts.iter().map(mixing).collect())
 }

@@ -17,6 +17,7 @@ pub(super) const TINY: Tiny = Tiny {
     head_norms: false,
     norms_behind: false,
     window: None,
+    experts: None,
     attends: &[true; 2],
     output_norm: "output_norm",
 };

@@ -7,6 +7,7 @@
 //! # Determinism
 //! Every kernel gives a row the bits it has alone, so a row's neighbours cannot appear in it.
 use super::{
+    experts::Scratch,
     observe::{Observer, Output},
     text::{Convolved, Text},
 };
@@ -41,6 +42,7 @@ pub(super) struct Pass {
     buffers: Vec<Vec<f32>>,
     /// In blocks of 32 and of 256.
     quantized: [QuantizedRows; 2],
+    experts: Scratch,
 }
 
 impl fmt::Debug for Pass {
@@ -332,6 +334,15 @@ impl Pass {
                     kernels.gated_convolution(weight, input, history, next, output);
                 }
             }),
+            Action::Experts(shape) => {
+                let mut scratch = mem::take(&mut self.experts);
+                self.write(graph, shape.output, rows, |pass, values| {
+                    let input = pass.read(graph, shape.input, rows);
+                    let scores = pass.read(graph, shape.scores, rows);
+                    scratch.run(model, kernels, &shape, (input, scores), values);
+                });
+                self.experts = scratch;
+            }
             Action::GeluMul { gate, up } => self.change(graph, gate, rows, |pass, values| {
                 kernels.gelu_mul(values, pass.read(graph, up, rows));
             }),

@@ -196,6 +196,25 @@ impl<'f> Builder<'f> {
         self.tensor(name, Shape::Vector { length })
     }
 
+    /// Names the matrices of some experts in the file, checking their shape and type.
+    ///
+    /// # Errors
+    /// When they are missing or not as wanted.
+    pub fn experts(
+        &mut self,
+        name: &str,
+        count: usize,
+        rows: usize,
+        columns: usize,
+    ) -> Result<TensorId, GraphError> {
+        let shape = Shape::Experts {
+            count,
+            rows,
+            columns,
+        };
+        self.tensor(name, shape)
+    }
+
     /// Names the weights of a convolution in the file, checking their shape and type.
     ///
     /// # Errors
@@ -214,6 +233,14 @@ impl<'f> Builder<'f> {
         let (wanted, supported) = match shape {
             Shape::Vector { length } => (vec![length as u64], "F32"),
             Shape::Matrix { rows, columns } => (vec![columns as u64, rows as u64], MATRIX_TYPES),
+            Shape::Experts {
+                count,
+                rows,
+                columns,
+            } => (
+                vec![columns as u64, rows as u64, count as u64],
+                MATRIX_TYPES,
+            ),
             Shape::Convolution { channels, taps } => (vec![taps as u64, channels as u64], "F32"),
         };
         if info.dimensions != wanted {
@@ -225,7 +252,9 @@ impl<'f> Builder<'f> {
         }
         let fits = match shape {
             Shape::Vector { .. } | Shape::Convolution { .. } => info.tensor_type == TensorType::F32,
-            Shape::Matrix { .. } => weight_format(info.tensor_type).is_some(),
+            Shape::Matrix { .. } | Shape::Experts { .. } => {
+                weight_format(info.tensor_type).is_some()
+            }
         };
         if !fits {
             return Err(GraphError::UnsupportedType {

@@ -1,5 +1,5 @@
 //! Prices of operations.
-use super::{Action, BufferId, Graph, Shape, TensorId, Work};
+use super::{Action, BufferId, ExpertsShape, Graph, Shape, TensorId, Work};
 
 /// An exponential and a division, in multiply-accumulates.
 const EXPONENTIAL: Work = 16;
@@ -25,6 +25,20 @@ impl Graph {
             }
             Action::GatedConvolution { weight, output, .. } => {
                 batch * (self.elements(weight) + 2 * self.width(output))
+            }
+            Action::Experts(ExpertsShape {
+                scores,
+                gate,
+                used,
+                output,
+                ..
+            }) => {
+                let Shape::Experts { rows, columns, .. } = self.tensors[gate.0].shape else {
+                    unreachable!("the weights of experts");
+                };
+                let (rows, columns) = (rows as Work, columns as Work);
+                let each = 3 * rows * columns + (EXPONENTIAL + 1) * rows + 2 * self.width(output);
+                batch * (EXPONENTIAL * self.width(scores) + used as Work * each)
             }
             Action::RmsNorm { input, .. } => batch * 2 * self.width(input),
             Action::Rope { values, .. } => batch * 2 * self.width(values),
@@ -63,6 +77,11 @@ impl Graph {
         match self.tensors[tensor.0].shape {
             Shape::Vector { length } => length as Work,
             Shape::Matrix { rows, columns } => rows as Work * columns as Work,
+            Shape::Experts {
+                count,
+                rows,
+                columns,
+            } => count as Work * rows as Work * columns as Work,
             Shape::Convolution { channels, taps } => channels as Work * taps as Work,
         }
     }

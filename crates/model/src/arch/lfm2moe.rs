@@ -1,0 +1,63 @@
+//! The `lfm2moe` architecture (Liquid AI's sparse LFM2): as `lfm2`, with a mixture of experts in place of the feed-forward
+//! network in all layers but the first ones.
+use super::{
+    decoder::{Decoder, Gate, unsupported},
+    lfm2::{OUTPUT_NORM, mix, mixings},
+};
+use crate::{
+    fixture::{Tiny, TinyExperts},
+    gguf::Gguf,
+    graph::{Graph, GraphError},
+};
+
+pub(super) const NAME: &str = "lfm2moe";
+
+pub(super) const TINY: Tiny = Tiny {
+    architecture: NAME,
+    head_dim: 16,
+    biases: false,
+    head_norms: true,
+    norms_behind: false,
+    window: None,
+    experts: Some(TinyExperts {
+        dense: 1,
+        count: 6,
+        used: 2,
+    }),
+    attends: &[false, true, false],
+    output_norm: OUTPUT_NORM,
+};
+
+/// Experts are weighed by the sigmoid of their scores.
+const SIGMOID: u64 = 2;
+
+pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
+    let mut decoder = Decoder::begin_sparse(file, NAME)?;
+    let rope = decoder.rope()?;
+    let size = |part: &str| decoder.builder.size(&decoder.key(part));
+    let (count, used) = (size("expert_count")?, size("expert_used_count")?);
+    let feed_forward = size("expert_feed_forward_length")?;
+    let dense = file.unsigned(&decoder.key("leading_dense_block_count"))?;
+    if used > count {
+        return Err(GraphError::OutOfRange {
+            key: decoder.key("expert_used_count"),
+            value: used.to_string(),
+            allowed: format!("1 to {count}"),
+        });
+    }
+    if file.unsigned(&decoder.key("expert_gating_func"))? != SIGMOID {
+        return unsupported(&format!(
+            "experts weighed by another function than the sigmoid ({})",
+            decoder.key("expert_gating_func")
+        ));
+    }
+    for (layer, mixing) in mixings(&decoder)?.into_iter().enumerate() {
+        mix(&mut decoder, layer, mixing)?;
+        if (layer as u64) < dense {
+            decoder.feed_forward(layer, Gate::Silu)?;
+        } else {
+            decoder.experts(layer, (count, used), feed_forward)?;
+        }
+    }
+    decoder.finish(OUTPUT_NORM, vec![rope])
+}
