@@ -9,11 +9,11 @@ use crate::{
     digest::Digest,
     file,
     gguf::{Gguf, GgufError, Value},
-    graph::{Graph, GraphError, Rope, Shape, Tensor, TensorId, weight_format},
+    graph::{self, Graph, GraphError, Shape, Tensor, TensorId, weight_format},
     template::{Template, TemplateError},
     tokenizer::{Tokenizer, TokenizerError},
 };
-use lockstep_numeric::{Convolution, PackError, PackedMatrix, Packer, RopeTable, WeightFormat};
+use lockstep_numeric::{Convolution, PackError, PackedMatrix, Packer, Rope, WeightFormat};
 use std::{io, path::Path, path::PathBuf, sync::Arc};
 
 /// Why a model cannot be opened.
@@ -71,7 +71,7 @@ pub struct Model {
     graph: Graph,
     /// In the order of the graph's tensors.
     weights: Vec<Weight>,
-    ropes: Vec<RopeTable>,
+    ropes: Vec<Rope>,
     tokenizer: Tokenizer,
     template: Option<Template>,
 }
@@ -110,7 +110,7 @@ impl Model {
             false => None,
         };
         let weights = load(&gguf, &graph.tensors)?;
-        let ropes = ropes(&graph, &weights);
+        let ropes = ropes(&graph, &weights)?;
         let name = gguf.metadata().get("general.name").and_then(Value::as_str);
         Ok(Arc::new(Self {
             digest: Digest::of(bytes),
@@ -174,7 +174,7 @@ impl Model {
         self.weights[id.0].bytes()
     }
 
-    pub(crate) fn rope(&self, index: usize) -> &RopeTable {
+    pub(crate) fn rope(&self, index: usize) -> &Rope {
         &self.ropes[index]
     }
 
@@ -270,18 +270,28 @@ fn floats(bytes: &[u8]) -> Vec<f32> {
     values.iter().map(|&b| f32::from_le_bytes(b)).collect()
 }
 
-fn ropes(graph: &Graph, weights: &[Weight]) -> Vec<RopeTable> {
-    let table = |rope: &Rope| {
-        let factors = rope.factors.map(|id| match &weights[id.0] {
-            Weight::Vector(factors) => factors.as_slice(),
-            _ => unreachable!("the graph names tensors by their shape"),
-        });
-        let head_dim = graph.attention.head_dim;
-        let stretch = vec![rope.stretch; head_dim / 2];
-        let factors = factors.or((rope.stretch != 1.0).then_some(&stretch));
-        RopeTable::with_factors(head_dim, rope.base, factors, graph.context_length)
+fn ropes(graph: &Graph, weights: &[Weight]) -> Result<Vec<Rope>, GraphError> {
+    let head_dim = graph.attention.head_dim;
+    let rope = |rope: &graph::Rope| {
+        let mut factors = vec![rope.stretch; head_dim / 2];
+        if let Some(TensorId(id)) = rope.factors {
+            let Weight::Vector(stretches) = &weights[id] else {
+                unreachable!("the graph names tensors by their shape");
+            };
+            for (factor, stretch) in factors.iter_mut().zip(stretches) {
+                *factor *= stretch;
+                if !(factor.is_normal() && *factor > 0.0) {
+                    return Err(GraphError::OutOfRange {
+                        key: graph.tensors[id].name.clone(),
+                        value: stretch.to_string(),
+                        allowed: "normal numbers above 0".to_owned(),
+                    });
+                }
+            }
+        }
+        Ok(Rope::new(head_dim, rope.base, Some(&factors)))
     };
-    graph.ropes.iter().map(table).collect()
+    graph.ropes.iter().map(rope).collect()
 }
 
 #[cfg(test)]

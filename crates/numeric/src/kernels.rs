@@ -12,7 +12,7 @@ use crate::kv::KvLayer;
 use crate::pool::{Disjoint, Pool};
 use crate::product::{self, Target};
 use crate::quantized::{PANEL_WIDTH, QuantizedRows};
-use crate::rope::{Pairs, RopeTable};
+use crate::rope::{Pairs, Rotations};
 use crate::weights::{ActivationFormat, PackedMatrix, TILE_ROWS, WeightFormat};
 
 /// Elements below which splitting an element-wise kernel costs more than it saves.
@@ -195,32 +195,24 @@ impl Kernels {
         });
     }
 
-    /// Rotates batch x heads x dimension values, row b at position `positions[b]`.
+    /// Rotates rows of heads x dimension values, each by its row of `rotations`.
     ///
     /// # Panics
-    /// Lengths disagree or a position exceeds the table.
-    pub fn rope(
-        &self,
-        table: &RopeTable,
-        pairs: Pairs,
-        values: &mut [f32],
-        heads: usize,
-        positions: &[usize],
-    ) {
+    /// Lengths disagree.
+    pub fn rope(&self, rotations: &Rotations, pairs: Pairs, values: &mut [f32], heads: usize) {
         let kernel = match pairs {
             Pairs::Interleaved => self.table.rope_interleaved_f32_f32,
             Pairs::Halves => self.table.rope_halves_f32_f32,
         };
-        let width = heads * table.dimension();
-        assert_eq!(values.len(), positions.len() * width, "length of values");
+        let (rows, width) = (rotations.rows(), heads * rotations.dimension());
+        assert_eq!(values.len(), rows * width, "length of values");
         let values = Disjoint::new(values);
-        self.run_rows(positions.len(), width, &|rows| {
+        self.run_rows(rows, width, &|rows| {
             for row in rows {
-                let rotations = table.at(positions[row]);
                 // SAFETY: rows do not overlap, and each is visited once.
                 let values = unsafe { values.part(row * width..(row + 1) * width) };
                 // SAFETY: the table belongs to an instruction set that this processor has.
-                unsafe { kernel(rotations, values) };
+                unsafe { kernel(rotations.row(row), values) };
             }
         });
     }

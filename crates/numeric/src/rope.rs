@@ -1,9 +1,9 @@
-//! Rotary position embedding: the table of angles and the rotation.
-
-use std::fmt;
+//! Rotary position embedding: frequencies and rotations.
 
 use crate::elementary::{power_of_positive_base, sin_cos};
 use crate::environment;
+use crate::kernels::Kernels;
+use crate::pool::Disjoint;
 
 /// Which elements of a head are rotated together.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,110 +14,113 @@ pub enum Pairs {
     Halves,
 }
 
-/// Cosines and sines for every position and pair of dimensions.
+/// The frequencies of a rotary position embedding.
 ///
 /// # Determinism
 /// The frequency of pair i is the f64 nearest to the double-double value of base^(-2i / dimension), computed by a fixed
-/// sequence of f64 operations; the angle at position p is f64(p) * frequency rounded to f64 and then to f32; cosine and
-/// sine are the correctly rounded f32 of that angle.
+/// sequence of f64 operations, and divided by the pair's factor, if there are factors, in f64; the angle at position p is
+/// f64(p) * frequency rounded to f64 and then to f32; cosine and sine are the correctly rounded f32 of that angle.
 ///
 /// # Units and bounds
 /// Angles in radians. Positions count from 0.
-#[derive(Clone)]
-pub struct RopeTable {
-    dimension: usize,
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rope {
+    frequencies: Vec<f64>,
+}
+
+/// Cosines and sines at the positions of a batch.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Rotations {
+    /// Pairs of a head.
+    pairs: usize,
     /// Per position, per pair: cosine, sine.
     rotations: Vec<[f32; 2]>,
 }
 
-impl RopeTable {
-    /// The table for heads of `dimension` elements and positions below `positions`.
+impl Rope {
+    /// For heads of `dimension` elements, with a factor for each pair or none.
     ///
     /// # Panics
-    /// `dimension` is odd, or `base` is not a normal number of at least 1.
+    /// `dimension` is zero or odd, `base` is not a normal number of at least 1, or there is not a normal factor above 0 for
+    /// each pair.
     #[must_use]
-    pub fn new(dimension: usize, base: f32, positions: usize) -> Self {
-        Self::with_factors(dimension, base, None, positions)
-    }
-
-    /// As [`Self::new`], each pair's frequency divided by its factor, in f64.
-    ///
-    /// # Panics
-    /// As [`Self::new`]; or there is not a factor for each pair.
-    #[must_use]
-    pub fn with_factors(
-        dimension: usize,
-        base: f32,
-        factors: Option<&[f32]>,
-        positions: usize,
-    ) -> Self {
+    pub fn new(dimension: usize, base: f32, factors: Option<&[f32]>) -> Self {
         assert!(
-            factors.is_none_or(|factors| factors.len() == dimension / 2),
-            "there is not a factor for each pair of {dimension} elements"
-        );
-        assert!(
-            dimension.is_multiple_of(2),
-            "rotary dimension is odd: {dimension}"
+            dimension > 0 && dimension.is_multiple_of(2),
+            "rotary dimension is odd or none: {dimension}"
         );
         assert!(
             base.is_normal() && base >= 1.0,
             "rotary base is not a normal number of at least 1: {base}"
         );
+        let is_factor = |factor: &f32| factor.is_normal() && *factor > 0.0;
+        assert!(
+            factors.is_none_or(|all| all.len() == dimension / 2 && all.iter().all(is_factor)),
+            "there is not a normal factor above 0 for each pair of {dimension} elements"
+        );
         environment::assert_default();
-        let frequencies: Vec<f64> = (0..dimension / 2)
-            .map(|pair| {
-                let frequency =
-                    power_of_positive_base(f64::from(base), -2.0 * pair as f64, dimension as f64);
-                factors.map_or(frequency, |factors| frequency / f64::from(factors[pair]))
-            })
-            .collect();
-        let mut rotations = Vec::with_capacity(positions * frequencies.len());
-        for position in 0..positions {
-            for frequency in &frequencies {
-                let (sine, cosine) = sin_cos((position as f64 * frequency) as f32);
-                rotations.push([cosine, sine]);
-            }
-        }
+        let frequency = |pair: usize| {
+            let exponent = -2.0 * pair as f64;
+            let frequency = power_of_positive_base(f64::from(base), exponent, dimension as f64);
+            factors.map_or(frequency, |factors| frequency / f64::from(factors[pair]))
+        };
         Self {
-            dimension,
-            rotations,
+            frequencies: (0..dimension / 2).map(frequency).collect(),
         }
     }
 
     /// Elements of a head.
     #[must_use]
     pub fn dimension(&self) -> usize {
-        self.dimension
-    }
-
-    /// Number of positions.
-    #[must_use]
-    pub fn positions(&self) -> usize {
-        self.rotations
-            .len()
-            .checked_div(self.dimension / 2)
-            .unwrap_or(0)
-    }
-
-    /// Cosine and sine per pair at a position.
-    pub(crate) fn at(&self, position: usize) -> &[[f32; 2]] {
-        assert!(
-            position < self.positions(),
-            "position exceeds the table: {position}"
-        );
-        let pairs = self.dimension / 2;
-        &self.rotations[position * pairs..][..pairs]
+        2 * self.frequencies.len()
     }
 }
 
-impl fmt::Debug for RopeTable {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            formatter,
-            "RopeTable({}x{})",
-            self.positions(),
-            self.dimension
-        )
+impl Rotations {
+    /// Elements of a head.
+    #[must_use]
+    pub fn dimension(&self) -> usize {
+        2 * self.pairs
+    }
+
+    /// Positions of the batch.
+    #[must_use]
+    pub fn rows(&self) -> usize {
+        self.rotations.len().checked_div(self.pairs).unwrap_or(0)
+    }
+
+    /// Forgets all rows; the memory is kept.
+    pub fn clear(&mut self) {
+        self.rotations.clear();
+    }
+
+    /// Cosine and sine per pair of a row of the batch.
+    pub(crate) fn row(&self, row: usize) -> &[[f32; 2]] {
+        &self.rotations[row * self.pairs..][..self.pairs]
+    }
+}
+
+impl Kernels {
+    /// Cosines and sines at `positions`, a row for each.
+    pub fn rotations(&self, rope: &Rope, positions: &[usize], rotations: &mut Rotations) {
+        let pairs = rope.frequencies.len();
+        rotations.pairs = pairs;
+        rotations.rotations.clear();
+        rotations
+            .rotations
+            .resize(positions.len() * pairs, [0.0; 2]);
+        let all = Disjoint::new(&mut rotations.rotations);
+        // A sine and a cosine cost as much as some 64 elements of other kernels.
+        self.run_rows(positions.len(), 64 * pairs, &|rows| {
+            for row in rows {
+                // SAFETY: rows do not overlap, and each is visited once.
+                let rotations = unsafe { all.part(row * pairs..(row + 1) * pairs) };
+                for (rotation, frequency) in rotations.iter_mut().zip(&rope.frequencies) {
+                    let (sine, cosine) = sin_cos((positions[row] as f64 * frequency) as f32);
+                    *rotation = [cosine, sine];
+                }
+            }
+        });
     }
 }
 
@@ -143,9 +146,11 @@ mod tests {
     }
 
     #[test]
-    fn position_zero_does_not_rotate() {
-        let table = RopeTable::new(6, 10_000.0, 2);
-        assert_eq!(table.at(0), [[1.0, 0.0]; 3]);
-        assert_eq!((table.positions(), table.dimension()), (2, 6));
+    fn factors_divide_frequencies() {
+        let plain = Rope::new(4, 10_000.0, None);
+        let stretched = Rope::new(4, 10_000.0, Some(&[1.0, 8.0]));
+        assert_eq!(plain.frequencies[0], stretched.frequencies[0]);
+        assert_eq!(plain.frequencies[1], 8.0 * stretched.frequencies[1]);
+        assert_eq!(plain.dimension(), 4);
     }
 }

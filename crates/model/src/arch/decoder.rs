@@ -11,7 +11,7 @@ use crate::{
 use lockstep_numeric::Pairs;
 use std::num::NonZeroUsize;
 
-/// Longer contexts are refused: the table of rotary angles is made for all of it.
+/// Longer contexts are refused: a text may ask for memory for all of it.
 const CONTEXT_LENGTH_MAX: u64 = 1 << 18;
 
 /// Sizes that all layers share.

@@ -8,7 +8,7 @@ use crate::{
     Batch, Model, Sequence,
     execute::Member,
     fixture::{self, Weights},
-    gguf::{Gguf, Value},
+    gguf::{Gguf, TensorType, Value},
 };
 use lockstep_numeric::{Isa, Kernels, Pool};
 use std::{fs, num::NonZeroUsize, path::Path, sync::Arc};
@@ -423,5 +423,25 @@ fn names_of_architectures_stand_here_alone() {
         let mut found = Vec::new();
         lines(&source, &names, &mut found);
         assert_eq!(found, [""; 0], "{}", of.architecture);
+    }
+}
+
+#[test]
+fn factors_of_rotations_are_numbers_above_0() {
+    for (factor, is_good) in [(4.0, true), (0.0, false), (-1.0, false), (f32::NAN, false)] {
+        let factors = [1.0f32, 1.0, 2.0, 2.0, 4.0, 4.0, 8.0, factor];
+        let bytes = factors.iter().flat_map(|factor| factor.to_le_bytes());
+        let file = fixture::tiny(&TINY[0], 1, Weights::Mixed);
+        let file = file.tensor("rope_freqs.weight", &[8], TensorType::F32, bytes.collect());
+        match Model::from_bytes(&file.build()) {
+            Ok(_) => assert!(is_good, "{factor}"),
+            Err(error) => {
+                let expected = format!(
+                    "metadata value is out of range (allowed: normal numbers above 0): rope_freqs.weight = {factor}"
+                );
+                assert_eq!(error.to_string(), expected);
+                assert!(!is_good, "{factor}");
+            }
+        }
     }
 }

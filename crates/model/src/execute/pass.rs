@@ -15,7 +15,7 @@ use crate::{
     graph::{Action, BufferId, Graph, Work},
     model::Model,
 };
-use lockstep_numeric::{ActivationFormat, AttentionSegment, Kernels, QuantizedRows};
+use lockstep_numeric::{ActivationFormat, AttentionSegment, Kernels, QuantizedRows, Rotations};
 use std::{fmt, mem, ops::Range};
 
 /// The rows of one text.
@@ -38,6 +38,8 @@ pub(super) struct Pass {
     positions: Vec<usize>,
     /// The rows that go on behind the head: the last of each segment that wants logits.
     last_rows: Vec<usize>,
+    /// In the order of the graph's rotary embeddings; empty until one of the pass needs them.
+    rotations: Vec<Rotations>,
     /// In the order of the graph's buffers; longer than a pass needs after a larger one.
     buffers: Vec<Vec<f32>>,
     /// In blocks of 32 and of 256.
@@ -83,6 +85,9 @@ impl Pass {
             });
         }
         self.buffers.resize_with(graph.buffers.len(), Vec::new);
+        self.rotations
+            .resize_with(graph.ropes.len(), Rotations::default);
+        self.rotations.iter_mut().for_each(Rotations::clear);
         self.next = 0;
         self.end = match self.segments.is_empty() {
             true => 0,
@@ -280,9 +285,15 @@ impl Pass {
                 heads,
                 pairs,
                 rope,
-            } => self.change(graph, values, rows, |pass, values| {
-                kernels.rope(model.rope(rope), pairs, values, heads, &pass.positions);
-            }),
+            } => {
+                if self.rotations[rope].rows() == 0 {
+                    let rotations = &mut self.rotations[rope];
+                    kernels.rotations(model.rope(rope), &self.positions, rotations);
+                }
+                self.change(graph, values, rows, |pass, values| {
+                    kernels.rope(&pass.rotations[rope], pairs, values, heads);
+                });
+            }
             Action::StoreKv { layer, key, value } => {
                 let width = graph.buffers[key.0].width;
                 let keys = self.read(graph, key, rows);

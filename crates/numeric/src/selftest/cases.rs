@@ -10,7 +10,7 @@ use crate::convert::{f16_to_f32, f32_to_f16};
 use crate::elementary::HARD_EXP;
 use crate::{
     ActivationFormat, AttentionSegment, Convolution, Kernels, KvLayer, PackedMatrix, Pairs,
-    QuantizedRows, RopeTable, WeightFormat,
+    QuantizedRows, Rope, Rotations, WeightFormat,
 };
 use std::num::NonZeroUsize;
 
@@ -339,10 +339,12 @@ fn rope(kernels: &Kernels, generator: &mut Generator, pairs: Pairs) -> Vec<u32> 
     );
     let first = generator.between(0, 20);
     let base = [10_000.0, 100_000.0, 500_000.0, 1_000_000.0][generator.between(0, 3)];
-    let table = RopeTable::new(dimension, base, first + batch);
+    let rope = Rope::new(dimension, base, None);
     let mut values = generator.values(batch * heads * dimension, 8.0);
     let positions: Vec<usize> = (first..first + batch).collect();
-    kernels.rope(&table, pairs, &mut values, heads, &positions);
+    let mut rotations = Rotations::default();
+    kernels.rotations(&rope, &positions, &mut rotations);
+    kernels.rope(&rotations, pairs, &mut values, heads);
     bits(&values)
 }
 
