@@ -6,7 +6,11 @@
 //! killed by the system, as with any mapped file. Weights are packed (copied) when a model is
 //! opened, so the mapping lives only that long and the digest is taken of the same mapping.
 use memmap2::Mmap;
-use std::{fs::File, io, path::Path};
+use std::{
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+};
 
 /// Maps the whole file at `path`.
 ///
@@ -19,4 +23,52 @@ pub fn map(path: &Path) -> io::Result<Mmap> {
     // SAFETY: the mapping is read-only and private to this process; nobody changes model files in
     // place (see the module's Safety section), so the bytes behind the slice stay as they are.
     unsafe { Mmap::map(&file) }
+}
+
+/// The files of the model whose first one is `path`: those whose names have its number, `00001`, counted on up to the number
+/// that its name says, as in `…-00001-of-00003.gguf`; or it alone, if its name is not such a one.
+pub fn parts(path: &Path) -> Vec<PathBuf> {
+    const DIGITS: usize = 5;
+    let parts = || {
+        let name = path.file_name()?.to_str()?.strip_suffix(".gguf")?;
+        let (rest, count) = name.rsplit_once("-of-")?;
+        let (stem, number) = rest.rsplit_once('-')?;
+        let is_number =
+            |text: &str| text.len() == DIGITS && text.bytes().all(|b| b.is_ascii_digit());
+        if !is_number(count) || number != "00001" {
+            return None;
+        }
+        let names = (1..=count.parse::<usize>().ok()?)
+            .map(|number| path.with_file_name(format!("{stem}-{number:05}-of-{count}.gguf")));
+        Some(names.collect::<Vec<_>>()).filter(|names| !names.is_empty())
+    };
+    parts().unwrap_or_else(|| vec![path.to_owned()])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_say_how_many_files_there_are() {
+        let names = |path: &str| {
+            let parts = parts(Path::new(path)).into_iter();
+            let names = parts.map(|path| path.to_str().unwrap().to_owned());
+            names.collect::<Vec<_>>()
+        };
+        assert_eq!(
+            names("a/b-00001-of-00002.gguf"),
+            ["a/b-00001-of-00002.gguf", "a/b-00002-of-00002.gguf"]
+        );
+        for alone in [
+            "b.gguf",
+            "b-00002-of-00002.gguf",
+            "b-00001-of-00000.gguf",
+            "b-00001-of-2.gguf",
+            "b-00001-of-00002.bin",
+            "-of-.gguf",
+        ] {
+            assert_eq!(names(alone), [alone]);
+        }
+    }
 }

@@ -58,6 +58,29 @@ impl GgufBuilder {
         self
     }
 
+    /// The bytes of so many files that are the same model: each has some of the tensors, the first the metadata.
+    #[must_use]
+    pub fn split(&self, count: usize) -> Vec<Vec<u8>> {
+        let each = self.tensors.len().div_ceil(count).max(1);
+        let mut parts = self.tensors.chunks(each);
+        let part = |number: usize| {
+            let metadata = match number {
+                0 => self.metadata.clone(),
+                _ => Vec::new(),
+            };
+            let part = Self {
+                metadata,
+                tensors: parts.next().unwrap_or_default().to_vec(),
+            };
+            let part = part
+                .set("split.no", Value::U16(number as u16))
+                .set("split.count", Value::U16(count as u16))
+                .set("split.tensors.count", Value::I32(self.tensors.len() as i32));
+            part.build()
+        };
+        (0..count).map(part).collect()
+    }
+
     /// The file's bytes.
     #[must_use]
     pub fn build(&self) -> Vec<u8> {

@@ -2,7 +2,9 @@
 //!
 //! # Design
 //! [`Gguf::parse`] reads the header, the metadata and the tensor table from the bytes of a whole
-//! file. Metadata are owned; tensors stay where they are, and [`Gguf::tensor_bytes`] gives a slice.
+//! file. Metadata are owned; tensors stay where they are, and [`Gguf::tensor_bytes`] gives a slice. A model may be split into
+//! several files ([`Gguf::parse_parts`]): the first has the metadata, each has some of the tensors, and `split.no` and
+//! `split.count` say which of how many it is.
 //!
 //! # Errors
 //! The file is untrusted. Every count, offset and shape is checked against the file's size and
@@ -97,12 +99,23 @@ pub enum GgufError {
     TensorsOverlap { first: String, second: String },
     #[error("tensor is missing: {tensor}")]
     MissingTensor { tensor: String },
+    #[error(
+        "file is part {number} of a model of {count} files, and stands in the place of part {place} of {given}"
+    )]
+    WrongPart {
+        number: u64,
+        count: u64,
+        place: usize,
+        given: usize,
+    },
+    #[error("the model's files have {found} tensors together, not {wanted}")]
+    WrongTensorCount { wanted: u64, found: usize },
 }
 
-/// A parsed file.
+/// A parsed file, or several that are one model.
 #[derive(Clone, Debug)]
 pub struct Gguf<'a> {
-    bytes: &'a [u8],
+    parts: Vec<&'a [u8]>,
     metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, TensorInfo>,
 }
@@ -111,8 +124,64 @@ impl<'a> Gguf<'a> {
     /// Parses the bytes of a whole file.
     ///
     /// # Errors
-    /// The first thing found wrong.
+    /// The first thing found wrong; a file that is one of several is.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, GgufError> {
+        Self::parse_parts(&[bytes])
+    }
+
+    /// Parses the bytes of the files of a model, in their order.
+    ///
+    /// # Errors
+    /// The first thing found wrong, in one of them or between them.
+    ///
+    /// # Panics
+    /// Without files.
+    pub fn parse_parts(parts: &[&'a [u8]]) -> Result<Self, GgufError> {
+        let mut files = parts.iter().map(|bytes| Self::parse_part(bytes));
+        let mut whole = files.next().expect("a model has files")?;
+        whole.check_part(0, parts.len())?;
+        for (index, file) in (1..).zip(files) {
+            let file = file?;
+            file.check_part(index, parts.len())?;
+            for (tensor, info) in file.tensors {
+                let info = TensorInfo {
+                    part: index,
+                    ..info
+                };
+                if whole.tensors.insert(tensor.clone(), info).is_some() {
+                    return Err(GgufError::DuplicateTensor { tensor });
+                }
+            }
+            whole.parts.extend(file.parts);
+        }
+        if parts.len() > 1 && whole.metadata.contains_key("split.tensors.count") {
+            let (wanted, found) = (whole.unsigned("split.tensors.count")?, whole.tensors.len());
+            if wanted != found as u64 {
+                return Err(GgufError::WrongTensorCount { wanted, found });
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Whether it is the part of a model that it has to be, counted from 0.
+    fn check_part(&self, place: usize, given: usize) -> Result<(), GgufError> {
+        let of = |key: &str, otherwise: u64| match self.metadata.get(key) {
+            Some(value) => unsigned(key, value),
+            None => Ok(otherwise),
+        };
+        let (number, count) = (of("split.no", 0)?, of("split.count", 1)?.max(1));
+        if (number, count) == (place as u64, given as u64) {
+            return Ok(());
+        }
+        Err(GgufError::WrongPart {
+            number: number.saturating_add(1),
+            count,
+            place: place + 1,
+            given,
+        })
+    }
+
+    fn parse_part(bytes: &'a [u8]) -> Result<Self, GgufError> {
         let mut cursor = Cursor::new(bytes);
         if !bytes.starts_with(b"GGUF") {
             let found = bytes[..bytes.len().min(4)].to_vec();
@@ -155,7 +224,7 @@ impl<'a> Gguf<'a> {
         }
         check_overlaps(&tensors)?;
         Ok(Self {
-            bytes,
+            parts: vec![bytes],
             metadata,
             tensors,
         })
@@ -188,7 +257,8 @@ impl<'a> Gguf<'a> {
     /// # Errors
     /// When the file has none of that name.
     pub fn tensor_bytes(&self, name: &str) -> Result<&'a [u8], GgufError> {
-        Ok(&self.bytes[self.tensor(name)?.range.clone()])
+        let info = self.tensor(name)?;
+        Ok(&self.parts[info.part][info.range.clone()])
     }
 
     /// A required value.

@@ -77,16 +77,21 @@ pub struct Model {
 }
 
 impl Model {
-    /// Opens the GGUF file at `path`.
+    /// Opens the GGUF file at `path`, which may be the first of several, named `…-00001-of-00003.gguf` and so on, beside
+    /// each other.
     ///
     /// # Errors
-    /// When it cannot be read or is not a model this crate runs.
+    /// When one cannot be read or they are not a model this crate runs.
     pub fn open(path: &Path) -> Result<Arc<Self>, ModelError> {
-        let map = file::map(path).map_err(|source| ModelError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        Self::from_bytes(&map)
+        let paths = file::parts(path);
+        let map = |path: &PathBuf| {
+            file::map(path).map_err(|source| ModelError::Read {
+                path: path.clone(),
+                source,
+            })
+        };
+        let maps = paths.iter().map(map).collect::<Result<Vec<_>, _>>()?;
+        Self::from_parts(&maps.iter().map(|map| &**map).collect::<Vec<_>>())
     }
 
     /// Opens the bytes of a GGUF file.
@@ -94,7 +99,18 @@ impl Model {
     /// # Errors
     /// When they are not a model this crate runs.
     pub fn from_bytes(bytes: &[u8]) -> Result<Arc<Self>, ModelError> {
-        let gguf = Gguf::parse(bytes)?;
+        Self::from_parts(&[bytes])
+    }
+
+    /// Opens the bytes of the GGUF files of one model, in their order.
+    ///
+    /// # Errors
+    /// When they are not a model this crate runs.
+    ///
+    /// # Panics
+    /// Without files.
+    pub fn from_parts(parts: &[&[u8]]) -> Result<Arc<Self>, ModelError> {
+        let gguf = Gguf::parse_parts(parts)?;
         let graph = arch::graph(&gguf)?;
         let tokenizer = Tokenizer::from_metadata(&gguf)?;
         if tokenizer.vocabulary() != graph.vocabulary {
@@ -113,7 +129,7 @@ impl Model {
         let ropes = ropes(&graph, &weights)?;
         let name = gguf.metadata().get("general.name").and_then(Value::as_str);
         Ok(Arc::new(Self {
-            digest: Digest::of(bytes),
+            digest: Digest::of_parts(parts),
             name: name.unwrap_or("unnamed").to_owned(),
             ropes,
             graph,
@@ -123,7 +139,7 @@ impl Model {
         }))
     }
 
-    /// BLAKE3 of the file.
+    /// BLAKE3 of the file, or of its files one after the other.
     #[must_use]
     pub fn digest(&self) -> Digest {
         self.digest
@@ -315,6 +331,47 @@ mod tests {
         let tensors = 0..model.graph().tensors.len();
         let bytes: usize = tensors.map(|id| model.tensor_bytes(TensorId(id))).sum();
         assert_eq!(bytes, model.resident_bytes());
+    }
+
+    #[test]
+    fn a_model_may_be_several_files() {
+        let whole = fixture::tiny_llama(3);
+        let bytes = whole.build();
+        let parts = whole.split(3);
+        let directory = tempfile::tempdir().unwrap();
+        let path = |number: usize| {
+            let name = format!("tiny-{number:05}-of-00003.gguf");
+            directory.path().join(name)
+        };
+        for (number, part) in (1..).zip(&parts) {
+            std::fs::write(path(number), part).unwrap();
+        }
+        let model = Model::open(&path(1)).unwrap();
+        let alone = Model::from_bytes(&bytes).unwrap();
+        assert_eq!(model.graph(), alone.graph());
+        assert_eq!(model.digest(), Digest::of(&parts.concat()));
+        let error = |path: &Path| Model::open(path).unwrap_err().to_string();
+        std::fs::remove_file(path(2)).unwrap();
+        assert_eq!(
+            error(&path(1)),
+            format!("cannot read model file: {}", path(2).display())
+        );
+        let second = directory.path().join("second.gguf");
+        std::fs::write(&second, &parts[1]).unwrap();
+        assert_eq!(
+            error(&second),
+            "file is part 2 of a model of 3 files, and stands in the place of part 1 of 1"
+        );
+        let refs = |order: [usize; 3]| order.map(|index| parts[index].as_slice());
+        let error = |parts: &[&[u8]]| Model::from_parts(parts).unwrap_err().to_string();
+        assert_eq!(
+            error(&refs([0, 2, 1])),
+            "file is part 3 of a model of 3 files, and stands in the place of part 2 of 3"
+        );
+        assert_eq!(
+            error(&refs([0, 1, 2])[..2]),
+            "file is part 1 of a model of 3 files, and stands in the place of part 1 of 2"
+        );
     }
 
     #[test]

@@ -82,7 +82,9 @@ pub struct TensorInfo {
     pub dimensions: Vec<u64>,
     /// Encoding.
     pub tensor_type: TensorType,
-    /// Where its bytes lie in the file.
+    /// Which of the model's files it is in, counted from 0.
+    pub part: usize,
+    /// Where its bytes lie in that file.
     pub range: Range<usize>,
 }
 
@@ -180,6 +182,7 @@ impl<'a> Entry<'a> {
         Ok(TensorInfo {
             columns: columns as usize,
             rows: rows as usize,
+            part: 0,
             range: begin..begin + length as usize,
             tensor_type: self.tensor_type,
             dimensions: self.dimensions,
