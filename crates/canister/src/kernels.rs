@@ -61,6 +61,8 @@ pub fn format_code(format: WeightFormat) -> Option<i32> {
         WeightFormat::Q4_K => 12,
         WeightFormat::Q5_K => 13,
         WeightFormat::Q6_K => 14,
+        WeightFormat::IQ4_NL => 20,
+        WeightFormat::IQ4_XS => 23,
         WeightFormat::Bf16 => 30,
         WeightFormat::Int8 => 256,
         _ => return None,
@@ -307,6 +309,8 @@ mod tests {
             ("Q5_K", 13),
             ("Q6_K", 14),
             ("INT8", 256),
+            ("IQ4_NL", 20),
+            ("IQ4_XS", 23),
         ];
         assert_eq!(codes, frozen.map(|(name, code)| (name, Some(code))));
         for format in WeightFormat::ALL {

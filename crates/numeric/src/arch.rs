@@ -114,6 +114,8 @@ kernels! {
     matmul_q5_k_f32: MatmulKernel;
     matmul_q6_k_f32: MatmulKernel;
     matmul_int8_f32: MatmulKernel;
+    matmul_iq4_nl_f32: MatmulKernel;
+    matmul_iq4_xs_f32: MatmulKernel;
     matmul_f32_f32: FloatMatmulKernel;
     matmul_f16_f32: FloatMatmulKernel;
     matmul_bf16_f32: FloatMatmulKernel;

@@ -132,6 +132,8 @@ impl Kernels {
             WeightFormat::Q5_K => self.table.matmul_q5_k_f32,
             WeightFormat::Q6_K => self.table.matmul_q6_k_f32,
             WeightFormat::Int8 => self.table.matmul_int8_f32,
+            WeightFormat::IQ4_NL => self.table.matmul_iq4_nl_f32,
+            WeightFormat::IQ4_XS => self.table.matmul_iq4_xs_f32,
             WeightFormat::F32 | WeightFormat::F16 | WeightFormat::Bf16 => {
                 panic!("weights are not quantised: {format}")
             }

@@ -22,6 +22,7 @@
 //! | [`Q4_1`](WeightFormat::Q4_1), [`Q5_1`](WeightFormat::Q5_1) | 32 | 20, 24 | the same; then acc = acc + m * (d_a * f32(sum)) |
 //! | [`INT8`](WeightFormat::Int8) | 32 | 32, and 8 per row | as Q8_0, zero-point subtracted, d the row's |
 //! | [`Q3_K`](WeightFormat::Q3_K), [`Q6_K`](WeightFormat::Q6_K) | 256 | 110, 210 | as Q8_0, integer scales inside idot |
+//! | [`IQ4_NL`](WeightFormat::IQ4_NL), [`IQ4_XS`](WeightFormat::IQ4_XS) | 32, 256 | 18, 136 | as Q8_0, integers of a table, with integer scales inside idot |
 //! | [`Q2_K`](WeightFormat::Q2_K), [`Q4_K`](WeightFormat::Q4_K), [`Q5_K`](WeightFormat::Q5_K) | 256 | 84, 144, 176 | the same; then acc = acc + f32(imin) * (m * d_a) |
 //!
 //! `idot` is the exact integer dot of a block's integers, offsets subtracted, and the activations' q_a; `sum` the exact

@@ -12,6 +12,7 @@ mod packed;
 mod stored;
 
 pub(crate) use element::Block;
+pub(crate) use format::CODES;
 pub use format::{ActivationFormat, WeightFormat};
 pub(crate) use pack::pack_columns;
 pub use packed::{PackError, PackedMatrix, Packer};

@@ -10,6 +10,11 @@ use lockstep_numeric::{
     WeightFormat, elementary,
 };
 
+/// What nibbles stand for in IQ4_NL and IQ4_XS.
+const CODES: [i32; 16] = [
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];
+
 fn kernels() -> Kernels {
     Kernels::new(Isa::Portable, Arc::new(Pool::new(NonZeroUsize::MIN))).unwrap()
 }
@@ -80,6 +85,13 @@ fn unpack(format: WeightFormat, row: &[u8], block: usize) -> Stored {
             }
             WeightFormat::Q4_0 => (nibble(2) - 8, 1, 0),
             WeightFormat::Q4_1 => (nibble(4), 1, 0),
+            WeightFormat::IQ4_NL => (CODES[nibble(2) as usize], 1, 0),
+            WeightFormat::IQ4_XS => {
+                let j = k / 32;
+                let code = bits(8 + j * 16 + k % 16, k / 16 % 2 * 4, 4);
+                let scale = bits(4 + j / 2, j % 2 * 4, 4) + 16 * bits(2 + j / 4, j % 4 * 2, 2) - 32;
+                (CODES[code as usize], scale, 0)
+            }
             WeightFormat::Q5_0 => (nibble(6) + 16 * bits(2 + k / 8, k % 8, 1) - 16, 1, 0),
             WeightFormat::Q5_1 => (nibble(8) + 16 * bits(4 + k / 8, k % 8, 1), 1, 0),
             WeightFormat::Q2_K => (two(16), bits(k / 16, 0, 4), bits(k / 16, 4, 4)),
@@ -196,7 +208,9 @@ fn values_of(format: WeightFormat, stored: &Stored) -> Vec<f32> {
     pairs
         .map(|((q, s), m)| match format {
             WeightFormat::Q4_1 | WeightFormat::Q5_1 => stored.scale * *q as f32 + stored.minimum,
-            WeightFormat::Q3_K | WeightFormat::Q6_K => (stored.scale * *s as f32) * *q as f32,
+            WeightFormat::Q3_K | WeightFormat::Q6_K | WeightFormat::IQ4_XS => {
+                (stored.scale * *s as f32) * *q as f32
+            }
             WeightFormat::Q2_K | WeightFormat::Q4_K | WeightFormat::Q5_K => {
                 (stored.scale * *s as f32) * *q as f32 - stored.minimum * *m as f32
             }

@@ -27,6 +27,8 @@ const TYPES: &[TensorType] = &[
     TensorType::new(13, "Q5_K", 256, 176),
     TensorType::new(14, "Q6_K", 256, 210),
     TensorType::new(15, "Q8_K", 256, 292),
+    TensorType::new(20, "IQ4_NL", 32, 18),
+    TensorType::new(23, "IQ4_XS", 256, 136),
     TensorType::new(24, "I8", 1, 1),
     TensorType::new(25, "I16", 1, 2),
     TensorType::new(26, "I32", 1, 4),

@@ -48,7 +48,7 @@ pub fn weight_format(tensor_type: TensorType) -> Option<WeightFormat> {
 
 /// The names of the formats that a matrix may have.
 const MATRIX_TYPES: &str =
-    "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K";
+    "F32, F16, BF16, Q8_0, Q4_0, Q4_1, Q5_0, Q5_1, Q2_K, Q3_K, Q4_K, Q5_K, Q6_K, IQ4_NL, IQ4_XS";
 
 /// Collects operations.
 ///

@@ -23,6 +23,8 @@ pub(crate) mod norm;
 pub(crate) mod quantize;
 pub(crate) mod superblock;
 
+use crate::weights::CODES;
+
 /// Vectors of one instruction set. A value of the type proves that the processor has it.
 pub(crate) trait Simd: Copy {
     /// 32-bit lanes in a vector: 4, 8 or 16.
@@ -117,9 +119,23 @@ pub(crate) trait Simd: Copy {
     /// The exact sum of products with the signed weights.
     fn flipped_finish(self, sum: Self::ByteSum) -> Self::I32;
 
+    /// What nibbles, one in each byte, stand for in IQ4_NL and IQ4_XS, as bytes for [`Self::flipped_dot`].
+    fn codes(self, nibbles: Self::I32) -> Self::I32;
+
     /// Asks for the cache line at `address`, which may be any, in the second-level cache.
     fn prefetch(self, address: *const u8);
 }
+
+/// The integers of IQ4_NL and IQ4_XS with their top bit flipped.
+pub(crate) static FLIPPED_CODES: [u8; 16] = {
+    let mut codes = [0; 16];
+    let mut index = 0;
+    while index < codes.len() {
+        codes[index] = CODES[index].cast_unsigned() ^ 0x80;
+        index += 1;
+    }
+    codes
+};
 
 /// The f32 with these bits in every lane.
 #[inline(always)]
@@ -138,10 +154,10 @@ macro_rules! instantiate {
     ) => {
         $crate::arch::generic::instantiate!(@block $simd, $features, $decode, $prefill;
             matmul_q8_0_f32: Q8_0, matmul_q4_0_f32: Q4_0, matmul_q4_1_f32: Q4_1, matmul_q5_0_f32: Q5_0,
-            matmul_q5_1_f32: Q5_1, matmul_int8_f32: Int8);
+            matmul_q5_1_f32: Q5_1, matmul_int8_f32: Int8, matmul_iq4_nl_f32: Iq4Nl);
         $crate::arch::generic::instantiate!(@superblock $simd, $features;
             matmul_q2_k_f32: Q2K, matmul_q3_k_f32: Q3K, matmul_q4_k_f32: Q4K, matmul_q5_k_f32: Q5K,
-            matmul_q6_k_f32: Q6K);
+            matmul_q6_k_f32: Q6K, matmul_iq4_xs_f32: Iq4Xs);
         $crate::arch::generic::instantiate!(@float $simd, $features;
             matmul_f32_f32: F32, matmul_f16_f32: F16, matmul_bf16_f32: Bf16);
 

@@ -27,7 +27,8 @@ macro_rules! quantized_products {
 quantized_products!(
     matmul_q8_0_f32: Q8_0, matmul_q4_0_f32: Q4_0, matmul_q4_1_f32: Q4_1, matmul_q5_0_f32: Q5_0,
     matmul_q5_1_f32: Q5_1, matmul_q2_k_f32: Q2_K, matmul_q3_k_f32: Q3_K, matmul_q4_k_f32: Q4_K,
-    matmul_q5_k_f32: Q5_K, matmul_q6_k_f32: Q6_K, matmul_int8_f32: Int8
+    matmul_q5_k_f32: Q5_K, matmul_q6_k_f32: Q6_K, matmul_int8_f32: Int8, matmul_iq4_nl_f32: IQ4_NL,
+    matmul_iq4_xs_f32: IQ4_XS
 );
 
 macro_rules! float_products {

@@ -31,6 +31,10 @@ const OTHERS: &[Case] = &[
         run: read_row_all,
     },
     Case {
+        name: "read_row_codes",
+        run: read_row_codes,
+    },
+    Case {
         name: "attention_f16_f32",
         run: attention,
     },
@@ -131,6 +135,8 @@ products!(
     matmul_q5_k_f32: Q5_K,
     matmul_q6_k_f32: Q6_K,
     matmul_int8_f32: Int8,
+    matmul_iq4_nl_f32: IQ4_NL,
+    matmul_iq4_xs_f32: IQ4_XS,
 );
 
 macro_rules! float_products {
@@ -295,7 +301,13 @@ fn read_row(_: &Kernels, generator: &mut Generator) -> Vec<u32> {
 
 fn read_row_all(_: &Kernels, generator: &mut Generator) -> Vec<u32> {
     let (rows, columns) = (generator.between(1, 40), 256 * generator.between(1, 2));
-    read_rows(generator, rows, columns, &WeightFormat::ALL)
+    read_rows(generator, rows, columns, &WeightFormat::ALL[..14])
+}
+
+fn read_row_codes(_: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let (rows, columns) = (generator.between(1, 40), 256 * generator.between(1, 2));
+    let formats = [WeightFormat::IQ4_NL, WeightFormat::IQ4_XS];
+    read_rows(generator, rows, columns, &formats)
 }
 
 fn read_rows(

@@ -1,6 +1,6 @@
 //! A packed block of one row, element by element: what the portable kernels read.
 
-use super::WeightFormat;
+use super::{CODES, WeightFormat};
 use crate::arch::portable::float_at;
 use crate::convert::{bf16_to_f32, canonical, f16_to_f32};
 
@@ -87,7 +87,9 @@ impl<'a> Block<'a> {
                 }
             };
         }
-        append!(F32 F16 Bf16 Q8_0 Int8 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K)
+        append!(
+            F32 F16 Bf16 Q8_0 Int8 Q4_0 Q4_1 Q5_0 Q5_1 Q2_K Q3_K Q4_K Q5_K Q6_K IQ4_NL IQ4_XS
+        )
     }
 
     /// The integer of element `k`, its offset or zero-point subtracted.
@@ -107,6 +109,8 @@ impl<'a> Block<'a> {
             WeightFormat::Int8 => i32::from((self.byte(k) ^ 0x80) as i8) - self.zero_point(),
             WeightFormat::Q4_0 => bits(k % 16, k / 16 * 4, 4) - 8,
             WeightFormat::Q4_1 => bits(k % 16, k / 16 * 4, 4),
+            WeightFormat::IQ4_NL => code(bits(k % 16, k / 16 * 4, 4)),
+            WeightFormat::IQ4_XS => code(bits(8 + k / 32 * 16 + k % 16, k / 16 % 2 * 4, 4)),
             WeightFormat::Q5_0 => self.five_bits(k) - 16,
             WeightFormat::Q5_1 => self.five_bits(k),
             WeightFormat::Q2_K => bits(16 + 32 * half + byte, 2 * place, 2),
@@ -151,6 +155,7 @@ impl<'a> Block<'a> {
             WeightFormat::Q3_K => i32::from(self.byte(96 + j) as i8),
             WeightFormat::Q4_K | WeightFormat::Q5_K => i32::from(self.byte(j)),
             WeightFormat::Q6_K => i32::from(self.byte(192 + j) as i8),
+            WeightFormat::IQ4_XS => i32::from(self.byte(j) as i8),
             _ => 1,
         }
     }
@@ -182,7 +187,8 @@ impl<'a> Block<'a> {
             | WeightFormat::Q3_K
             | WeightFormat::Q4_K
             | WeightFormat::Q5_K
-            | WeightFormat::Q6_K => {
+            | WeightFormat::Q6_K
+            | WeightFormat::IQ4_XS => {
                 let value = (self.scale() * self.sub_scale(j) as f32) * quant;
                 match self.sub_minimum(j) {
                     Some(minimum) => value - self.minimum() * minimum as f32,
@@ -192,6 +198,12 @@ impl<'a> Block<'a> {
             _ => self.scale() * quant,
         }
     }
+}
+
+/// What a nibble stands for.
+#[inline(always)]
+fn code(nibble: i32) -> i32 {
+    i32::from(CODES[nibble as usize & 15])
 }
 
 fn word_at(bytes: &[u8], offset: usize) -> u32 {

@@ -38,7 +38,16 @@ pub enum WeightFormat {
     /// Signed bytes with an f32 scale and an integer zero-point per row: the affine format of calibration. A row is
     /// stored as the scale, the zero-point (an i32 between -128 and 127) and the bytes.
     Int8,
+    /// Blocks of 32 nibbles that stand for the integers of a table, with an f16 scale.
+    IQ4_NL,
+    /// Superblocks of 8 by 32 such nibbles, with six-bit scales.
+    IQ4_XS,
 }
+
+/// The integers that the nibbles of IQ4_NL and IQ4_XS stand for.
+pub(crate) const CODES: [i8; 16] = [
+    -127, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 113,
+];
 
 /// What activations a product with weights of a format reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -123,7 +132,7 @@ impl Layout {
 
 impl WeightFormat {
     /// Every format.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::F32,
         Self::F16,
         Self::Bf16,
@@ -138,6 +147,8 @@ impl WeightFormat {
         Self::Q5_K,
         Self::Q6_K,
         Self::Int8,
+        Self::IQ4_NL,
+        Self::IQ4_XS,
     ];
 
     pub(crate) const fn layout(self) -> Layout {
@@ -154,6 +165,8 @@ impl WeightFormat {
             Self::Q4_K => Layout::new(256, 144, &[0, 2], 36),
             Self::Q5_K => Layout::new(256, 176, &[0, 2], 44),
             Self::Q6_K => Layout::new(256, 210, &[208], 52),
+            Self::IQ4_NL => Layout::new(32, 18, &[0], 4),
+            Self::IQ4_XS => Layout::new(256, 136, &[0], 34),
             Self::Int8 => Layout {
                 row_words: 2,
                 ..Layout::new(32, 32, &[], 8)
@@ -205,6 +218,8 @@ impl WeightFormat {
             Self::Q5_K => "Q5_K",
             Self::Q6_K => "Q6_K",
             Self::Int8 => "INT8",
+            Self::IQ4_NL => "IQ4_NL",
+            Self::IQ4_XS => "IQ4_XS",
         }
     }
 }

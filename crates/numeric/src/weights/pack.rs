@@ -3,7 +3,7 @@
 //! # Design
 //! Quants keep their stored order of bits where it suits vectors. Three things are rearranged: signed bytes are stored
 //! with their top bit flipped, so that they are unsigned; the high bits of Q5_0 and Q5_1 are spread so that bit g of
-//! byte b belongs to element 4g + b; the six-bit scales of Q3_K, Q4_K and Q5_K become bytes.
+//! byte b belongs to element 4g + b; the six-bit scales of Q3_K, Q4_K, Q5_K and IQ4_XS become bytes.
 
 use std::ops::Range;
 
@@ -91,7 +91,7 @@ fn pack_block(format: WeightFormat, block: &[u8], words: &mut [u32]) {
         WeightFormat::F16 | WeightFormat::Bf16 => {}
         WeightFormat::Q8_0 => copy_flipped(&block[2..], words),
         WeightFormat::Int8 => copy_flipped(block, words),
-        WeightFormat::Q4_0 => copy(&block[2..], words),
+        WeightFormat::Q4_0 | WeightFormat::IQ4_NL => copy(&block[2..], words),
         WeightFormat::Q4_1 => copy(&block[4..], words),
         WeightFormat::Q5_0 => pack_five_bits(&block[2..], words),
         WeightFormat::Q5_1 => pack_five_bits(&block[4..], words),
@@ -111,6 +111,12 @@ fn pack_block(format: WeightFormat, block: &[u8], words: &mut [u32]) {
             copy(&block[16..], &mut words[4..]);
         }
         WeightFormat::Q6_K => copy(&block[..208], words),
+        WeightFormat::IQ4_XS => {
+            let scales: [u8; 8] =
+                std::array::from_fn(|j| iq4_xs_scale(&block[2..8], j).cast_unsigned());
+            copy(&scales, &mut words[..2]);
+            copy(&block[8..], &mut words[2..]);
+        }
     }
 }
 
@@ -141,6 +147,13 @@ fn pack_five_bits(bytes: &[u8], words: &mut [u32]) {
 fn q3_k_scale(bytes: &[u8], j: usize) -> i8 {
     let low = bytes[j % 8] >> (4 * (j / 8)) & 15;
     let high = bytes[8 + j % 4] >> (2 * (j / 4)) & 3;
+    (low | high << 4) as i8 - 32
+}
+
+/// Scale j of 8, from -32 to 31: two high bits in the first two bytes, four low bits further on.
+fn iq4_xs_scale(bytes: &[u8], j: usize) -> i8 {
+    let high = bytes[j / 4] >> (2 * (j % 4)) & 3;
+    let low = bytes[2 + j / 2] >> (4 * (j % 2)) & 15;
     (low | high << 4) as i8 - 32
 }
 

@@ -54,6 +54,8 @@ fn code(format: WeightFormat) -> i32 {
         WeightFormat::Q4_K => 12,
         WeightFormat::Q5_K => 13,
         WeightFormat::Q6_K => 14,
+        WeightFormat::IQ4_NL => 20,
+        WeightFormat::IQ4_XS => 23,
         WeightFormat::Bf16 => 30,
         WeightFormat::Int8 => 256,
         _ => panic!("no kernel for this format: {format}"),

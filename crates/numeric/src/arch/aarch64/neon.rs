@@ -22,7 +22,7 @@ macro_rules! instance {
     ) => {
         pub(crate) mod $module {
             use super::*;
-            use crate::arch::generic::{Simd, instantiate, operations};
+            use crate::arch::generic::{FLIPPED_CODES, Simd, instantiate, operations};
 
             #[doc = $doc]
             #[derive(Clone, Copy)]
@@ -133,6 +133,10 @@ macro_rules! instance {
                         vreinterpretq_s32_u32(vshlq_u32(vreinterpretq_u32_s32(a), vdupq_n_s32(-N)))
                     }
                     fn shift_right_signed<const N: i32>(a: int32x4_t) -> int32x4_t { vshlq_s32(a, vdupq_n_s32(-N)) }
+                    fn codes(nibbles: int32x4_t) -> int32x4_t {
+                        let codes = vld1q_u8(FLIPPED_CODES.as_ptr());
+                        vreinterpretq_s32_u8(vqtbl1q_u8(codes, vreinterpretq_u8_s32(nibbles)))
+                    }
                     fn to_f32(a: int32x4_t) -> float32x4_t { vcvtq_f32_s32(a) }
                     fn sum_lanes(a: int32x4_t) -> i32 { vaddvq_s32(a) }
 

@@ -201,6 +201,32 @@ macro_rules! byte_format {
 byte_format!(Q8_0, Q8_0, zero_point: false);
 byte_format!(Int8, Int8, zero_point: true);
 
+/// Nibbles that stand for the integers of a table.
+pub(crate) struct Iq4Nl;
+impl BlockFormat for Iq4Nl {
+    const FORMAT: WeightFormat = WeightFormat::IQ4_NL;
+    type Sum<S: Simd> = S::ByteSum;
+
+    #[inline(always)]
+    fn start<S: Simd>(simd: S, correction: S::I32) -> S::ByteSum {
+        simd.flipped_start(simd.shift_left::<4>(correction))
+    }
+    #[inline(always)]
+    unsafe fn weights<S: Simd>(simd: S, lines: *const u8, group: usize) -> [S::I32; 2] {
+        // SAFETY: as the caller's.
+        let [low, high] = unsafe { nibbles(simd, lines, group) };
+        [simd.codes(low), simd.codes(high)]
+    }
+    #[inline(always)]
+    fn dot<S: Simd>(simd: S, sum: S::ByteSum, weights: S::I32, x: S::I32) -> S::ByteSum {
+        simd.flipped_dot(sum, weights, x)
+    }
+    #[inline(always)]
+    fn finish<S: Simd>(simd: S, sum: S::ByteSum, _: S::I32, _: S::I32) -> S::I32 {
+        simd.flipped_finish(sum)
+    }
+}
+
 /// The tiles of a product; vector u of rows is lanes `u * LANES % 16..` of tile `u * LANES / 16`.
 #[derive(Clone, Copy)]
 struct Tiles {

@@ -20,6 +20,8 @@ pub(crate) trait SuperblockFormat {
     const OFFSET_SHIFT: Option<u32> = None;
     /// Whether there are minima.
     const MINIMA: bool = false;
+    /// Whether quants are signed bytes whose top bit is flipped.
+    const FLIPPED: bool = false;
 
     /// The quants of a group before the subtraction.
     /// # Safety
@@ -224,6 +226,26 @@ impl SuperblockFormat for Q6K {
     }
 }
 
+pub(crate) struct Iq4Xs;
+impl SuperblockFormat for Iq4Xs {
+    const FORMAT: WeightFormat = WeightFormat::IQ4_XS;
+    const SUB_GROUPS: usize = 8;
+    const OFFSET_SHIFT: Option<u32> = Some(7);
+    const FLIPPED: bool = true;
+
+    #[inline(always)]
+    unsafe fn quants<S: Simd>(simd: S, lines: *const u8, group: usize) -> S::I32 {
+        // SAFETY: as the caller's.
+        let bytes = unsafe { line(simd, lines, 2 + group / 8 * 4 + group % 4) };
+        simd.codes(bits(simd, bytes, 4 * (group / 4 % 2), 4))
+    }
+    #[inline(always)]
+    unsafe fn scale<S: Simd>(simd: S, lines: *const u8, j: usize) -> S::I32 {
+        // SAFETY: as the caller's.
+        unsafe { signed_byte(simd, lines, 0, j) }
+    }
+}
+
 /// Products of some tiles with a panel of long blocks: `output[tile * width + column]`, NaNs canonical.
 #[inline(always)]
 pub(crate) fn product<S: Simd, W: SuperblockFormat>(
@@ -314,18 +336,27 @@ unsafe fn columns<S: Simd, W: SuperblockFormat, const C: usize>(
                 }
                 let mut parts = [simd.byte_start(zero); C];
                 for c in 0..C {
-                    parts[c] = simd.byte_start(offsets[c]);
+                    parts[c] = match W::FLIPPED {
+                        true => simd.flipped_start(offsets[c]),
+                        false => simd.byte_start(offsets[c]),
+                    };
                 }
                 for group in j * W::SUB_GROUPS..(j + 1) * W::SUB_GROUPS {
                     let weights = W::quants(simd, lines, group);
                     for c in 0..C {
                         let x = simd.splat_i32(*quants.add(c * LONG_QUANT_WORDS + group) as i32);
-                        parts[c] = simd.byte_dot(parts[c], weights, x);
+                        parts[c] = match W::FLIPPED {
+                            true => simd.flipped_dot(parts[c], weights, x),
+                            false => simd.byte_dot(parts[c], weights, x),
+                        };
                     }
                 }
                 let scale = W::scale(simd, lines, j);
                 for c in 0..C {
-                    let part = simd.byte_finish(parts[c], offsets[c]);
+                    let part = match W::FLIPPED {
+                        true => simd.flipped_finish(parts[c]),
+                        false => simd.byte_finish(parts[c], offsets[c]),
+                    };
                     dots[c] = simd.add_i32(dots[c], simd.mul_i32(scale, part));
                 }
                 if W::MINIMA {

@@ -9,7 +9,7 @@ mod exp;
 use std::arch::wasm32::*;
 
 use crate::arch::KernelTable;
-use crate::arch::generic::{Simd, instantiate, operations};
+use crate::arch::generic::{FLIPPED_CODES, Simd, instantiate, operations};
 use crate::convert::{CANONICAL_NAN_BITS, CANONICAL_NAN_F16_BITS};
 
 /// Proves 128-bit vectors.
@@ -132,6 +132,7 @@ impl Simd for Simd128 {
         fn flipped_start(correction: v128) -> v128 { correction }
         fn flipped_dot(sum: v128, weights: v128, x: v128) -> v128 { unsigned_dot(sum, weights, x) }
         fn flipped_finish(sum: v128) -> v128 { sum }
+        fn codes(nibbles: v128) -> v128 { u8x16_swizzle(v128_load(FLIPPED_CODES.as_ptr().cast()), nibbles) }
 
         fn prefetch(_address: *const u8) {}
     }

@@ -11,7 +11,7 @@ mod exp;
 use std::arch::x86_64::*;
 
 use crate::arch::KernelTable;
-use crate::arch::generic::{Simd, instantiate, operations};
+use crate::arch::generic::{FLIPPED_CODES, Simd, instantiate, operations};
 use crate::convert::CANONICAL_NAN_BITS;
 
 /// Proves AVX2, F16C and FMA, which only the exponential function uses.
@@ -163,6 +163,10 @@ impl Simd for Avx2 {
             _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)))
         }
         fn flipped_finish(sum: __m256i) -> __m256i { sum }
+        fn codes(nibbles: __m256i) -> __m256i {
+            let codes = _mm_loadu_si128(FLIPPED_CODES.as_ptr().cast());
+            _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(codes), nibbles)
+        }
 
         fn prefetch(address: *const u8) { _mm_prefetch::<_MM_HINT_T1>(address.cast()) }
     }

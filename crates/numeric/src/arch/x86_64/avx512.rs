@@ -17,7 +17,7 @@ macro_rules! instance {
     ($module:ident, $token:ident, $features:literal, $detected:expr, $doc:literal, { $($dots:tt)* }) => {
         pub(crate) mod $module {
             use super::*;
-            use crate::arch::generic::{Simd, instantiate, operations};
+            use crate::arch::generic::{FLIPPED_CODES, Simd, instantiate, operations};
 
             #[doc = $doc]
             #[derive(Clone, Copy)]
@@ -128,6 +128,10 @@ macro_rules! instance {
                     }
                     fn shift_right_signed<const N: i32>(a: __m512i) -> __m512i {
                         _mm512_sra_epi32(a, _mm_cvtsi32_si128(N))
+                    }
+                    fn codes(nibbles: __m512i) -> __m512i {
+                        let codes = _mm_loadu_si128(FLIPPED_CODES.as_ptr().cast());
+                        _mm512_shuffle_epi8(_mm512_broadcast_i32x4(codes), nibbles)
                     }
                     fn to_f32(a: __m512i) -> __m512 { _mm512_cvtepi32_ps(a) }
                     fn sum_lanes(a: __m512i) -> i32 { _mm512_reduce_add_epi32(a) }
