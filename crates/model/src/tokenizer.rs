@@ -29,13 +29,28 @@ mod words;
 
 use crate::gguf::{Gguf, GgufError, Value};
 use sentencepiece::SentencePiece;
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 use tokenizers::{
     Model as _, OffsetReferential, OffsetType, PreTokenizedString, PreTokenizer as _,
     models::bpe::{BPE, Vocab},
     pre_tokenizers::PreTokenizerWrapper,
 };
 use words::Words;
+
+/// Tokens by which models end a turn or a text, whatever else a file says of them.
+const ENDS: &[&str] = &[
+    "<|eot_id|>",
+    "<|eom_id|>",
+    "<|im_end|>",
+    "<|end|>",
+    "<|end_of_text|>",
+    "<|endoftext|>",
+    "<end_of_turn>",
+];
 
 /// Put before a character that must not begin a control token.
 const MARK: char = '\u{fdd0}';
@@ -73,6 +88,8 @@ pub enum TokenizerError {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Kind {
     Text,
+    /// For what no token stands for.
+    Unknown,
     /// Of a byte that is part of no other token.
     Byte,
     Control,
@@ -103,8 +120,10 @@ enum Encoding {
 pub struct Tokenizer {
     tokens: Vec<String>,
     kinds: Vec<Kind>,
-    /// Control and user-defined tokens by first byte, longest first.
-    whole: BTreeMap<u8, Vec<u32>>,
+    /// Control and user-defined tokens by their spelling.
+    whole: BTreeMap<String, u32>,
+    /// Their lengths in bytes, the longest first.
+    whole_lengths: Vec<usize>,
     encoding: Encoding,
     bos: Option<u32>,
     add_bos: bool,
@@ -119,39 +138,40 @@ impl Tokenizer {
     /// See [`TokenizerError`].
     pub fn from_metadata(gguf: &Gguf<'_>) -> Result<Self, TokenizerError> {
         let tokens = strings(gguf, "tokenizer.ggml.tokens")?;
-        let kinds = kinds(gguf, tokens.len())?;
+        let mut kinds = kinds(gguf, tokens.len())?;
+        let mut ends = BTreeSet::new();
+        for (id, token) in tokens.iter().enumerate() {
+            if ENDS.contains(&token.as_str()) {
+                kinds[id] = Kind::Control;
+                ends.insert(id as u32);
+            }
+        }
         let (encoding, bos_first) = match gguf.text("tokenizer.ggml.model")? {
             "gpt2" => {
                 let Words { splitter, whole } = Words::named(gguf.text("tokenizer.ggml.pre")?)?;
                 let merges = strings(gguf, "tokenizer.ggml.merges")?;
-                let bpe = Box::new(bpe(&tokens, &merges, whole)?);
+                let bpe = Box::new(bpe(&tokens, &kinds, &merges, whole)?);
                 (Encoding::ByteLevel { splitter, bpe }, whole)
             }
             "llama" => {
-                let is_byte = |id: usize| kinds[id] == Kind::Byte;
                 let unknown = token_id(gguf, "unknown", tokens.len())?;
-                let piece = SentencePiece::from_metadata(gguf, &tokens, is_byte, unknown)?;
+                let piece = SentencePiece::from_metadata(gguf, &tokens, &kinds, unknown)?;
                 (Encoding::SentencePiece(piece), true)
             }
             name => return Err(TokenizerError::UnsupportedTokenizer { name: name.into() }),
         };
-        let mut whole: BTreeMap<u8, Vec<u32>> = BTreeMap::new();
+        let mut whole = BTreeMap::new();
+        let mut whole_lengths = BTreeSet::new();
         for (id, token) in tokens.iter().enumerate() {
-            let is_whole = matches!(kinds[id], Kind::Control | Kind::UserDefined);
-            if let (true, Some(&first)) = (is_whole, token.as_bytes().first()) {
-                whole.entry(first).or_default().push(id as u32);
+            if matches!(kinds[id], Kind::Control | Kind::UserDefined) && !token.is_empty() {
+                whole_lengths.insert(Reverse(token.len()));
+                whole.insert(token.clone(), id as u32);
             }
-        }
-        for ids in whole.values_mut() {
-            ids.sort_by_key(|&id| std::cmp::Reverse(tokens[id as usize].len()));
         }
         let id = |name: &str| token_id(gguf, name, tokens.len());
         let bos = id("bos")?;
         let eos = id("eos")?;
-        let ends = [eos, id("eot")?, id("eom")?]
-            .into_iter()
-            .flatten()
-            .collect();
+        ends.extend([eos, id("eot")?, id("eom")?].into_iter().flatten());
         let add_bos = gguf
             .metadata()
             .get("tokenizer.ggml.add_bos_token")
@@ -161,6 +181,10 @@ impl Tokenizer {
             tokens,
             kinds,
             whole,
+            whole_lengths: whole_lengths
+                .into_iter()
+                .map(|Reverse(length)| length)
+                .collect(),
             encoding,
             bos,
             add_bos,
@@ -213,7 +237,7 @@ impl Tokenizer {
             return Vec::new();
         };
         match self.kinds[id as usize] {
-            Kind::Control => Vec::new(),
+            Kind::Control | Kind::Unknown => Vec::new(),
             Kind::Byte => sentencepiece::byte(token).into_iter().collect(),
             Kind::UserDefined | Kind::Text
                 if matches!(self.encoding, Encoding::SentencePiece(_)) =>
@@ -248,21 +272,42 @@ impl Tokenizer {
     #[must_use]
     pub fn shield(&self, content: &str) -> String {
         let mut shielded = String::with_capacity(content.len());
+        let trimmed = content.trim_end().len();
         for (index, character) in content.char_indices() {
-            let rest = &content[index..];
             // What follows a message is the template's: it may complete what the message began,
             // also after trimming it.
-            let trimmed = rest.trim_end();
-            let begins = self.whole_tokens(rest).any(|(id, token)| {
-                self.kinds[id as usize] == Kind::Control
-                    && (rest.starts_with(token) || token.starts_with(trimmed))
-            });
-            if begins || character == MARK {
+            let rest = &content[index..];
+            let unfinished = match index < trimmed {
+                true => &content[index..trimmed],
+                false => &rest[..character.len_utf8()],
+            };
+            let is_control = |kind| kind == Kind::Control;
+            if character == MARK
+                || self.whole_at(rest, is_control).is_some()
+                || self.may_begin_control(unfinished)
+            {
                 shielded.push(MARK);
             }
             shielded.push(character);
         }
         shielded
+    }
+
+    /// Whether a control token begins like this, or is this.
+    fn may_begin_control(&self, text: &str) -> bool {
+        // No token is longer: the text would not be its beginning.
+        if self
+            .whole_lengths
+            .first()
+            .is_none_or(|longest| text.len() > *longest)
+        {
+            return false;
+        }
+        let from = self
+            .whole
+            .range::<str, _>((Bound::Included(text), Bound::Unbounded));
+        let mut begun = from.take_while(|(token, _)| token.starts_with(text));
+        begun.any(|(_, id)| self.kinds[*id as usize] == Kind::Control)
     }
 
     /// The tokens of `text`.
@@ -280,15 +325,12 @@ impl Tokenizer {
                 }
                 continue;
             }
-            let found = self.whole_tokens(rest).find(|&(id, token)| {
-                rest.starts_with(token)
-                    && (control == Control::Parsed || self.kinds[id as usize] == Kind::UserDefined)
-            });
-            if let Some((id, token)) = found {
+            let is_whole = |kind| control == Control::Parsed || kind == Kind::UserDefined;
+            if let Some((id, length)) = self.whole_at(rest, is_whole) {
                 self.encode_plain(&plain, &mut ids);
                 plain.clear();
                 ids.push(id);
-                rest = &rest[token.len()..];
+                rest = &rest[length..];
             } else {
                 plain.push(character);
                 rest = &rest[character.len_utf8()..];
@@ -298,12 +340,12 @@ impl Tokenizer {
         ids
     }
 
-    /// Control and user-defined tokens with the first byte of `rest`, longest first.
-    fn whole_tokens<'s>(&'s self, rest: &str) -> impl Iterator<Item = (u32, &'s str)> + use<'s> {
-        let first = rest.as_bytes().first().copied().unwrap_or_default();
-        let ids = self.whole.get(&first).map_or(&[][..], Vec::as_slice);
-        ids.iter()
-            .map(|&id| (id, self.tokens[id as usize].as_str()))
+    /// The longest control or user-defined token of a kind with which `rest` begins, and its length.
+    fn whole_at(&self, rest: &str, is_wanted: impl Fn(Kind) -> bool) -> Option<(u32, usize)> {
+        self.whole_lengths.iter().find_map(|length| {
+            let id = *self.whole.get(rest.get(..*length)?)?;
+            is_wanted(self.kinds[id as usize]).then_some((id, *length))
+        })
     }
 
     fn encode_plain(&self, text: &str, ids: &mut Vec<u32>) {
@@ -351,8 +393,9 @@ fn kinds(gguf: &Gguf<'_>, tokens: usize) -> Result<Vec<Kind>, TokenizerError> {
         .iter()
         .enumerate()
         .map(|(id, value)| match value.as_u64() {
-            // Normal, unknown, unused.
-            Some(1 | 2 | 5) => Ok(Kind::Text),
+            // Normal, unused.
+            Some(1 | 5) => Ok(Kind::Text),
+            Some(2) => Ok(Kind::Unknown),
             Some(6) => Ok(Kind::Byte),
             Some(3) => Ok(Kind::Control),
             Some(4) => Ok(Kind::UserDefined),
@@ -362,7 +405,13 @@ fn kinds(gguf: &Gguf<'_>, tokens: usize) -> Result<Vec<Kind>, TokenizerError> {
         .collect()
 }
 
-fn bpe(tokens: &[String], merges: &[String], whole: bool) -> Result<BPE, TokenizerError> {
+/// The merges within words. Control tokens have no part in them, so that no text becomes one.
+fn bpe(
+    tokens: &[String],
+    kinds: &[Kind],
+    merges: &[String],
+    whole: bool,
+) -> Result<BPE, TokenizerError> {
     let mut vocabulary = Vocab::default();
     for (id, token) in tokens.iter().enumerate() {
         if vocabulary.insert(token.clone(), id as u32).is_some() {
@@ -378,6 +427,7 @@ fn bpe(tokens: &[String], merges: &[String], whole: bool) -> Result<BPE, Tokeniz
             token: token.to_owned(),
         }),
     };
+    let is_control = |token: &str| kinds[vocabulary[token] as usize] == Kind::Control;
     let mut pairs = Vec::with_capacity(merges.len());
     for (index, merge) in merges.iter().enumerate() {
         let (left, right) = merge.split_once(' ').ok_or(TokenizerError::InvalidEntry {
@@ -386,9 +436,13 @@ fn bpe(tokens: &[String], merges: &[String], whole: bool) -> Result<BPE, Tokeniz
         })?;
         known(index, left)?;
         known(index, right)?;
-        known(index, &format!("{left}{right}"))?;
-        pairs.push((left.to_owned(), right.to_owned()));
+        let both = format!("{left}{right}");
+        known(index, &both)?;
+        if ![left, right, &both].into_iter().any(is_control) {
+            pairs.push((left.to_owned(), right.to_owned()));
+        }
     }
+    vocabulary.retain(|_, id| kinds[*id as usize] != Kind::Control);
     BPE::builder()
         .vocab_and_merges(vocabulary, pairs)
         .cache_capacity(0)

@@ -13,6 +13,10 @@ use std::num::NonZeroUsize;
 
 /// Longer contexts are refused: a text may ask for memory for all of it.
 const CONTEXT_LENGTH_MAX: u64 = 1 << 18;
+/// Values per head, at most.
+const HEAD_DIM_MAX: u64 = 1 << 10;
+/// Values of keys that a layer may keep of a text.
+const KEPT_MAX: usize = 1 << 31;
 
 /// Sizes that all layers share.
 #[derive(Clone, Copy)]
@@ -122,7 +126,7 @@ impl Sizes {
         let embedding = builder.size(&key("embedding_length"))?;
         let heads = builder.size(&key("attention.head_count"))?;
         let head_dim = match has("attention.key_length") {
-            true => builder.size(&key("attention.key_length"))?,
+            true => builder.size_up_to(&key("attention.key_length"), HEAD_DIM_MAX)?,
             false => embedding / heads,
         };
         expect(
@@ -189,6 +193,19 @@ fn refuse_variants(file: &Gguf<'_>, name: &str, sparse: bool) -> Result<(), Grap
         .is_some_and(|v| !scalings.contains(&v.as_str()))
     {
         return unsupported(&format!("rotary scaling ({scaling})"));
+    }
+    for part in ["rope.scaling.attn_factor", "rope.scale_linear"] {
+        let key = format!("{name}.{part}");
+        if metadata.get(&key).is_some_and(|v| v.as_f32() != Some(1.0)) {
+            return unsupported(&format!("rotary scaling ({key})"));
+        }
+    }
+    let causal = format!("{name}.attention.causal");
+    if metadata
+        .get(&causal)
+        .is_some_and(|v| v.as_bool() != Some(true))
+    {
+        return unsupported(&format!("attention to later positions ({causal})"));
     }
     for part in ["attn_logit_softcapping", "final_logit_softcapping"] {
         let key = format!("{name}.{part}");
@@ -331,14 +348,26 @@ impl<'f> Decoder<'f> {
         self.builder.push("token_embd.scale", action);
     }
 
+    /// Refuses a file in which all layers read a window of positions.
+    pub(super) fn refuse_window(&self) -> Result<(), GraphError> {
+        let key = self.key("attention.sliding_window");
+        let window = self.builder.file().metadata().get(&key);
+        match window.is_some_and(|window| window.as_u64() != Some(0)) {
+            true => unsupported(&format!("windows of attention ({key})")),
+            false => Ok(()),
+        }
+    }
+
     /// The rotary embedding that the metadata describe.
     pub(super) fn rope(&self) -> Result<Rope, GraphError> {
         let key = |part: &str| format!("{}.rope.{part}", self.name);
         let metadata = self.builder.file().metadata();
         let scaling = metadata.get(&key("scaling.type")).and_then(Value::as_str);
-        let stretch = match scaling {
-            Some("linear") => self.builder.number(&key("scaling.factor"), 1.0)?,
-            _ => 1.0,
+        let has_factor = metadata.contains_key(&key("scaling.factor"));
+        // Without a type it is linear.
+        let stretch = match scaling.unwrap_or("linear") == "linear" && has_factor {
+            true => self.builder.number(&key("scaling.factor"), 1.0)?,
+            false => 1.0,
         };
         Ok(Rope {
             base: self.builder.number(&key("freq_base"), 1.0)?,
@@ -607,6 +636,13 @@ impl<'f> Decoder<'f> {
         builder.product("output", output, last_normed, logits);
         let context_length =
             builder.size_up_to(&format!("{}.context_length", self.name), CONTEXT_LENGTH_MAX)?;
+        let kept = context_length.saturating_mul(self.sizes.kv_heads * self.sizes.head_dim);
+        expect(
+            &format!("{}.context_length", self.name),
+            context_length,
+            kept <= KEPT_MAX,
+            format!("at most {KEPT_MAX} values of keys in a layer"),
+        )?;
         let attention = AttentionShape {
             layers: self.attentions,
             heads: self.sizes.heads,

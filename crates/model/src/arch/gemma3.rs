@@ -23,8 +23,9 @@ pub(super) const TINY: Tiny = Tiny {
     output_norm: "output_norm",
 };
 
-/// Every so many layers one reads all positions.
+/// Every so many layers one reads all positions, unless the file has another number.
 const PATTERN: usize = 6;
+const PATTERN_KEY: &str = "gemma3.attention.sliding_window_pattern";
 /// Base of the rotations of the others, unless the file has another.
 const LOCAL_BASE: f32 = 10_000.0;
 /// The largest one, which has so many layers, scales its queries by another number than the length of its heads.
@@ -37,6 +38,10 @@ pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
         return unsupported("queries scaled by another number than the length of heads");
     }
     let window = decoder.builder.size("gemma3.attention.sliding_window")?;
+    let pattern = match file.metadata().contains_key(PATTERN_KEY) {
+        true => decoder.builder.size(PATTERN_KEY)?,
+        false => PATTERN,
+    };
     let local = match file.metadata().contains_key("gemma3.rope.freq_base_swa") {
         true => decoder.builder.number("gemma3.rope.freq_base_swa", 1.0)?,
         false => LOCAL_BASE,
@@ -50,7 +55,7 @@ pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
     decoder.scale_embedding((sizes.embedding as f32).sqrt());
     decoder.norms_behind = true;
     for layer in 0..sizes.layers {
-        let is_local = (layer + 1) % PATTERN != 0;
+        let is_local = (layer + 1) % pattern != 0;
         let style = AttentionStyle {
             head_norms: true,
             window: NonZeroUsize::new(window).filter(|_| is_local),

@@ -24,6 +24,7 @@ pub(super) const TINY: Tiny = Tiny {
 
 pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
     let mut decoder = Decoder::begin(file, NAME)?;
+    decoder.refuse_window()?;
     let rope = decoder.rope()?;
     for (layer, mixing) in mixings(&decoder)?.into_iter().enumerate() {
         mix(&mut decoder, layer, mixing)?;

@@ -33,6 +33,7 @@ const SIGMOID: u64 = 2;
 
 pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
     let mut decoder = Decoder::begin_sparse(file, NAME)?;
+    decoder.refuse_window()?;
     let rope = decoder.rope()?;
     let size = |part: &str| decoder.builder.size(&decoder.key(part));
     let (count, used) = (size("expert_count")?, size("expert_used_count")?);

@@ -27,6 +27,7 @@ const ROPE_FACTORS: &str = "rope_freqs.weight";
 
 pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
     let mut decoder = Decoder::begin(file, NAME)?;
+    decoder.refuse_window()?;
     let mut rope = decoder.rope()?;
     for layer in 0..decoder.sizes().layers {
         decoder.attention(layer, AttentionStyle::plain(Pairs::Interleaved))?;

@@ -23,6 +23,7 @@ pub(super) const TINY: Tiny = Tiny {
 
 pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
     let mut decoder = Decoder::begin(file, NAME)?;
+    decoder.refuse_window()?;
     let rope = decoder.rope()?;
     for layer in 0..decoder.sizes().layers {
         let style = AttentionStyle {

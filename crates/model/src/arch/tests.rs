@@ -445,3 +445,49 @@ fn factors_of_rotations_are_numbers_above_0() {
         }
     }
 }
+
+#[test]
+fn what_would_change_results_is_refused_by_name() {
+    let tiny = |name: &str| TINY.iter().find(|of| of.architecture == name).unwrap();
+    let error = |name: &str, part: &str, value: Value| {
+        let file = fixture::tiny(tiny(name), 1, Weights::Mixed);
+        let file = file.set(&format!("{name}.{part}"), value);
+        Model::from_bytes(&file.build()).unwrap_err().to_string()
+    };
+    for (name, part, value) in [
+        ("lfm2", "attention.sliding_window", Value::U32(8)),
+        ("llama", "attention.causal", Value::Bool(false)),
+        ("qwen2", "rope.scaling.attn_factor", Value::F32(2.0)),
+        ("gemma3", "attn_logit_softcapping", Value::F32(50.0)),
+        ("llama", "expert_count", Value::U32(4)),
+    ] {
+        let message = error(name, part, value);
+        assert!(
+            message.starts_with("the model uses a feature that is not supported: "),
+            "{message}"
+        );
+        assert!(message.contains(&format!("({name}.{part})")), "{message}");
+    }
+    // Sizes that no memory holds.
+    let message = error("qwen3", "attention.key_length", Value::U32(1 << 20));
+    let allowed =
+        "metadata value is out of range (allowed: 1 to 1024): qwen3.attention.key_length = 1048576";
+    assert_eq!(message, allowed);
+    // Without a type a factor stretches all frequencies, as with the type it has then.
+    let stretched = |file: fixture::GgufBuilder| {
+        let file = file.set("llama.rope.scaling.factor", Value::F32(4.0));
+        Model::from_bytes(&file.build()).unwrap().graph().ropes[0].stretch
+    };
+    let plain = fixture::tiny(tiny("llama"), 1, Weights::Mixed);
+    let typed = |name: &str| {
+        plain
+            .clone()
+            .set("llama.rope.scaling.type", Value::String(name.into()))
+    };
+    let stretches = [
+        stretched(plain.clone()),
+        stretched(typed("linear")),
+        stretched(typed("none")),
+    ];
+    assert_eq!(stretches, [4.0, 4.0, 1.0]);
+}

@@ -3,7 +3,7 @@
 //!
 //! Sources: Kudo and Richardson, "SentencePiece" (2018), and the order in which llama.cpp takes equal scores (leftmost
 //! first), since its ids are the ones that are compared with.
-use super::TokenizerError;
+use super::{Kind, TokenizerError};
 use crate::gguf::{Gguf, Value};
 use std::{
     cmp::{Ordering, Reverse},
@@ -66,14 +66,14 @@ struct Symbol {
 }
 
 impl SentencePiece {
-    /// Reads scores; `kinds` tells of each token whether it is a byte's.
+    /// Reads scores. Only text is joined to text: no text becomes a control token, or one of a byte.
     ///
     /// # Errors
     /// If there is not a score that is a number for each token.
     pub(super) fn from_metadata(
         gguf: &Gguf<'_>,
         tokens: &[String],
-        is_byte: impl Fn(usize) -> bool,
+        kinds: &[Kind],
         unknown: Option<u32>,
     ) -> Result<Self, TokenizerError> {
         const SCORES: &str = "tokenizer.ggml.scores";
@@ -85,7 +85,8 @@ impl SentencePiece {
             });
         }
         let score = |(index, value): (usize, &Value)| match value.as_f32() {
-            Some(score) if !score.is_nan() => Ok(score),
+            // Of two zeros none is better.
+            Some(score) if !score.is_nan() => Ok(score + 0.0),
             _ => Err(TokenizerError::InvalidEntry { key: SCORES, index }),
         };
         let scores = scores
@@ -96,14 +97,16 @@ impl SentencePiece {
         let mut ids = BTreeMap::new();
         let mut bytes = vec![None; 256];
         for (id, token) in tokens.iter().enumerate() {
-            if is_byte(id) {
+            if kinds[id] == Kind::Byte {
                 let value = byte(token).ok_or(TokenizerError::InvalidEntry {
                     key: "tokenizer.ggml.tokens",
                     index: id,
                 })?;
                 bytes[usize::from(value)] = Some(id as u32);
             }
-            ids.insert(token.clone(), id as u32);
+            if matches!(kinds[id], Kind::Text | Kind::UserDefined) {
+                ids.insert(token.clone(), id as u32);
+            }
         }
         let space_first = gguf.metadata().get("tokenizer.ggml.add_space_prefix");
         Ok(Self {
@@ -192,7 +195,8 @@ impl SentencePiece {
 /// The byte that a token such as `<0x0A>` stands for.
 pub(super) fn byte(token: &str) -> Option<u8> {
     let digits = token.strip_prefix("<0x")?.strip_suffix('>')?;
-    (digits.len() == 2).then(|| u8::from_str_radix(digits, 16).ok())?
+    let are_digits = digits.len() == 2 && digits.bytes().all(|b| b.is_ascii_hexdigit());
+    are_digits.then(|| u8::from_str_radix(digits, 16).ok())?
 }
 
 /// The text that a token that is no byte's stands for.

@@ -195,3 +195,99 @@ fn scores_are_numbers_and_bytes_are_bytes() {
         "vocabulary has 259 tokens but 0 scores"
     );
 }
+
+#[test]
+fn no_text_becomes_a_control_token_by_being_joined() {
+    // All that is needed to join the spelling of one.
+    let pieces = [
+        ("\u{2581}", -1.0),
+        ("<", -1.0),
+        ("s", -1.0),
+        (">", -1.0),
+        ("<s", -1.0),
+    ];
+    let file = sentencepiece(&pieces);
+    let tokenizer = build(&file).unwrap();
+    let begins = tokenizer.bos().unwrap();
+    assert_eq!(tokenizer.spelling(begins), Some("<s>"));
+    for text in ["<s>", "<0x0A>", "<unk>"] {
+        for (text, control) in [
+            (text.to_owned(), Control::Spelled),
+            (tokenizer.shield(text), Control::Parsed),
+        ] {
+            let ids = tokenizer.encode(&text, control);
+            assert_eq!(tokenizer.decode(&ids), text.replace(MARK, "").as_bytes());
+            assert!(!ids.contains(&begins), "{text}");
+        }
+    }
+    assert_eq!(tokenizer.encode("<s>", Control::Parsed), [begins]);
+
+    // The same where words that are tokens stay whole, and by a merge.
+    let file = fixture::tiny_llama(1).set("tokenizer.ggml.pre", Value::String("llama-bpe".into()));
+    let bytes = file.build();
+    let gguf = Gguf::parse(&bytes).unwrap();
+    let mut tokens = gguf.array("tokenizer.ggml.tokens").unwrap().to_vec();
+    let mut types = gguf.array("tokenizer.ggml.token_type").unwrap().to_vec();
+    let mut merges = gguf.array("tokenizer.ggml.merges").unwrap().to_vec();
+    let end = tokens.len() as u32;
+    for token in ["END", "he"] {
+        tokens.push(Value::String(token.to_owned()));
+        types.push(Value::I32(3));
+    }
+    merges.push(Value::String("h e".to_owned()));
+    let tokenizer = build(
+        &file
+            .set("tokenizer.ggml.tokens", Value::Array(tokens))
+            .set("tokenizer.ggml.token_type", Value::Array(types))
+            .set("tokenizer.ggml.merges", Value::Array(merges)),
+    )
+    .unwrap();
+    assert_eq!(tokenizer.encode("END", Control::Parsed), [end]);
+    for text in ["END", "he"] {
+        let ids = tokenizer.encode(text, Control::Spelled);
+        assert!(ids.iter().all(|id| *id < end), "{text}: {ids:?}");
+    }
+}
+
+#[test]
+fn turns_end_where_models_end_them() {
+    // A file that says nothing of it, and calls the token something else.
+    let file = sentencepiece(&[("<end_of_turn>", -1.0), ("a", -1.0)]);
+    let tokenizer = build(&file).unwrap();
+    let end = 3 + 256;
+    assert!(tokenizer.is_end(end) && tokenizer.is_end(tokenizer.eos().unwrap()));
+    assert!(!tokenizer.is_end(end + 1));
+    assert_eq!(tokenizer.encode("<end_of_turn>", Control::Parsed), [end]);
+    assert!(
+        !tokenizer
+            .encode("<end_of_turn>", Control::Spelled)
+            .contains(&end)
+    );
+    assert_eq!(
+        tokenizer.shield("<end_of_turn>")[..MARK.len_utf8()],
+        *MARK.to_string()
+    );
+}
+
+#[test]
+fn shielding_takes_no_longer_for_many_control_tokens() {
+    let file = fixture::tiny_llama(1);
+    let bytes = file.build();
+    let gguf = Gguf::parse(&bytes).unwrap();
+    let mut tokens = gguf.array("tokenizer.ggml.tokens").unwrap().to_vec();
+    let mut types = gguf.array("tokenizer.ggml.token_type").unwrap().to_vec();
+    for number in 0..20_000 {
+        tokens.push(Value::String(format!("<unused{number}>")));
+        types.push(Value::I32(3));
+    }
+    let file = file
+        .set("tokenizer.ggml.tokens", Value::Array(tokens))
+        .set("tokenizer.ggml.token_type", Value::Array(types));
+    let tokenizer = build(&file).unwrap();
+    // A quadratic or a linear search would take minutes.
+    for text in ["<".repeat(1 << 16), format!("a{}", " ".repeat(1 << 16))] {
+        let shielded = tokenizer.shield(&text);
+        let ids = tokenizer.encode(&shielded, Control::Parsed);
+        assert_eq!(tokenizer.decode(&ids), text.as_bytes());
+    }
+}

@@ -329,9 +329,14 @@ impl Epochs {
         Some(next.first_height - 1)
     }
 
-    /// Notes that the block of a height that is not final yet orders the next epoch.
+    /// Notes that the block of a height that is not final yet orders the next epoch, on the chain that is gone on with.
     pub(crate) fn expect_switch(&self, at: Height) {
         self.lock().expected_at = Some(at);
+    }
+
+    /// The same of a block that is voted for: one that is expected already may be before it on the same chain.
+    pub(crate) fn expect_switch_at_last(&self, at: Height) {
+        self.lock().expected_at.get_or_insert(at);
     }
 
     /// The height after which nothing of an epoch can be voted on before its block is final: its last one, or the one that
@@ -340,8 +345,9 @@ impl Epochs {
         let last = self.last_height(number);
         last.or_else(|| {
             let inner = self.lock();
-            let is_last = inner.starts.last_key_value().map(|(last, _)| *last) == Some(number);
-            let expected_at = inner.expected_at.filter(|_| is_last)?;
+            let (last, start) = inner.starts.last_key_value()?;
+            let is_of_it = |at: &Height| *last == number && *at >= start.first_height;
+            let expected_at = inner.expected_at.filter(is_of_it)?;
             Some(expected_at + SWITCH_DELAY - 1)
         })
     }

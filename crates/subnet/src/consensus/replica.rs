@@ -88,7 +88,13 @@ impl<E: Clock + Spawner> commonware_consensus::Application<E> for Replica {
         let replica = self.clone();
         let verdict = runtime.shared(true).spawn(move |_| async move {
             let parent_time_ns = parent.inner().payload().time_ns;
-            replica.is_valid(parent_time_ns, block.inner().payload())
+            let payload = block.inner().payload();
+            let is_valid = replica.is_valid(parent_time_ns, payload);
+            let switch = payload.switch.as_ref();
+            if is_valid && switch.is_some_and(|switch| replica.epochs.is_next(switch.epoch)) {
+                replica.epochs.expect_switch_at_last(height);
+            }
+            is_valid
         });
         match verdict.await {
             Ok(valid) => valid,
@@ -123,9 +129,11 @@ impl Replica {
                 ordered_at = Some(at);
             }
         }
-        if let Some(at) = ordered_at.filter(|at| *at <= known) {
+        if let Some(at) = ordered_at {
             self.epochs.expect_switch(at);
-            self.progress.until_executed_at(known).await;
+            if at <= known {
+                self.progress.until_executed_at(known).await;
+            }
         }
         self.epochs.at(height) == Some(epoch.get())
     }
