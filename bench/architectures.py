@@ -4,9 +4,9 @@
 usage: bench/architectures.py [--json FILE]
 
 The files and Lockstep's logits are those of `cargo run --release -p lockstep-model --example tiny`: pseudo-random weights,
-all F32 or F32, Q8_0 and Q4_1 mixed, 96 tokens. llama.cpp runs the same tokens with an F32 cache in one batch (`difference`)
-and one by one, with its own cache of f16 (`its own spread` is what it differs from itself by that). Both are
-the largest difference of two logits, as a share of the range of the row's logits. Needs bench/peers.sh native.
+all F32, or F32, Q8_0 and Q4_1 mixed; 96 tokens. llama.cpp runs the same tokens in one batch and one by one, with its own
+cache of f16. `largest difference` is from the nearer of the two, `own spread` what they differ from each other by; both are the
+largest difference of two logits as a share of the range of a row's logits. Needs bench/peers.sh native.
 """
 
 import argparse
@@ -24,7 +24,8 @@ WANTED = 1e-3
 def rows(path, tokens, one_by_one):
     import numpy
 
-    model = peer.Peer(path, threads=1, context=256, ubatch=256)
+    # With repacked weights the library crashes on shapes as small as these, on processors that have AMX.
+    model = peer.Peer(path, threads=1, context=256, ubatch=256, repack=False)
     model.clear()
     found = []
     if one_by_one:

@@ -90,7 +90,7 @@ def serve(answer):
 class Peer:
     """A model and one context on it."""
 
-    def __init__(self, path, *, threads, context, ubatch, sequences=1):
+    def __init__(self, path, *, threads, context, ubatch, sequences=1, repack=True):
         import llama_cpp
 
         self.api = llama_cpp
@@ -99,6 +99,7 @@ class Peer:
         llama_cpp.llama_backend_init()
         parameters = llama_cpp.llama_model_default_params()
         parameters.n_gpu_layers = 0
+        parameters.use_extra_bufts = repack
         self.model = llama_cpp.llama_model_load_from_file(str(path).encode(), parameters)
         if not self.model:
             raise RuntimeError(f"llama.cpp cannot load {path}")
