@@ -5,7 +5,6 @@
 //! common go through it together changes no bit of any of them.
 use crate::{graph::ExpertsShape, model::Model};
 use lockstep_numeric::{ActivationFormat, Kernels, PackedMatrix, QuantizedRows, elementary};
-use std::cmp::Reverse;
 
 /// The least that weights are divided by.
 const WEIGHTS_SUM_MIN: f32 = 1.0 / 16_384.0;
@@ -26,12 +25,14 @@ pub(super) struct Scratch {
 fn choose(scores: &[f32], bias: Option<&[f32]>, used: usize) -> Vec<(usize, f32)> {
     let weight = |score: &f32| 1.0 / (1.0 + elementary::exp(-score));
     let weights: Vec<f32> = scores.iter().map(weight).collect();
-    let rank = |expert: usize| weights[expert] + bias.map_or(0.0, |bias| bias[expert]);
+    let rank = |expert: usize| {
+        let rank = weights[expert] + bias.map_or(0.0, |bias| bias[expert]);
+        // The sign of a NaN that arithmetic gives is the processor's choice, and has a place in the order.
+        if rank.is_nan() { f32::NAN } else { rank }
+    };
     let mut experts: Vec<usize> = (0..weights.len()).collect();
-    experts.sort_by(|left, right| {
-        let by_rank = rank(*right).total_cmp(&rank(*left));
-        by_rank.then_with(|| Reverse(right).cmp(&Reverse(left)))
-    });
+    // Equal ones stay in their order.
+    experts.sort_by(|left, right| rank(*right).total_cmp(&rank(*left)));
     experts.truncate(used);
     experts.sort_unstable();
     let sum = experts
@@ -149,5 +150,11 @@ mod tests {
         // Weights that vanish are not blown up.
         assert_eq!(choose(&[-200.0; 2], None, 2), [(0, 0.0), (1, 0.0)]);
         assert_eq!(experts(&[f32::NAN, 1.0], None, 2), [0, 1]);
+        // Whatever sign a NaN has.
+        for bits in [0x7fc0_0000, 0xffc0_0000] {
+            let nan = f32::from_bits(bits);
+            assert_eq!(experts(&[2.0, nan, 1.0], None, 1), [1]);
+            assert_eq!(experts(&[2.0, 0.0, 1.0], Some(&[0.0, nan, 0.0]), 1), [1]);
+        }
     }
 }
