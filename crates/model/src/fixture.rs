@@ -239,6 +239,23 @@ pub struct Tiny {
     pub output_norm: &'static str,
 }
 
+impl Tiny {
+    /// Two layers that attend, and nothing else.
+    pub(crate) const fn plain(architecture: &'static str) -> Self {
+        Self {
+            architecture,
+            head_dim: EMBEDDING / HEADS,
+            biases: false,
+            head_norms: false,
+            norms_behind: false,
+            window: None,
+            experts: None,
+            attends: &[true; 2],
+            output_norm: "output_norm",
+        }
+    }
+}
+
 /// In which formats the weights of a small file are.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Weights {

@@ -1,7 +1,7 @@
 //! What the architectures here have in common: a table of embeddings, layers that each add to a residual, and a head.
 //!
 //! A layer mixes positions ([`Decoder::attention`] or [`Decoder::convolution`]) and then channels
-//! ([`Decoder::feed_forward`]). What differs is said by the file of each architecture.
+//! ([`Decoder::feed_forward`] or [`Decoder::experts`]). What differs is said by the file of each architecture.
 use crate::{
     gguf::{Gguf, Value},
     graph::{
@@ -13,6 +13,8 @@ use std::num::NonZeroUsize;
 
 /// Longer contexts are refused: a text may ask for memory for all of it.
 const CONTEXT_LENGTH_MAX: u64 = 1 << 18;
+/// Heads of a layer, at most.
+const HEADS_MAX: u64 = 1 << 14;
 /// Values per head, at most.
 const HEAD_DIM_MAX: u64 = 1 << 10;
 /// Values of keys that a layer may keep of a text.
@@ -124,7 +126,7 @@ impl Sizes {
         let key = |part: &str| format!("{name}.{part}");
         let has = |part: &str| file.metadata().contains_key(&key(part));
         let embedding = builder.size(&key("embedding_length"))?;
-        let heads = builder.size(&key("attention.head_count"))?;
+        let heads = builder.size_up_to(&key("attention.head_count"), HEADS_MAX)?;
         let head_dim = match has("attention.key_length") {
             true => builder.size_up_to(&key("attention.key_length"), HEAD_DIM_MAX)?,
             false => embedding / heads,
@@ -282,12 +284,16 @@ impl<'f> Decoder<'f> {
 
     /// Normalises the residual before a part of a layer.
     fn norm(&mut self, layer: usize, part: &str) -> Result<(), GraphError> {
+        self.norm_of(layer, part, self.buffers.residual)
+    }
+
+    fn norm_of(&mut self, layer: usize, part: &str, input: BufferId) -> Result<(), GraphError> {
         let name = format!("blk.{layer}.{part}");
         let weight = self
             .builder
             .vector(&format!("{name}.weight"), self.sizes.embedding)?;
         let action = Action::RmsNorm {
-            input: self.buffers.residual,
+            input,
             weight,
             parts: 1,
             epsilon: self.sizes.epsilon,
@@ -318,18 +324,7 @@ impl<'f> Decoder<'f> {
     fn add(&mut self, layer: usize, name: &str, norm: &str) -> Result<(), GraphError> {
         let mut addend = self.buffers.projected;
         if self.norms_behind {
-            let name = format!("blk.{layer}.{norm}");
-            let weight = self
-                .builder
-                .vector(&format!("{name}.weight"), self.sizes.embedding)?;
-            let action = Action::RmsNorm {
-                input: addend,
-                weight,
-                parts: 1,
-                epsilon: self.sizes.epsilon,
-                output: self.buffers.normed,
-            };
-            self.builder.push(name, action);
+            self.norm_of(layer, norm, addend)?;
             addend = self.buffers.normed;
         }
         let accumulator = self.buffers.residual;
@@ -348,6 +343,16 @@ impl<'f> Decoder<'f> {
         self.builder.push("token_embd.scale", action);
     }
 
+    /// All layers of an architecture without further parts: attention in a style, then SwiGLU.
+    pub(super) fn layers(&mut self, style: AttentionStyle) -> Result<(), GraphError> {
+        self.refuse_window()?;
+        for layer in 0..self.sizes.layers {
+            self.attention(layer, style)?;
+            self.feed_forward(layer, Gate::Silu)?;
+        }
+        Ok(())
+    }
+
     /// Refuses a file in which all layers read a window of positions.
     pub(super) fn refuse_window(&self) -> Result<(), GraphError> {
         let key = self.key("attention.sliding_window");
@@ -360,7 +365,7 @@ impl<'f> Decoder<'f> {
 
     /// The rotary embedding that the metadata describe.
     pub(super) fn rope(&self) -> Result<Rope, GraphError> {
-        let key = |part: &str| format!("{}.rope.{part}", self.name);
+        let key = |part: &str| self.key(&format!("rope.{part}"));
         let metadata = self.builder.file().metadata();
         let scaling = metadata.get(&key("scaling.type")).and_then(Value::as_str);
         let has_factor = metadata.contains_key(&key("scaling.factor"));
@@ -634,11 +639,11 @@ impl<'f> Decoder<'f> {
             false => self.table,
         };
         builder.product("output", output, last_normed, logits);
-        let context_length =
-            builder.size_up_to(&format!("{}.context_length", self.name), CONTEXT_LENGTH_MAX)?;
+        let key = self.key("context_length");
+        let context_length = self.builder.size_up_to(&key, CONTEXT_LENGTH_MAX)?;
         let kept = context_length.saturating_mul(self.sizes.kv_heads * self.sizes.head_dim);
         expect(
-            &format!("{}.context_length", self.name),
+            &key,
             context_length,
             kept <= KEPT_MAX,
             format!("at most {KEPT_MAX} values of keys in a layer"),

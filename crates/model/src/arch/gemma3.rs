@@ -12,15 +12,12 @@ use std::num::NonZeroUsize;
 pub(super) const NAME: &str = "gemma3";
 
 pub(super) const TINY: Tiny = Tiny {
-    architecture: NAME,
     head_dim: 32,
-    biases: false,
     head_norms: true,
     norms_behind: true,
     window: Some(12),
-    experts: None,
     attends: &[true; 7],
-    output_norm: "output_norm",
+    ..Tiny::plain(NAME)
 };
 
 /// Every so many layers one reads all positions, unless the file has another number.

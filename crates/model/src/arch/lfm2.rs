@@ -11,15 +11,10 @@ use lockstep_numeric::Pairs;
 pub(super) const NAME: &str = "lfm2";
 
 pub(super) const TINY: Tiny = Tiny {
-    architecture: NAME,
-    head_dim: 16,
-    biases: false,
     head_norms: true,
-    norms_behind: false,
-    window: None,
-    experts: None,
     attends: &[false, false, true, false],
-    output_norm: "token_embd_norm",
+    output_norm: OUTPUT_NORM,
+    ..Tiny::plain(NAME)
 };
 
 pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {

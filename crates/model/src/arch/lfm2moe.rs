@@ -2,7 +2,7 @@
 //! network in all layers but the first ones.
 use super::{
     decoder::{Decoder, Gate, unsupported},
-    lfm2::{OUTPUT_NORM, mix, mixings},
+    lfm2::{self, OUTPUT_NORM, mix, mixings},
 };
 use crate::{
     fixture::{Tiny, TinyExperts},
@@ -13,19 +13,14 @@ use crate::{
 pub(super) const NAME: &str = "lfm2moe";
 
 pub(super) const TINY: Tiny = Tiny {
-    architecture: NAME,
-    head_dim: 16,
-    biases: false,
-    head_norms: true,
-    norms_behind: false,
-    window: None,
     experts: Some(TinyExperts {
         dense: 1,
         count: 6,
         used: 2,
     }),
     attends: &[false, true, false],
-    output_norm: OUTPUT_NORM,
+    architecture: NAME,
+    ..lfm2::TINY
 };
 
 /// Experts are weighed by the sigmoid of their scores.

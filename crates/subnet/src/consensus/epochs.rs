@@ -335,7 +335,7 @@ impl Epochs {
     }
 
     /// The same of a block that is voted for: one that is expected already may be before it on the same chain.
-    pub(crate) fn expect_switch_at_last(&self, at: Height) {
+    pub(crate) fn expect_voted_switch(&self, at: Height) {
         self.lock().expected_at.get_or_insert(at);
     }
 

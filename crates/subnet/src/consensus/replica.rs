@@ -92,7 +92,7 @@ impl<E: Clock + Spawner> commonware_consensus::Application<E> for Replica {
             let is_valid = replica.is_valid(parent_time_ns, payload);
             let switch = payload.switch.as_ref();
             if is_valid && switch.is_some_and(|switch| replica.epochs.is_next(switch.epoch)) {
-                replica.epochs.expect_switch_at_last(height);
+                replica.epochs.expect_voted_switch(height);
             }
             is_valid
         });
