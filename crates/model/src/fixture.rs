@@ -4,7 +4,7 @@
 //! A file is a function of its seed alone, so digests of what a tiny model says can be frozen.
 use crate::{
     arch,
-    gguf::{TensorType, Value},
+    gguf::{self, NewTensor, TensorType, Value},
 };
 use lockstep_numeric::convert::f32_to_f16;
 
@@ -21,7 +21,7 @@ const TAPS: usize = 3;
 const EXPERT_WIDTH: usize = 32;
 const ALIGNMENT: usize = 32;
 
-/// Writes GGUF version 3.
+/// Makes a file part by part.
 #[derive(Clone, Debug, Default)]
 pub struct GgufBuilder {
     metadata: Vec<(String, Value)>,
@@ -81,80 +81,24 @@ impl GgufBuilder {
         (0..count).map(part).collect()
     }
 
-    /// The file's bytes.
+    /// The file's bytes, whether its tensors' fit their shapes or not.
     #[must_use]
     pub fn build(&self) -> Vec<u8> {
-        let mut file = b"GGUF".to_vec();
-        file.extend(3u32.to_le_bytes());
-        file.extend((self.tensors.len() as u64).to_le_bytes());
-        file.extend((self.metadata.len() as u64).to_le_bytes());
-        for (key, value) in &self.metadata {
-            put_text(&mut file, key);
-            file.extend(kind(value).to_le_bytes());
-            put_value(&mut file, value);
-        }
-        let mut data = Vec::new();
+        let (mut tensors, mut lengths, mut data) = (Vec::new(), Vec::new(), Vec::new());
         for (name, dimensions, tensor_type, bytes) in &self.tensors {
-            put_text(&mut file, name);
-            file.extend((dimensions.len() as u32).to_le_bytes());
-            for dimension in dimensions {
-                file.extend(dimension.to_le_bytes());
-            }
-            file.extend(tensor_type.id().to_le_bytes());
-            file.extend((data.len() as u64).to_le_bytes());
+            tensors.push(NewTensor {
+                name: name.clone(),
+                dimensions: dimensions.clone(),
+                tensor_type: *tensor_type,
+            });
+            lengths.push(bytes.len() as u64);
             data.extend(bytes);
             data.resize(data.len().next_multiple_of(ALIGNMENT), 0);
         }
-        file.resize(file.len().next_multiple_of(ALIGNMENT), 0);
+        let tensors = tensors.iter().zip(&lengths);
+        let mut file = gguf::header(&self.metadata, tensors, ALIGNMENT as u64);
         file.extend(data);
         file
-    }
-}
-
-fn put_text(file: &mut Vec<u8>, text: &str) {
-    file.extend((text.len() as u64).to_le_bytes());
-    file.extend(text.as_bytes());
-}
-
-fn kind(value: &Value) -> u32 {
-    match value {
-        Value::U8(_) => 0,
-        Value::I8(_) => 1,
-        Value::U16(_) => 2,
-        Value::I16(_) => 3,
-        Value::U32(_) => 4,
-        Value::I32(_) => 5,
-        Value::F32(_) => 6,
-        Value::Bool(_) => 7,
-        Value::String(_) => 8,
-        Value::Array(_) => 9,
-        Value::U64(_) => 10,
-        Value::I64(_) => 11,
-        Value::F64(_) => 12,
-    }
-}
-
-fn put_value(file: &mut Vec<u8>, value: &Value) {
-    match value {
-        Value::U8(value) => file.push(*value),
-        Value::I8(value) => file.extend(value.to_le_bytes()),
-        Value::U16(value) => file.extend(value.to_le_bytes()),
-        Value::I16(value) => file.extend(value.to_le_bytes()),
-        Value::U32(value) => file.extend(value.to_le_bytes()),
-        Value::I32(value) => file.extend(value.to_le_bytes()),
-        Value::F32(value) => file.extend(value.to_le_bytes()),
-        Value::Bool(value) => file.push(u8::from(*value)),
-        Value::String(value) => put_text(file, value),
-        Value::U64(value) => file.extend(value.to_le_bytes()),
-        Value::I64(value) => file.extend(value.to_le_bytes()),
-        Value::F64(value) => file.extend(value.to_le_bytes()),
-        Value::Array(values) => {
-            file.extend(values.first().map_or(0, kind).to_le_bytes());
-            file.extend((values.len() as u64).to_le_bytes());
-            for value in values {
-                put_value(file, value);
-            }
-        }
     }
 }
 

@@ -1,10 +1,10 @@
-//! Reads GGUF model files, versions 2 and 3.
+//! Reads GGUF model files, versions 2 and 3, and writes version 3.
 //!
 //! # Design
 //! [`Gguf::parse`] reads the header, the metadata and the tensor table from the bytes of a whole
 //! file. Metadata are owned; tensors stay where they are, and [`Gguf::tensor_bytes`] gives a slice. A model may be split into
 //! several files ([`Gguf::parse_parts`]): the first has the metadata, each has some of the tensors, and `split.no` and
-//! `split.count` say which of how many it is.
+//! `split.count` say which of how many it is. [`Writer`] writes a file as its tensors are made.
 //!
 //! # Errors
 //! The file is untrusted. Every count, offset and shape is checked against the file's size and
@@ -15,11 +15,14 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 mod value;
+mod write;
 
 use cursor::Cursor;
 use std::collections::{BTreeMap, btree_map::Entry as MapEntry};
 pub use tensor::{TensorInfo, TensorType};
 pub use value::Value;
+pub(crate) use write::header;
+pub use write::{NewTensor, Writer};
 
 /// The alignment of tensor data when the metadata name none.
 const ALIGNMENT_DEFAULT: u64 = 32;

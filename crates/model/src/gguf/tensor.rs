@@ -65,6 +65,26 @@ impl TensorType {
     pub const fn id(self) -> u32 {
         self.id
     }
+
+    /// Elements of a block; rows are whole numbers of blocks.
+    #[must_use]
+    pub const fn block_len(self) -> u64 {
+        self.block_len
+    }
+
+    /// Bytes of so many elements, whole blocks of them; nothing when they are not, or too many.
+    #[must_use]
+    pub fn bytes(self, elements: u64) -> Option<u64> {
+        let blocks = elements / self.block_len;
+        let whole = elements.is_multiple_of(self.block_len);
+        blocks.checked_mul(self.block_bytes).filter(|_| whole)
+    }
+
+    /// The type of that name.
+    #[must_use]
+    pub fn named(name: &str) -> Option<Self> {
+        TYPES.iter().copied().find(|known| known.name == name)
+    }
 }
 
 impl fmt::Display for TensorType {
@@ -157,8 +177,8 @@ impl<'a> Entry<'a> {
                 columns,
             });
         }
-        let length = (columns / self.tensor_type.block_len)
-            .checked_mul(self.tensor_type.block_bytes)
+        let row = self.tensor_type.bytes(columns);
+        let length = row
             .and_then(|row| row.checked_mul(rows))
             .ok_or_else(overflow)?;
         if !self.offset.is_multiple_of(alignment) {

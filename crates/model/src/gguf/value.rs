@@ -90,6 +90,25 @@ impl Value {
             .collect()
     }
 
+    /// The number that stands for the value's type in a file.
+    pub(super) fn kind(&self) -> u32 {
+        match self {
+            Self::U8(_) => 0,
+            Self::I8(_) => 1,
+            Self::U16(_) => 2,
+            Self::I16(_) => 3,
+            Self::U32(_) => 4,
+            Self::I32(_) => 5,
+            Self::F32(_) => 6,
+            Self::Bool(_) => 7,
+            Self::String(_) => 8,
+            Self::Array(_) => 9,
+            Self::U64(_) => 10,
+            Self::I64(_) => 11,
+            Self::F64(_) => 12,
+        }
+    }
+
     /// The name of the value's type.
     #[must_use]
     pub fn type_name(&self) -> &'static str {
