@@ -13,9 +13,10 @@
 //! run on.
 //!
 //! # Units and bounds
-//! A cache is made for a fixed number of positions. Its pages are zero until written, so positions
-//! never reached take address space but, on systems that give out zero pages lazily, no memory.
-//! Activations take memory from a sequence's first pass of its own on.
+//! A sequence has room for a fixed number of positions. Keys and values lie in pages of 64 positions that it takes from a
+//! [`KvPool`] as it grows; the pool may be that of many sequences, and has a budget. Layers that read a window of positions
+//! keep only that. Sequences that begin alike share pages ([`Sequence::fork`]). Activations take memory from a sequence's
+//! first pass of its own on.
 mod batch;
 mod experts;
 mod observe;
@@ -27,8 +28,12 @@ mod text;
 pub use batch::{Batch, BatchError, Member};
 pub use observe::{Observer, Output};
 
-use crate::{digest::Digest, graph::Work, model::Model};
-use lockstep_numeric::Kernels;
+use crate::{
+    digest::Digest,
+    graph::{AttentionShape, Work},
+    model::Model,
+};
+use lockstep_numeric::{Kernels, KvFormat, KvFull, KvPool};
 use pass::Pass;
 use std::{iter, sync::Arc};
 use text::Text;
@@ -43,6 +48,28 @@ pub enum SequenceError {
     UnknownToken { token: u32, vocabulary: usize },
     #[error("sequence is of another model than {wanted}: {found}")]
     ForeignModel { wanted: Digest, found: Digest },
+    #[error(transparent)]
+    NoMemory(#[from] KvFull),
+    #[error("keys and values of heads of {head_dim} elements cannot be kept as {format}")]
+    Format { format: KvFormat, head_dim: usize },
+}
+
+/// A pool for texts of `model` that keep keys and values as `format`, in at most `budget` bytes together.
+///
+/// # Errors
+/// When the format does not take the model's heads.
+pub fn kv_pool(
+    model: &Model,
+    format: KvFormat,
+    budget: usize,
+) -> Result<Arc<KvPool>, SequenceError> {
+    let AttentionShape {
+        kv_heads, head_dim, ..
+    } = model.graph().attention;
+    if !format.takes(head_dim) {
+        return Err(SequenceError::Format { format, head_dim });
+    }
+    Ok(KvPool::new(format, kv_heads, head_dim, budget))
 }
 
 /// One text on one model.
@@ -66,11 +93,30 @@ impl std::fmt::Debug for Sequence {
 }
 
 impl Sequence {
-    /// An empty sequence with room for `capacity` positions, at most the model's context.
+    /// An empty sequence with room for `capacity` positions, at most the model's context. Keys and values are kept as
+    /// f16.
     #[must_use]
     pub fn new(model: Arc<Model>, kernels: Arc<Kernels>, capacity: usize) -> Self {
+        let AttentionShape {
+            kv_heads, head_dim, ..
+        } = model.graph().attention;
+        let pool = KvPool::new(KvFormat::F16, kv_heads, head_dim, usize::MAX);
+        Self::in_pool(model, kernels, &pool, capacity)
+    }
+
+    /// As [`Self::new`], with keys and values in pages of `pool`, in its format.
+    ///
+    /// # Panics
+    /// When the pool is not made for the model's heads; see [`kv_pool`].
+    #[must_use]
+    pub fn in_pool(
+        model: Arc<Model>,
+        kernels: Arc<Kernels>,
+        pool: &Arc<KvPool>,
+        capacity: usize,
+    ) -> Self {
         Self {
-            text: Text::new(&model, capacity),
+            text: Text::new(&model, pool, capacity),
             pass: Pass::default(),
             model,
             kernels,
@@ -101,29 +147,52 @@ impl Sequence {
         self.text.capacity
     }
 
-    /// Bytes of the key-value cache, and of what convolutions keep.
+    /// Bytes of the key-value cache's pages, shared ones too, and of what convolutions keep.
     #[must_use]
     pub fn kv_bytes(&self) -> usize {
         self.text.bytes()
     }
 
-    /// Makes it empty again, dropping a pass under way. Its memory is kept.
+    /// Makes it empty again, dropping a pass under way. Its pages go back to the pool.
     pub fn clear(&mut self) {
         self.text.clear();
         self.pass.abandon();
+    }
+
+    /// Another sequence that goes on from the same positions. Whole pages of the cache are shared; a pass under way is not
+    /// part of it.
+    ///
+    /// # Errors
+    /// When the pool has no room for the last pages, which are copied.
+    pub fn fork(&self) -> Result<Self, SequenceError> {
+        Ok(Self {
+            model: Arc::clone(&self.model),
+            kernels: Arc::clone(&self.kernels),
+            text: self.text.fork()?,
+            pass: Pass::default(),
+        })
+    }
+
+    /// Goes back to the first `position` positions, dropping a pass under way, and returns how many it has then: fewer,
+    /// none at all, where layers keep only what later positions read (windows, convolutions).
+    pub fn rewind(&mut self, position: usize) -> usize {
+        self.pass.abandon();
+        self.text.rewind(position);
+        self.text.position
     }
 
     /// Begins a pass over `tokens`, with logits for the last of them if asked for. A pass under way
     /// is dropped.
     ///
     /// # Errors
-    /// When a token is unknown or the sequence has no room.
+    /// When a token is unknown or the sequence or its pool has no room.
     ///
     /// # Panics
     /// When `tokens` is empty.
     pub fn begin(&mut self, tokens: &[u32], logits: bool) -> Result<(), SequenceError> {
         let graph = self.model.graph();
         self.text.check(tokens, graph.vocabulary)?;
+        self.text.reserve(tokens.len())?;
         let segment = (tokens, self.text.position, logits);
         self.pass.begin(graph, iter::once(segment));
         Ok(())

@@ -239,7 +239,7 @@ impl Generation {
         &self.logits_digests
     }
 
-    /// Bytes of the key-value cache.
+    /// Bytes of the key-value cache's pages.
     #[must_use]
     pub fn kv_bytes(&self) -> usize {
         self.sequence.kv_bytes()

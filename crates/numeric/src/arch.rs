@@ -24,6 +24,7 @@ pub(crate) mod wasm32;
 #[cfg(target_arch = "x86_64")]
 pub(crate) mod x86_64;
 
+use crate::kv::KvFormat;
 use crate::weights::TILE_ROWS;
 
 /// One output per row of a tile.
@@ -59,14 +60,35 @@ pub(crate) type QuantizeKernel = unsafe fn(&[f32], usize, &mut [u32]);
 ///
 /// Arguments: the queries, `head_dim` elements each; `head_dim`; the keys; the scale; the scores, those of query i from
 /// `i * stride`; `stride`.
-pub(crate) type ScoresKernel = unsafe fn(&[f32], usize, &[u16], f32, &mut [f32], usize);
+pub(crate) type ScoresKernel = unsafe fn(&[f32], usize, &[u8], f32, &mut [f32], usize);
 
-/// For query i the sum over positions p below `counts[i]` of `weights[i * stride + p]` times row p of the values.
+/// To what is there for query i adds, for positions p below `counts[i]`, `weights[i * stride + p]` times row p of the
+/// values.
 ///
-/// Arguments: the weights; `stride`; the counts, ascending; the values; `head_dim`; the dimensions wanted; the output,
-/// as many elements per query, with canonical NaNs.
+/// Arguments: the weights; `stride`; the counts, ascending; the values; `head_dim`; the dimensions wanted, in quantised
+/// formats beginning with a multiple of 16; the output, as many elements per query, with canonical NaNs.
 pub(crate) type ValuesKernel =
-    unsafe fn(&[f32], usize, &[usize], &[u16], usize, std::ops::Range<usize>, &mut [f32]);
+    unsafe fn(&[f32], usize, &[usize], &[u8], usize, std::ops::Range<usize>, &mut [f32]);
+
+impl KernelTable {
+    /// For keys of a format.
+    pub(crate) fn scores(&self, format: KvFormat) -> ScoresKernel {
+        match format {
+            KvFormat::F16 => self.scores_f16_f32,
+            KvFormat::Q8 => self.scores_q8_f32,
+            KvFormat::Q4 => self.scores_q4_f32,
+        }
+    }
+
+    /// For values of a format.
+    pub(crate) fn values(&self, format: KvFormat) -> ValuesKernel {
+        match format {
+            KvFormat::F16 => self.values_f16_f32,
+            KvFormat::Q8 => self.values_q8_f32,
+            KvFormat::Q4 => self.values_q4_f32,
+        }
+    }
+}
 
 /// Declares the kernels: the table's type, and what has to exist for each.
 macro_rules! kernels {
@@ -122,8 +144,12 @@ kernels! {
     /// One row: `(input, weight, epsilon, output)`.
     rms_norm_f32_f32: unsafe fn(&[f32], &[f32], f32, &mut [f32]);
     scores_f16_f32: ScoresKernel;
+    scores_q8_f32: ScoresKernel;
+    scores_q4_f32: ScoresKernel;
     softmax_f32_f32: unsafe fn(&mut [f32]);
     values_f16_f32: ValuesKernel;
+    values_q8_f32: ValuesKernel;
+    values_q4_f32: ValuesKernel;
     /// `(gate, up)`: gate = silu(gate) * up.
     silu_mul_f32_f32: unsafe fn(&mut [f32], &[f32]);
     /// `(gate, up)`: gate = gelu(gate) * up.

@@ -176,37 +176,41 @@ impl Attention<'_> {
         let (base, stride) = (block.base(sharing), block.stride(sharing));
         let before = block.first(sharing) - base;
         let count = block.queries.len();
-        // Rows of scores begin `before` elements later when they are read as weights.
-        grow(&mut scratch.scores, count * stride + before);
+        grow(&mut scratch.scores, count * stride);
         grow(&mut scratch.sums, count * head_dim);
         let scores = &mut scratch.scores[..count * stride];
         let sums = &mut scratch.sums[..count * head_dim];
         let table = self.table;
-        let keys = cache.key_tiles(block.kv_head, base, stride);
+        sums.fill(0.0);
         // SAFETY: the table belongs to an instruction set that this processor has.
         unsafe {
-            (table.scores_f16_f32)(
-                &scratch.queries,
-                head_dim,
-                keys,
-                scale(head_dim),
-                scores,
-                stride,
-            );
+            for run in cache.runs(base..base + stride) {
+                (table.scores(cache.format()))(
+                    &scratch.queries,
+                    head_dim,
+                    run.key_tiles(block.kv_head),
+                    scale(head_dim),
+                    &mut scores[run.first - base..],
+                    stride,
+                );
+            }
             for (scores, count) in scores.chunks_exact_mut(stride).zip(&mut scratch.counts) {
                 scores[..before].fill(f32::NEG_INFINITY);
                 (table.softmax_f32_f32)(&mut scores[..*count]);
                 *count -= before;
             }
-            (table.values_f16_f32)(
-                &scratch.scores[before..][..count * stride],
-                stride,
-                &scratch.counts,
-                cache.value_rows(block.kv_head, base + before..block.longest(sharing)),
-                head_dim,
-                0..head_dim,
-                sums,
-            );
+            let first = base + before;
+            for run in cache.runs(first..block.longest(sharing)) {
+                (table.values(cache.format()))(
+                    &scratch.scores[run.first - base..],
+                    stride,
+                    &run_counts(&scratch.counts, run.first - first, run.count)[..count],
+                    run.values(block.kv_head),
+                    head_dim,
+                    0..head_dim,
+                    sums,
+                );
+            }
         }
         for (query, sums) in block.queries.clone().zip(sums.chunks_exact(head_dim)) {
             let start = block.offset(query, self.heads, sharing);
@@ -240,9 +244,8 @@ impl Attention<'_> {
         );
         let total = starts[blocks.len()];
         SCRATCH.with_borrow_mut(|scratch| {
-            // Rows of scores begin some elements later when they are read as weights.
-            grow(&mut scratch.scores, total + KEY_LANES);
-            let scores = Disjoint::new(&mut scratch.scores[..total + KEY_LANES]);
+            grow(&mut scratch.scores, total);
+            let scores = Disjoint::new(&mut scratch.scores[..total]);
 
             let parts = offsets(strides.iter().map(|stride| stride.div_ceil(SCORE_PART)));
             pool.run(parts[blocks.len()], &|items| {
@@ -253,21 +256,22 @@ impl Attention<'_> {
                     let stride = strides[index];
                     let length = SCORE_PART.min(stride - first);
                     let block = &blocks[index];
-                    let head_dim = block.segment.cache.head_dim();
-                    let base = block.base(self.sharing(block));
-                    let keys = block.segment.cache.key_tiles(block.kv_head, base, stride);
-                    let keys = &keys[first * head_dim..][..length * head_dim];
+                    let cache = block.segment.cache;
+                    let head_dim = cache.head_dim();
+                    let base = block.base(self.sharing(block)) + first;
                     let part_scores = &mut part_scores[..block.queries.len() * length];
-                    // SAFETY: the table belongs to an instruction set that this processor has.
-                    unsafe {
-                        (self.table.scores_f16_f32)(
-                            &gathered[index].queries,
-                            head_dim,
-                            keys,
-                            scale(head_dim),
-                            part_scores,
-                            length,
-                        );
+                    for run in cache.runs(base..base + length) {
+                        // SAFETY: the table belongs to an instruction set that this processor has.
+                        unsafe {
+                            (self.table.scores(cache.format()))(
+                                &gathered[index].queries,
+                                head_dim,
+                                run.key_tiles(block.kv_head),
+                                scale(head_dim),
+                                &mut part_scores[run.first - base..],
+                                length,
+                            );
+                        }
                     }
                     for (query, row) in part_scores.chunks_exact(length).enumerate() {
                         let start = starts[index] + query * stride + first;
@@ -316,23 +320,24 @@ impl Attention<'_> {
                     let dimensions = first..(first + SUM_PART).min(head_dim);
                     let length = dimensions.len();
                     let sums = &mut sums[..block.queries.len() * length];
-                    // SAFETY: the rows are only read from here on; the table as above.
-                    unsafe {
-                        let before = before(block);
-                        let weights =
-                            scores.read(starts[index] + before..starts[index + 1] + before);
-                        (self.table.values_f16_f32)(
-                            weights,
-                            strides[index],
-                            &gathered[index].counts,
-                            cache.value_rows(
-                                block.kv_head,
-                                block.first(sharing)..block.longest(sharing),
-                            ),
-                            head_dim,
-                            dimensions,
-                            sums,
-                        );
+                    sums.fill(0.0);
+                    let position = block.first(sharing);
+                    let counts = &gathered[index].counts;
+                    let start = starts[index] + before(block);
+                    for run in cache.runs(position..block.longest(sharing)) {
+                        // SAFETY: the rows are only read from here on; the table as above.
+                        unsafe {
+                            (self.table.values(cache.format()))(
+                                scores.read(start + run.first - position..starts[index + 1]),
+                                strides[index],
+                                &run_counts(counts, run.first - position, run.count)
+                                    [..counts.len()],
+                                run.values(block.kv_head),
+                                head_dim,
+                                dimensions.clone(),
+                                sums,
+                            );
+                        }
                     }
                     for (query, sums) in block.queries.clone().zip(sums.chunks_exact(length)) {
                         let start = block.offset(query, self.heads, sharing) + first;
@@ -348,6 +353,15 @@ impl Attention<'_> {
 /// Both operations in f32, each rounded once.
 fn scale(head_dim: usize) -> f32 {
     1.0 / (head_dim as f32).sqrt()
+}
+
+/// How many of the `count` positions from `first` on each query sees, of `counts` in all.
+fn run_counts(counts: &[usize], first: usize, count: usize) -> [usize; QUERY_BLOCK] {
+    let mut seen = [0; QUERY_BLOCK];
+    for (seen, all) in seen.iter_mut().zip(counts) {
+        *seen = all.saturating_sub(first).min(count);
+    }
+    seen
 }
 
 /// Running sums: where each begins, and at last where all end.

@@ -1,6 +1,7 @@
 //! The kernels of one instruction set, run on one pool.
 
 use std::fmt;
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -219,11 +220,11 @@ impl Kernels {
         });
     }
 
-    /// Stores keys and values of consecutive positions from `first_position` on, narrowed to f16; shapes of both: batch
-    /// x kv_heads x head_dim.
+    /// Stores keys and values of consecutive positions from `first_position` on, in the cache's format; shapes of both:
+    /// batch x kv_heads x head_dim.
     ///
     /// # Panics
-    /// Lengths disagree or a position exceeds the capacity.
+    /// Lengths disagree or a position is not reserved.
     pub fn store_kv(
         &self,
         cache: &mut KvLayer,
@@ -270,6 +271,12 @@ impl Kernels {
             assert!(
                 last <= cache.capacity(),
                 "position exceeds the cache: {last}"
+            );
+            let window = segment.window.map_or(usize::MAX, NonZeroUsize::get);
+            let first = (segment.first_position + 1).saturating_sub(window);
+            assert!(
+                segment.rows == 0 || first >= cache.first_position(),
+                "position was dropped from the cache: {first}"
             );
             elements += segment.rows * heads * cache.head_dim();
         }

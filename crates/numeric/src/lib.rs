@@ -33,7 +33,7 @@
 //!
 //! Attention: score = (sequential dot over the head's dimension) * scale with scale = 1 / sqrt(head_dim) in f32;
 //! softmax: m = maximum, e = exp(x - m), y = e / lanes16(e), position p in lane p mod 16; values sequential over
-//! positions. Only keys and values narrowed to f16 are read, the query's own included. rms-norm: s = lanes16(x * x),
+//! positions. Only keys and values as they are stored ([`KvFormat`]) are read, the query's own included. rms-norm: s = lanes16(x * x),
 //! r = 1 / sqrt(s / n + epsilon), y = (x * r) * w. silu(x) = x / (1 + exp(-x)). Rotary embedding: see [`Rope`].
 //! Gated short convolution: see [`Kernels::gated_convolution`].
 //!
@@ -73,7 +73,7 @@ pub use exact::{ExactSum32, ExactSum64};
 pub use fixed::{Fixed, Fixed16, Fixed32, Rounding};
 pub use isa::{Isa, IsaError};
 pub use kernels::Kernels;
-pub use kv::KvLayer;
+pub use kv::{KvFormat, KvFull, KvLayer, KvPool};
 pub use pool::Pool;
 pub use quantized::QuantizedRows;
 pub use rope::{Pairs, Rope, Rotations};

@@ -6,8 +6,8 @@ use std::sync::Arc;
 use lockstep_numeric::convert::{f16_to_f32, f32_to_f16};
 use lockstep_numeric::selftest::Generator;
 use lockstep_numeric::{
-    AttentionSegment, Isa, Kernels, KvLayer, PackError, PackedMatrix, Pool, QuantizedRows,
-    WeightFormat, elementary,
+    AttentionSegment, Isa, Kernels, KvFormat, KvLayer, PackError, PackedMatrix, Pool,
+    QuantizedRows, WeightFormat, elementary,
 };
 
 /// What nibbles stand for in IQ4_NL and IQ4_XS.
@@ -332,18 +332,53 @@ fn rms_norm_and_silu_follow_their_formulas() {
     assert_bits(&gate, &expected);
 }
 
+/// What a cache of that format makes of a head's elements.
+fn stored(format: KvFormat, head: &[f32]) -> Vec<f32> {
+    let narrow = |x: f32| f16_to_f32(f32_to_f16(x));
+    let inverse = |d: f32| if d == 0.0 { 0.0 } else { 1.0 / d };
+    let blocks = head.chunks(32).map(|block| match format {
+        KvFormat::F16 => block.iter().map(|x| narrow(*x)).collect::<Vec<_>>(),
+        KvFormat::Q8 => {
+            let amax = block.iter().fold(0.0f32, |amax, x| amax.max(x.abs()));
+            let d = narrow(amax / 127.0);
+            let quant = |x: &f32| (x * inverse(d)).round_ties_even().clamp(-127.0, 127.0);
+            block.iter().map(|x| quant(x) * d).collect()
+        }
+        KvFormat::Q4 => {
+            let least = block.iter().fold(f32::MAX, |least, x| least.min(*x));
+            let largest = block.iter().fold(f32::MIN, |largest, x| largest.max(*x));
+            let m = narrow(least);
+            let d = narrow((largest - m) / 15.0);
+            let quant = |x: &f32| ((x - m) * inverse(d)).round_ties_even().clamp(0.0, 15.0);
+            block.iter().map(|x| quant(x) * d + m).collect()
+        }
+    });
+    blocks.flatten().collect()
+}
+
 #[test]
 fn attention_reads_stored_positions_in_order() {
+    for (format, head_dim) in [(KvFormat::F16, 20), (KvFormat::Q8, 64), (KvFormat::Q4, 64)] {
+        attention_over(format, head_dim);
+    }
+}
+
+fn attention_over(format: KvFormat, head_dim: usize) {
     let (mut generator, kernels) = (Generator::new(4), kernels());
-    let (kv_heads, sharing, head_dim, positions) = (2, 3, 20, 37);
-    let (keys, stored) = (
+    let (kv_heads, sharing, positions) = (2, 3, 137);
+    let (keys, width) = (
         values(&mut generator, positions * kv_heads * head_dim),
         kv_heads * head_dim,
     );
     let contents = values(&mut generator, keys.len());
-    let mut cache = KvLayer::new(kv_heads, head_dim, positions);
+    let mut cache = KvLayer::with_capacity(format, kv_heads, head_dim, positions);
     kernels.store_kv(&mut cache, 0, &keys, &contents);
-    let narrow = |x: f32| f16_to_f32(f32_to_f16(x));
+    let stored = |rows: Vec<f32>| -> Vec<f32> {
+        rows.chunks(head_dim)
+            .flat_map(|head| stored(format, head))
+            .collect()
+    };
+    let (keys, contents) = (stored(keys), stored(contents));
     let (heads, batch) = (kv_heads * sharing, 9);
     let first = positions - batch;
     let queries = values(&mut generator, batch * heads * head_dim);
@@ -365,7 +400,7 @@ fn attention_reads_stored_positions_in_order() {
         let mut expected = Vec::new();
         for (index, query) in queries.chunks(head_dim).enumerate() {
             let (b, h) = (index / heads, index % heads);
-            let offset = |p: usize| p * stored + h / sharing * head_dim;
+            let offset = |p: usize| p * width + h / sharing * head_dim;
             let seen = first + b + 1;
             let from = window.map_or(0, |window| seen.saturating_sub(window.get()));
             let scores: Vec<f32> = (from..seen)
@@ -374,7 +409,7 @@ fn attention_reads_stored_positions_in_order() {
                     let dot = query
                         .iter()
                         .zip(key)
-                        .fold(0.0f32, |sum, (x, k)| sum + x * narrow(*k));
+                        .fold(0.0f32, |sum, (x, k)| sum + x * k);
                     dot * (1.0 / (head_dim as f32).sqrt())
                 })
                 .collect();
@@ -388,7 +423,7 @@ fn attention_reads_stored_positions_in_order() {
             let sum = lanes16(lanes);
             for d in 0..head_dim {
                 expected.push((from..seen).fold(0.0f32, |acc, p| {
-                    acc + (weights[p - from] / sum) * narrow(contents[offset(p) + d])
+                    acc + (weights[p - from] / sum) * contents[offset(p) + d]
                 }));
             }
         }

@@ -53,8 +53,8 @@ impl Batch {
     /// them are in their [`Sequence::logits`]. A member's pass under way is dropped.
     ///
     /// # Errors
-    /// When a member's token is unknown, it has no room, or it is of another model; then nothing
-    /// has changed.
+    /// When a member's token is unknown, it or its pool has no room, or it is of another model; then
+    /// no text has changed.
     ///
     /// # Panics
     /// When a member has no tokens.
@@ -91,6 +91,13 @@ impl Batch {
         } = self;
         for (index, member) in members.iter().enumerate() {
             check(model, member).map_err(|source| BatchError {
+                member: index,
+                source,
+            })?;
+        }
+        for (index, member) in members.iter_mut().enumerate() {
+            let reserved = member.sequence.text.reserve(member.tokens.len());
+            reserved.map_err(|source| BatchError {
                 member: index,
                 source,
             })?;

@@ -1,3 +1,5 @@
+mod cache;
+
 use super::*;
 use crate::fixture;
 use lockstep_numeric::{Isa, Pool};

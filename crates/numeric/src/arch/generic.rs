@@ -23,6 +23,7 @@ pub(crate) mod norm;
 pub(crate) mod quantize;
 pub(crate) mod superblock;
 
+use crate::convert::f16_to_f32;
 use crate::weights::CODES;
 
 /// Vectors of one instruction set. A value of the type proves that the processor has it.
@@ -48,6 +49,15 @@ pub(crate) trait Simd: Copy {
     /// # Safety
     /// 2 * `LANES` bytes can be read.
     unsafe fn load_f16(self, from: *const u8) -> Self::F32;
+    /// In every lane one f16, widened.
+    #[inline(always)]
+    fn splat_f16(self, bits: u16) -> Self::F32 {
+        self.splat_f32(f16_to_f32(bits))
+    }
+    /// `LANES` bytes, widened with their signs.
+    /// # Safety
+    /// `LANES` bytes can be read.
+    unsafe fn load_i8(self, from: *const u8) -> Self::I32;
     /// `LANES` bf16, widened.
     /// # Safety
     /// 2 * `LANES` bytes can be read.
@@ -178,14 +188,9 @@ macro_rules! instantiate {
             narrow_f32_f16(values: &[f32], output: &mut [u16]) = elementwise::narrow::<$simd>;
             rope_interleaved_f32_f32(rotations: &[[f32; 2]], values: &mut [f32]) = elementwise::rope_interleaved::<$simd>;
             rope_halves_f32_f32(rotations: &[[f32; 2]], values: &mut [f32]) = elementwise::rope_halves::<$simd>;
-            scores_f16_f32(
-                queries: &[f32], head_dim: usize, keys: &[u16], scale: f32, scores: &mut [f32], stride: usize
-            ) = attention::scores::<$simd, $queries, $vectors>;
-            values_f16_f32(
-                weights: &[f32], stride: usize, counts: &[usize], values: &[u16], head_dim: usize,
-                dimensions: std::ops::Range<usize>, output: &mut [f32]
-            ) = attention::values::<$simd, $queries, $vectors>;
         );
+        $crate::arch::generic::instantiate!(@attention $simd, $features, $queries, $vectors;
+            scores_f16_f32, values_f16_f32: F16; scores_q8_f32, values_q8_f32: Q8; scores_q4_f32, values_q4_f32: Q4);
 
         static TABLE: $crate::arch::KernelTable = $crate::arch::kernel_table!();
     };
@@ -228,6 +233,33 @@ macro_rules! instantiate {
                 $crate::arch::generic::float::product::<$simd, $crate::arch::generic::float::$format>(
                     simd, tiles, columns, rows, output,
                 )
+            }
+        )*
+    };
+    (@attention $simd:ident, $features:literal, $queries:literal, $vectors:literal;
+        $($scores:ident, $values:ident: $format:ident);*) => {
+        $(
+            #[target_feature(enable = $features)]
+            fn $scores(
+                queries: &[f32], head_dim: usize, keys: &[u8], scale: f32, scores: &mut [f32], stride: usize,
+            ) {
+                // SAFETY: this function's features are those that the token stands for.
+                let simd = unsafe { $simd::new() };
+                $crate::arch::generic::attention::scores::<
+                    $simd, $crate::arch::generic::attention::$format, $queries, $vectors
+                >(simd, queries, head_dim, keys, scale, scores, stride)
+            }
+
+            #[target_feature(enable = $features)]
+            fn $values(
+                weights: &[f32], stride: usize, counts: &[usize], values: &[u8], head_dim: usize,
+                dimensions: std::ops::Range<usize>, output: &mut [f32],
+            ) {
+                // SAFETY: this function's features are those that the token stands for.
+                let simd = unsafe { $simd::new() };
+                $crate::arch::generic::attention::values::<
+                    $simd, $crate::arch::generic::attention::$format, $queries, $vectors
+                >(simd, weights, stride, counts, values, head_dim, dimensions, output)
             }
         )*
     };

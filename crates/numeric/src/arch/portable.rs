@@ -4,7 +4,6 @@ pub(crate) mod attention;
 mod matmul;
 mod row;
 
-use attention::{scores_f16_f32, values_f16_f32};
 pub(crate) use row::softmax_f32_f32;
 use row::{
     add_f32_f32, exp_f32_f32, gelu_mul_f32_f32, mul_add_f32_f32, mul_f32_f32, narrow_f32_f16,
@@ -13,6 +12,7 @@ use row::{
 };
 
 use crate::arch::{KernelTable, TileOutput, kernel_table};
+use crate::kv::KvFormat;
 use crate::weights::WeightFormat;
 
 pub(crate) static TABLE: KernelTable = kernel_table!();
@@ -39,6 +39,28 @@ macro_rules! float_products {
     };
 }
 float_products!(matmul_f32_f32: F32, matmul_f16_f32: F16, matmul_bf16_f32: Bf16);
+
+macro_rules! attentions {
+    ($($scores:ident, $values:ident: $format:ident);*) => {$(
+        fn $scores(
+            queries: &[f32], head_dim: usize, keys: &[u8], scale: f32, scores: &mut [f32], stride: usize,
+        ) {
+            attention::scores(KvFormat::$format, queries, head_dim, keys, scale, scores, stride);
+        }
+
+        fn $values(
+            weights: &[f32], stride: usize, counts: &[usize], values: &[u8], head_dim: usize,
+            dimensions: std::ops::Range<usize>, output: &mut [f32],
+        ) {
+            attention::values(
+                KvFormat::$format, weights, stride, counts, values, head_dim, dimensions, output,
+            );
+        }
+    )*};
+}
+attentions!(
+    scores_f16_f32, values_f16_f32: F16; scores_q8_f32, values_q8_f32: Q8; scores_q4_f32, values_q4_f32: Q4
+);
 
 /// Folds 16 lanes by 8, 4, 2, 1.
 pub(crate) fn fold_lanes(mut lanes: [f32; 16]) -> f32 {

@@ -9,8 +9,8 @@ use crate::arch::kernel_cases;
 use crate::convert::{f16_to_f32, f32_to_f16};
 use crate::elementary::HARD_EXP;
 use crate::{
-    ActivationFormat, AttentionSegment, Convolution, Kernels, KvLayer, PackedMatrix, Pairs,
-    QuantizedRows, Rope, Rotations, WeightFormat,
+    ActivationFormat, AttentionSegment, Convolution, Kernels, KvFormat, KvLayer, PackedMatrix,
+    Pairs, QuantizedRows, Rope, Rotations, WeightFormat,
 };
 use std::num::NonZeroUsize;
 
@@ -45,6 +45,14 @@ const OTHERS: &[Case] = &[
     Case {
         name: "attention_window_f16_f32",
         run: attention_window,
+    },
+    Case {
+        name: "attention_q8_f32",
+        run: attention_q8,
+    },
+    Case {
+        name: "attention_q4_f32",
+        run: attention_q4,
     },
     Case {
         name: "scale_f32_f32",
@@ -450,17 +458,99 @@ fn attention_window(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     bits(&output)
 }
 
+fn attention_q8(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    attention_quantized(kernels, generator, KvFormat::Q8)
+}
+
+fn attention_q4(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    attention_quantized(kernels, generator, KvFormat::Q4)
+}
+
+/// What is stored and what is made of it, windows and long texts among them, on pages that were dropped and shared.
+fn attention_quantized(kernels: &Kernels, generator: &mut Generator, format: KvFormat) -> Vec<u32> {
+    let head_dim = 32 * generator.between(1, 3);
+    let (kv_heads, sharing) = (generator.between(1, 2), generator.between(1, 4));
+    let first_position = [0, 5, 70, 450][generator.between(0, 3)];
+    let rows = generator.between(1, 9);
+    let window = [1, 33, 1_000][generator.between(0, 2)];
+    let (positions, width) = (first_position + rows, kv_heads * head_dim);
+    let mut cache = KvLayer::with_capacity(format, kv_heads, head_dim, first_position);
+    let mut store = |cache: &mut KvLayer, first: usize, rows: usize| {
+        let limit = [1.0, 1e-6, 3e4][generator.between(0, 2)];
+        let mut values = |_: usize| generator.ordinary(limit);
+        let keys: Vec<f32> = (0..rows * width).map(&mut values).collect();
+        let values: Vec<f32> = (0..rows * width).map(&mut values).collect();
+        kernels.store_kv(cache, first, &keys, &values);
+    };
+    store(&mut cache, 0, first_position);
+    cache.drop_before((first_position + 1).saturating_sub(window));
+    let shared = cache.share(first_position).expect("the pool has no bounds");
+    let mut cache = std::mem::replace(&mut cache, shared);
+    let layers = std::slice::from_mut(&mut cache);
+    let reserved = KvLayer::reserve(layers, first_position..positions);
+    reserved.expect("the pool has no bounds");
+    store(&mut cache, first_position, rows);
+    let heads = kv_heads * sharing;
+    let queries = generator.values(rows * heads * head_dim, 2.0);
+    let mut output = vec![0.0; queries.len()];
+    let segment = AttentionSegment {
+        cache: &cache,
+        first_position,
+        rows,
+        window: NonZeroUsize::new(window),
+    };
+    kernels.attention(&queries, heads, &[segment], &mut output);
+    bits(&output)
+}
+
 /// The kernel alone, with up to two blocks of queries.
 fn scores_f16_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     let (queries, head_dim) = (generator.between(0, 8), generator.between(1, 40));
     let stride = 16 * generator.between(1, 7);
-    let keys: Vec<u16> = halves(generator, stride * head_dim);
+    let keys = halves(generator, stride * head_dim);
+    scores(
+        kernels,
+        generator,
+        KvFormat::F16,
+        (queries, head_dim, stride),
+        &keys,
+    )
+}
+
+fn scores_q8_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    scores_quantized(kernels, generator, KvFormat::Q8)
+}
+
+fn scores_q4_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    scores_quantized(kernels, generator, KvFormat::Q4)
+}
+
+fn scores_quantized(kernels: &Kernels, generator: &mut Generator, format: KvFormat) -> Vec<u32> {
+    let (queries, head_dim) = (generator.between(0, 8), 32 * generator.between(1, 4));
+    let stride = 16 * generator.between(1, 7);
+    let keys = stored(generator, format, stride, head_dim);
+    scores(
+        kernels,
+        generator,
+        format,
+        (queries, head_dim, stride),
+        &keys,
+    )
+}
+
+fn scores(
+    kernels: &Kernels,
+    generator: &mut Generator,
+    format: KvFormat,
+    (queries, head_dim, stride): (usize, usize, usize),
+    keys: &[u8],
+) -> Vec<u32> {
     let queries = generator.values(queries * head_dim, 2.0);
     let mut scores = vec![0.0; queries.len() / head_dim * stride];
     crate::environment::assert_default();
     // SAFETY: the table of available kernels.
     unsafe {
-        (kernels.table().scores_f16_f32)(&queries, head_dim, &keys, 0.3, &mut scores, stride);
+        (kernels.table().scores(format))(&queries, head_dim, keys, 0.3, &mut scores, stride);
     }
     // Scores are only an intermediate result: their NaNs are not canonical.
     scores
@@ -480,25 +570,90 @@ fn values_f16_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
     let first = generator.between(0, head_dim - 1);
     let dimensions = first..generator.between(first + 1, head_dim);
     let mut output = vec![0.0; queries * dimensions.len()];
-    crate::environment::assert_default();
-    // SAFETY: the table of available kernels.
-    unsafe {
-        (kernels.table().values_f16_f32)(
-            &weights,
-            stride,
-            &counts,
-            &values,
-            head_dim,
-            dimensions,
-            &mut output,
-        );
-    }
+    weighted_sums(
+        kernels,
+        KvFormat::F16,
+        (&weights, stride, &counts),
+        (&values, head_dim),
+        dimensions,
+        &mut output,
+    );
     bits(&output)
 }
 
-fn halves(generator: &mut Generator, count: usize) -> Vec<u16> {
+fn values_q8_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    values_quantized(kernels, generator, KvFormat::Q8)
+}
+
+fn values_q4_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    values_quantized(kernels, generator, KvFormat::Q4)
+}
+
+/// On a part of the dimensions, and going on from sums that are there.
+fn values_quantized(kernels: &Kernels, generator: &mut Generator, format: KvFormat) -> Vec<u32> {
+    let (queries, blocks) = (generator.between(0, 8), generator.between(1, 4));
+    let head_dim = 32 * blocks;
+    let mut counts: Vec<usize> = (0..queries).map(|_| generator.between(0, 60)).collect();
+    counts.sort_unstable();
+    let stride = counts.last().copied().unwrap_or(0) + generator.between(0, 3);
+    let values = stored(generator, format, stride, head_dim);
+    let weights = generator.values(queries * stride, 1.0);
+    let first = 32 * generator.between(0, blocks - 1);
+    let dimensions = first..generator.between(first + 1, head_dim);
+    let mut output = generator.values(queries * dimensions.len(), 3.0);
+    for sum in &mut output {
+        *sum = crate::convert::canonical(*sum);
+    }
+    weighted_sums(
+        kernels,
+        format,
+        (&weights, stride, &counts),
+        (&values, head_dim),
+        dimensions,
+        &mut output,
+    );
+    bits(&output)
+}
+
+fn weighted_sums(
+    kernels: &Kernels,
+    format: KvFormat,
+    (weights, stride, counts): (&[f32], usize, &[usize]),
+    (values, head_dim): (&[u8], usize),
+    dimensions: std::ops::Range<usize>,
+    output: &mut [f32],
+) {
+    crate::environment::assert_default();
+    // SAFETY: the table of available kernels.
+    unsafe {
+        (kernels.table().values(format))(
+            weights, stride, counts, values, head_dim, dimensions, output,
+        );
+    }
+}
+
+fn halves(generator: &mut Generator, count: usize) -> Vec<u8> {
     let values = generator.values(count, 2.0);
-    values.iter().map(|value| f32_to_f16(*value)).collect()
+    let halves = values.iter().map(|value| f32_to_f16(*value).to_le_bytes());
+    halves.flatten().collect()
+}
+
+/// Positions in quantised blocks: any integers, ordinary f16 between them.
+fn stored(
+    generator: &mut Generator,
+    format: KvFormat,
+    positions: usize,
+    head_dim: usize,
+) -> Vec<u8> {
+    let bytes = positions * format.row_bytes(head_dim);
+    let mut stored: Vec<u8> = (0..bytes).map(|_| generator.bits() as u8).collect();
+    // No f16 of the integers' bits is an infinity or NaN of its own payload, wherever it is read.
+    for byte in &mut stored {
+        if *byte & 0x7c == 0x7c {
+            *byte ^= 0x40;
+        }
+    }
+    stored
 }
 
 fn exp_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {

@@ -85,6 +85,14 @@ macro_rules! instance {
                     unsafe { vreinterpretq_s32_u8(vld1q_u8(from)) }
                 }
                 #[inline(always)]
+                unsafe fn load_i8(self, from: *const u8) -> int32x4_t {
+                    // SAFETY: as the caller's; the token proves the instruction set.
+                    unsafe {
+                        let four = vcreate_s8(u64::from(from.cast::<u32>().read_unaligned()));
+                        vmovl_s16(vget_low_s16(vmovl_s8(four)))
+                    }
+                }
+                #[inline(always)]
                 unsafe fn store_i8(self, to: *mut i8, value: int32x4_t) {
                     // SAFETY: as the caller's; the token proves the instruction set.
                     unsafe {

@@ -71,6 +71,12 @@ impl Simd for Simd128 {
         unsafe { v128_load(from.cast()) }
     }
     #[inline(always)]
+    unsafe fn load_i8(self, from: *const u8) -> v128 {
+        // SAFETY: as the caller's.
+        let four = unsafe { v128_load32_zero(from.cast()) };
+        i32x4_extend_low_i16x8(i16x8_extend_low_i8x16(four))
+    }
+    #[inline(always)]
     unsafe fn store_i8(self, to: *mut i8, value: v128) {
         // Nothing saturates.
         let words = i16x8_narrow_i32x4(value, value);

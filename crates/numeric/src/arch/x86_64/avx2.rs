@@ -82,6 +82,16 @@ impl Simd for Avx2 {
         unsafe { _mm256_loadu_si256(from.cast()) }
     }
     #[inline(always)]
+    fn splat_f16(self, bits: u16) -> __m256 {
+        // SAFETY: the token proves the instruction set.
+        unsafe { _mm256_cvtph_ps(_mm_set1_epi16(bits.cast_signed())) }
+    }
+    #[inline(always)]
+    unsafe fn load_i8(self, from: *const u8) -> __m256i {
+        // SAFETY: as the caller's; the token proves the instruction set.
+        unsafe { _mm256_cvtepi8_epi32(_mm_loadl_epi64(from.cast())) }
+    }
+    #[inline(always)]
     unsafe fn store_i8(self, to: *mut i8, value: __m256i) {
         // SAFETY: as the caller's; the token proves the instruction set. Nothing saturates.
         unsafe {

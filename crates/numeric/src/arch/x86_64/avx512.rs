@@ -83,6 +83,16 @@ macro_rules! instance {
                     unsafe { _mm512_loadu_si512(from.cast()) }
                 }
                 #[inline(always)]
+                fn splat_f16(self, bits: u16) -> __m512 {
+                    // SAFETY: the token proves the instruction set.
+                    unsafe { _mm512_cvtph_ps(_mm256_set1_epi16(bits.cast_signed())) }
+                }
+                #[inline(always)]
+                unsafe fn load_i8(self, from: *const u8) -> __m512i {
+                    // SAFETY: as the caller's; the token proves the instruction set.
+                    unsafe { _mm512_cvtepi8_epi32(_mm_loadu_si128(from.cast())) }
+                }
+                #[inline(always)]
                 unsafe fn store_i8(self, to: *mut i8, value: __m512i) {
                     // SAFETY: as the caller's; the token proves the instruction set.
                     unsafe { _mm_storeu_si128(to.cast(), _mm512_cvtepi32_epi8(value)) }
