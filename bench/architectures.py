@@ -5,8 +5,10 @@ usage: bench/architectures.py [--json FILE]
 
 The files and Lockstep's logits are those of `cargo run --release -p lockstep-model --example tiny`: pseudo-random weights,
 all F32, or F32, Q8_0 and Q4_1 mixed; 96 tokens. llama.cpp runs the same tokens in one batch and one by one, with its own
-cache of f16. `largest difference` is from the nearer of the two, `own spread` what they differ from each other by; both are the
-largest difference of two logits as a share of the range of a row's logits. Needs bench/peers.sh native.
+cache of f16. `largest difference` is from the nearer of the two, `own spread` what they differ from each other by, `moved` what
+Lockstep's logits change by when the weights of all norms are a ten-thousandth larger: the change itself, and what becomes of it
+where activations are rounded. All are the largest difference of two logits as a share of the range of a row's logits. Needs
+bench/peers.sh native.
 """
 
 import argparse
@@ -44,7 +46,8 @@ def answer(path, tokens):
 
     whole = rows(path, tokens, False)
     single = rows(path, tokens, True)
-    ours = numpy.array(json.loads(pathlib.Path(path).with_suffix(".json").read_text())["logits"])
+    found = json.loads(pathlib.Path(path).with_suffix(".json").read_text())
+    ours, moved = numpy.array(found["logits"]), numpy.array(found["moved"])
     extent = ours.max(axis=1) - ours.min(axis=1)
 
     def share(left, right):
@@ -53,6 +56,7 @@ def answer(path, tokens):
     return {
         "difference": min(share(ours, whole), share(ours, single)),
         "spread": share(whole, single),
+        "moved": share(ours, moved),
         "argmax": int((ours.argmax(axis=1) != whole.argmax(axis=1)).sum()),
     }
 
@@ -70,14 +74,14 @@ def main():
     names = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
     worker = peer.Worker("native", __file__)
     table = {}
-    print("| file | largest difference | llama.cpp's own spread | other first choices of 96 |")
-    print("|---|---|---|---|")
+    print("| file | largest difference | llama.cpp's own spread | moved | other first choices of 96 |")
+    print("|---|---|---|---|---|")
     for name in names:
         path = directory / f"{name}.gguf"
         tokens = json.loads(path.with_suffix(".json").read_text())["tokens"]
         found = worker.ask(path=str(path), tokens=tokens)
         table[name] = found
-        print(f"| {name} | {found['difference']:.1e} | {found['spread']:.1e} | {found['argmax']} |", flush=True)
+        print(f"| {name} | {found['difference']:.1e} | {found['spread']:.1e} | {found['moved']:.1e} | {found['argmax']} |", flush=True)
     worker.close()
     if arguments.json:
         arguments.json.write_text(json.dumps(table, indent=1) + "\n")

@@ -1,11 +1,14 @@
 //! `tiny DIRECTORY`: writes a small file with pseudo-random weights for every architecture and kind of weights, and beside
-//! each the logits behind every token of a short text: `NAME.gguf`, and `NAME.json` with the tokens and a row for each.
+//! each the logits behind every token of a short text: `NAME.gguf`, and `NAME.json` with the tokens and a row for each. Under
+//! `moved` are the rows of the same file with the weights of all norms a ten-thousandth larger: how far roundings alone
+//! carry.
 //!
 //! `bench/architectures.py` compares them with llama.cpp's.
 use lockstep_model::{
     Model, Sequence,
     arch::TINY,
     fixture::{self, Weights},
+    gguf::Gguf,
 };
 use lockstep_numeric::{Isa, Kernels, Pool};
 use std::{error::Error, fs, num::NonZeroUsize, path::PathBuf, sync::Arc};
@@ -29,17 +32,40 @@ fn main() -> Result<(), Box<dyn Error>> {
             let tokens: Vec<u32> = (0..LENGTH)
                 .map(|index| (index * index * 7 + 3) % vocabulary)
                 .collect();
-            let mut sequence = Sequence::new(model, kernels.clone(), LENGTH as usize);
-            let mut rows = Vec::new();
-            for token in &tokens {
-                sequence.begin(&[*token], true)?;
-                sequence.finish();
-                rows.push(sequence.logits().to_vec());
-            }
-            let text = serde_json::json!({ "tokens": tokens, "logits": rows });
+            let rows = logits(&model, &kernels, &tokens)?;
+            let moved = logits(&Model::from_bytes(&moved(&bytes)?)?, &kernels, &tokens)?;
+            let text = serde_json::json!({ "tokens": tokens, "logits": rows, "moved": moved });
             fs::write(directory.join(format!("{name}.json")), text.to_string())?;
             println!("{name}");
         }
     }
     Ok(())
+}
+
+fn logits(
+    model: &Arc<Model>,
+    kernels: &Arc<Kernels>,
+    tokens: &[u32],
+) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
+    let mut sequence = Sequence::new(Arc::clone(model), Arc::clone(kernels), tokens.len());
+    let mut rows = Vec::new();
+    for token in tokens {
+        sequence.begin(&[*token], true)?;
+        sequence.finish();
+        rows.push(sequence.logits().to_vec());
+    }
+    Ok(rows)
+}
+
+/// The file with the weights of all norms a ten-thousandth larger.
+fn moved(file: &[u8]) -> Result<Vec<u8>, Box<dyn Error>> {
+    let mut moved = file.to_vec();
+    for (name, info) in Gguf::parse(file)?.tensors() {
+        if name.ends_with("norm.weight") {
+            for bytes in moved[info.range.clone()].as_chunks_mut().0 {
+                *bytes = (f32::from_le_bytes(*bytes) * 1.0001).to_le_bytes();
+            }
+        }
+    }
+    Ok(moved)
 }
