@@ -123,6 +123,16 @@ class Peer:
             raise RuntimeError("llama.cpp cannot make a context")
         self.batch = self.api.llama_batch_init(parameters.n_batch, 0, 1)
 
+    def adapt(self, path):
+        """Applies an adapter to everything that the context computes from now on."""
+        adapter = self.api.llama_adapter_lora_init(self.model, str(path).encode())
+        if not adapter:
+            raise RuntimeError(f"llama.cpp cannot load {path}")
+        adapters = (self.api.llama_adapter_lora_p_ctypes * 1)(adapter)
+        status = self.api.llama_set_adapters_lora(self.context, adapters, 1, (ctypes.c_float * 1)(1.0))
+        if status != 0:
+            raise RuntimeError(f"llama_set_adapters_lora: {status}")
+
     def close_context(self):
         if self.context:
             self.api.llama_batch_free(self.batch)

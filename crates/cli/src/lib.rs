@@ -6,6 +6,7 @@
 // Nothing here is replicated: people want to see how long things take.
 #![allow(clippy::disallowed_methods, clippy::disallowed_types)]
 
+mod adapter;
 mod bench;
 mod builtin;
 mod ceremony;
@@ -17,9 +18,11 @@ mod genesis;
 mod kernels;
 mod launcher;
 mod logs;
+mod merge;
 mod models;
 mod network;
 mod node;
+mod output;
 mod progress;
 mod pull;
 mod run;
@@ -49,6 +52,10 @@ enum Command {
     Run(run::Arguments),
     /// Recompute a transcript and say whether it is equal, or where it first differs.
     Verify(verify::Arguments),
+    /// Import adapters, which change a model without touching it.
+    Adapter(adapter::Arguments),
+    /// Write a model with an adapter added to its weights.
+    Merge(merge::Arguments),
     /// Measure how fast a model runs on this machine.
     Bench(bench::Arguments),
     /// Check that this processor computes the frozen bits, on every instruction set it has.
@@ -81,6 +88,8 @@ pub fn main() -> ExitCode {
         Command::Pull(arguments) => pull::run(arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
+        Command::Adapter(arguments) => adapter::run(arguments),
+        Command::Merge(arguments) => merge::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
         Command::Selftest(arguments) => selftest::run(arguments),
         Command::Script(arguments) => script::run(arguments),

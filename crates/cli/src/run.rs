@@ -1,6 +1,6 @@
 //! `lockstep run`: answers a prompt on this machine, without replicas.
 
-use crate::{error::Failure, kernels, progress, store::Store};
+use crate::{adapter, error::Failure, kernels, progress, store::Store};
 use anyhow::{Context, Result};
 use lockstep_model::{Message, Model, Prompt, Role, Sampling, transcript::Transcript};
 use std::{
@@ -40,6 +40,9 @@ pub(crate) struct Arguments {
     /// Continue the prompt as plain text instead of answering it as a message.
     #[arg(long)]
     raw: bool,
+    /// Apply this adapter (LoRA), a file that names the model as its base.
+    #[arg(long, value_name = "FILE")]
+    adapter: Option<PathBuf>,
     /// Write a transcript that `lockstep verify` can check.
     #[arg(long, value_name = "FILE")]
     transcript: Option<PathBuf>,
@@ -58,6 +61,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     };
     let kernels = kernels::checked(arguments.threads)?;
     let model = open(&arguments.model)?;
+    let adapter = match &arguments.adapter {
+        Some(path) => Some(adapter::open_for(path, &model, None)?),
+        None => None,
+    };
     let prompt = if arguments.raw {
         Prompt::Text(arguments.prompt.clone())
     } else {
@@ -69,9 +76,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
 
     let begun = Instant::now();
     let mut stream = Stream::new(!arguments.json);
-    let transcript = Transcript::record_with(
+    let transcript = Transcript::record_adapted(
         Arc::clone(&model),
         Arc::clone(&kernels),
+        adapter,
         prompt,
         sampling,
         arguments.tokens,
@@ -99,6 +107,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         let report = serde_json::json!({
             "model": transcript.model_digest,
+            "adapter": transcript.adapter_digest,
             "text": transcript.text,
             "tokens": tokens,
             "prompt_tokens": transcript.prompt_tokens.len(),

@@ -18,6 +18,9 @@ pub(crate) struct Arguments {
     /// The model: a .gguf file or an alias; by default the stored model the transcript names.
     #[arg(long)]
     model: Option<String>,
+    /// The adapter, if the transcript names one.
+    #[arg(long, value_name = "FILE")]
+    adapter: Option<PathBuf>,
     /// Worker threads; all cores when not given.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
@@ -26,7 +29,7 @@ pub(crate) struct Arguments {
     #[arg(
         long = "self",
         value_name = "MODEL",
-        conflicts_with_all = ["transcript", "model", "threads"]
+        conflicts_with_all = ["transcript", "model", "adapter", "threads"]
     )]
     self_check: Option<String>,
     #[command(flatten)]

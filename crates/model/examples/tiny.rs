@@ -1,20 +1,22 @@
 //! `tiny DIRECTORY`: writes a small file with pseudo-random weights for every architecture and kind of weights, and beside
 //! each the logits behind every token of a short text: `NAME.gguf`, and `NAME.json` with the tokens and a row for each. Under
-//! `moved` are the rows of the same file with the weights of all norms a ten-thousandth larger: how far roundings alone
-//! carry.
+//! `adapted` are the rows with an adapter, `NAME.adapter.gguf`, which changes every matrix it can, under `moved` those of the
+//! bare file with the weights of all norms a ten-thousandth larger: how far roundings alone carry.
 //!
 //! `bench/architectures.py` compares them with llama.cpp's.
 use lockstep_model::{
-    Model, Sequence,
+    Adapter, Model, Sequence,
     arch::TINY,
     fixture::{self, Weights},
-    gguf::Gguf,
+    gguf::{Gguf, TensorType},
 };
 use lockstep_numeric::{Isa, Kernels, Pool};
 use std::{error::Error, fs, num::NonZeroUsize, path::PathBuf, sync::Arc};
 
 /// Tokens of the text.
 const LENGTH: u32 = 96;
+/// Of the adapters.
+const RANK: usize = 8;
 
 fn main() -> Result<(), Box<dyn Error>> {
     let directory = std::env::args().nth(1).ok_or("usage: tiny DIRECTORY")?;
@@ -32,9 +34,17 @@ fn main() -> Result<(), Box<dyn Error>> {
             let tokens: Vec<u32> = (0..LENGTH)
                 .map(|index| (index * index * 7 + 3) % vocabulary)
                 .collect();
-            let rows = logits(&model, &kernels, &tokens)?;
-            let moved = logits(&Model::from_bytes(&moved(&bytes)?)?, &kernels, &tokens)?;
-            let text = serde_json::json!({ "tokens": tokens, "logits": rows, "moved": moved });
+            let base = Some(model.digest());
+            let adapter = fixture::adapter(&bytes, 5, RANK, TensorType::F32, base).build();
+            fs::write(directory.join(format!("{name}.adapter.gguf")), &adapter)?;
+            let adapter = Adapter::from_gguf(&adapter, &model, None)?;
+            let rows = |model: &Arc<Model>, adapter| rows(model, &kernels, &tokens, adapter);
+            let text = serde_json::json!({
+                "tokens": tokens,
+                "logits": rows(&model, None)?,
+                "adapted": rows(&model, Some(adapter))?,
+                "moved": rows(&Model::from_bytes(&moved(&bytes)?)?, None)?,
+            });
             fs::write(directory.join(format!("{name}.json")), text.to_string())?;
             println!("{name}");
         }
@@ -42,19 +52,21 @@ fn main() -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-fn logits(
+/// The logits behind each token.
+fn rows(
     model: &Arc<Model>,
     kernels: &Arc<Kernels>,
     tokens: &[u32],
+    adapter: Option<Arc<Adapter>>,
 ) -> Result<Vec<Vec<f32>>, Box<dyn Error>> {
     let mut sequence = Sequence::new(Arc::clone(model), Arc::clone(kernels), tokens.len());
-    let mut rows = Vec::new();
-    for token in tokens {
+    sequence.set_adapter(adapter)?;
+    let row = |token: &u32| {
         sequence.begin(&[*token], true)?;
         sequence.finish();
-        rows.push(sequence.logits().to_vec());
-    }
-    Ok(rows)
+        Ok(sequence.logits().to_vec())
+    };
+    tokens.iter().map(row).collect()
 }
 
 /// The file with the weights of all norms a ten-thousandth larger.

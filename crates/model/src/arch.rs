@@ -4,6 +4,7 @@ mod gemma3;
 mod lfm2;
 mod lfm2moe;
 mod llama;
+pub mod names;
 mod qwen2;
 mod qwen3;
 

@@ -8,7 +8,7 @@
 //! same code, in which one text is a batch of one; an [`Observer`] hears what each operation gives.
 //!
 //! # Determinism
-//! Keys, values and logits depend on the tokens before them alone: not on how the text was cut into
+//! Keys, values and logits depend on the tokens before them and the text's adapter alone: not on how the text was cut into
 //! passes, which other texts went through with it, where passes were interrupted, or what the kernels
 //! run on.
 //!
@@ -29,6 +29,7 @@ pub use batch::{Batch, BatchError, Member};
 pub use observe::{Observer, Output};
 
 use crate::{
+    adapter::Adapter,
     digest::Digest,
     graph::{AttentionShape, Work},
     model::Model,
@@ -52,6 +53,12 @@ pub enum SequenceError {
     NoMemory(#[from] KvFull),
     #[error("keys and values of heads of {head_dim} elements cannot be kept as {format}")]
     Format { format: KvFormat, head_dim: usize },
+    #[error("adapter is of another base than {wanted}: {found}")]
+    ForeignAdapter { wanted: Digest, found: Digest },
+    #[error(
+        "adapter of a text cannot change behind its first token: {position} positions are there"
+    )]
+    AdapterTooLate { position: usize },
 }
 
 /// A pool for texts of `model` that keep keys and values as `format`, in at most `budget` bytes together.
@@ -127,6 +134,32 @@ impl Sequence {
     #[must_use]
     pub fn model(&self) -> &Arc<Model> {
         &self.model
+    }
+
+    /// Its adapter.
+    #[must_use]
+    pub fn adapter(&self) -> Option<&Arc<Adapter>> {
+        self.text.adapter.as_ref()
+    }
+
+    /// Gives an empty sequence another adapter, or none; [`Self::clear`] keeps it. A pass under way is dropped.
+    ///
+    /// # Errors
+    /// When the adapter is of another base, or the sequence is not empty; then nothing has changed.
+    pub fn set_adapter(&mut self, adapter: Option<Arc<Adapter>>) -> Result<(), SequenceError> {
+        let wanted = self.model.digest();
+        if let Some(found) = adapter.as_ref().map(|adapter| adapter.base())
+            && found != wanted
+        {
+            return Err(SequenceError::ForeignAdapter { wanted, found });
+        }
+        let position = self.text.position;
+        if position > 0 {
+            return Err(SequenceError::AdapterTooLate { position });
+        }
+        self.pass.abandon();
+        self.text.adapter = adapter;
+        Ok(())
     }
 
     /// What it runs on, alone.

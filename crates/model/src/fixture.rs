@@ -3,8 +3,11 @@
 //! # Determinism
 //! A file is a function of its seed alone, so digests of what a tiny model says can be frozen.
 use crate::{
+    adapter::BASE_DIGEST,
     arch,
+    digest::Digest,
     gguf::{self, NewTensor, TensorType, Value},
+    graph::{Action, Shape},
 };
 use lockstep_numeric::convert::f32_to_f16;
 
@@ -283,6 +286,54 @@ pub fn tiny(of: &Tiny, seed: u64, weights: Weights) -> GgufBuilder {
         .set("tokenizer.chat_template", text(CHAT_TEMPLATE));
     let random = Random(seed);
     fill(file, of, weights, random, count)
+}
+
+/// An adapter in llama.cpp's form for every matrix of a model file that can have one, with pseudo-random factors of this
+/// rank; `base` says whose it is. Values are F16, unless `type` is F32.
+///
+/// # Panics
+/// The bytes are not a model, or the type is another.
+#[must_use]
+pub fn adapter(
+    model: &[u8],
+    seed: u64,
+    rank: usize,
+    tensor_type: TensorType,
+    base: Option<Digest>,
+) -> GgufBuilder {
+    let model = gguf::Gguf::parse(model).expect("a model file");
+    let graph = arch::graph(&model).expect("a model");
+    let text = |text: &str| Value::String(text.to_owned());
+    let architecture = model.text("general.architecture").expect("a model file");
+    let mut file = GgufBuilder::default()
+        .set("general.type", text("adapter"))
+        .set("general.architecture", text(architecture))
+        .set("adapter.type", text("lora"))
+        .set("adapter.lora.alpha", Value::F32(2.0 * rank as f32));
+    if let Some(base) = base {
+        file = file.set(BASE_DIGEST, text(&base.to_string()));
+    }
+    let mut random = Random(seed);
+    let products = graph.operations.iter().filter_map(|o| match o.action {
+        Action::MatMul { weight, .. } => Some(&graph.tensors[weight.0]),
+        _ => None,
+    });
+    for tensor in products.filter(|tensor| tensor.name != "token_embd.weight") {
+        let Shape::Matrix { rows, columns } = tensor.shape else {
+            unreachable!("products are with matrices");
+        };
+        for (part, dimensions) in [("lora_a", [columns, rank]), ("lora_b", [rank, rows])] {
+            let values = (0..dimensions[0] * dimensions[1]).map(|_| (random.unit() - 0.5) * 0.25);
+            let bytes = match tensor_type {
+                TensorType::F16 => values.flat_map(|v| f32_to_f16(v).to_le_bytes()).collect(),
+                TensorType::F32 => values.flat_map(f32::to_le_bytes).collect(),
+                other => panic!("no random factors of type {other}"),
+            };
+            let name = format!("{}.{part}", tensor.name);
+            file = file.tensor(&name, &dimensions.map(|d| d as u64), tensor_type, bytes);
+        }
+    }
+    file
 }
 
 /// Adds the tensors.

@@ -18,6 +18,7 @@
 mod tests;
 
 use crate::{
+    adapter::Adapter,
     digest::Digest,
     execute::{Sequence, SequenceError},
     graph::Work,
@@ -200,6 +201,21 @@ impl Generation {
         })
     }
 
+    /// Gives a generation of which nothing is computed an adapter, and binds its chain to that.
+    ///
+    /// # Errors
+    /// When the adapter is of another base, or something is computed.
+    pub fn with_adapter(mut self, adapter: Arc<Adapter>) -> Result<Self, GenerationError> {
+        if self.progress.work > 0 || self.sequence.adapter().is_some() {
+            let position = self.sequence.position();
+            return Err(SequenceError::AdapterTooLate { position }.into());
+        }
+        let digest = adapter.digest();
+        self.sequence.set_adapter(Some(adapter))?;
+        self.progress.chain = chain::adapted(self.progress.chain, digest);
+        Ok(self)
+    }
+
     /// Takes up a generation where `progress` left it: computes the cache again up to there.
     /// Nothing is charged, and everything after is as if it had never stopped.
     ///
@@ -212,7 +228,25 @@ impl Generation {
         params: Params,
         progress: Progress,
     ) -> Result<Self, GenerationError> {
+        Self::resume_adapted(model, kernels, prompt, params, None, progress)
+    }
+
+    /// As [`Self::resume`], of a generation with an adapter if one is given.
+    ///
+    /// # Errors
+    /// As [`Self::resume`] and [`Self::with_adapter`].
+    pub fn resume_adapted(
+        model: Arc<Model>,
+        kernels: Arc<Kernels>,
+        prompt: &Prompt,
+        params: Params,
+        adapter: Option<Arc<Adapter>>,
+        progress: Progress,
+    ) -> Result<Self, GenerationError> {
         let mut generation = Self::start(model, kernels, prompt, params)?;
+        if let Some(adapter) = adapter {
+            generation = generation.with_adapter(adapter)?;
+        }
         generation.check(&progress)?;
         generation.progress = progress;
         if generation.progress.ended.is_none() {
@@ -225,6 +259,12 @@ impl Generation {
     #[must_use]
     pub fn progress(&self) -> &Progress {
         &self.progress
+    }
+
+    /// Its adapter.
+    #[must_use]
+    pub fn adapter(&self) -> Option<&Arc<Adapter>> {
+        self.sequence.adapter()
     }
 
     /// The prompt's tokens.

@@ -6,7 +6,7 @@
 //! [`model::Model`] holds the packed weights, the tokenizer and the chat template, shared by any
 //! number of [`execute::Sequence`]s that walk the list. [`generate::Generation`] adds sampling and
 //! the bookkeeping that a replicated run needs; [`transcript`] writes a run down and checks it, and
-//! [`selfcheck`] compares runs that may not differ.
+//! [`selfcheck`] compares runs that may not differ. An [`adapter`] changes what a text's products give.
 //!
 //! # Determinism
 //! Every number comes from `lockstep-numeric`; this crate only decides which operations run in
@@ -15,6 +15,7 @@
 //! where a run was interrupted. [`perplexity`] is the one exception, and says so.
 #![deny(unsafe_code)]
 
+pub mod adapter;
 pub mod arch;
 pub mod digest;
 pub mod execute;
@@ -31,6 +32,7 @@ pub mod template;
 pub mod tokenizer;
 pub mod transcript;
 
+pub use adapter::{Adapter, AdapterError};
 pub use digest::Digest;
 pub use execute::{Batch, Sequence};
 pub use generate::{Ended, Generation, GenerationError, Params, Progress, Prompt};

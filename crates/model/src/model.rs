@@ -67,6 +67,7 @@ impl Weight {
 #[derive(Debug)]
 pub struct Model {
     digest: Digest,
+    architecture: String,
     name: String,
     graph: Graph,
     /// In the order of the graph's tensors.
@@ -130,6 +131,7 @@ impl Model {
         let name = gguf.metadata().get("general.name").and_then(Value::as_str);
         Ok(Arc::new(Self {
             digest: Digest::of_parts(parts),
+            architecture: gguf.text("general.architecture")?.to_owned(),
             name: name.unwrap_or("unnamed").to_owned(),
             ropes,
             graph,
@@ -149,6 +151,12 @@ impl Model {
     #[must_use]
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The architecture, as the file names it.
+    #[must_use]
+    pub fn architecture(&self) -> &str {
+        &self.architecture
     }
 
     /// The op graph.

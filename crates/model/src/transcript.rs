@@ -13,6 +13,7 @@ pub mod chain;
 mod tests;
 
 use crate::{
+    adapter::Adapter,
     digest::Digest,
     generate::{Ended, Generation, GenerationError, PREFILL_CHUNK, Params, Prompt},
     graph::Work,
@@ -42,6 +43,9 @@ pub struct Transcript {
     pub model_digest: Digest,
     /// The name the model gives itself; for people, not checked.
     pub model_name: String,
+    /// [`Adapter::digest`] of the adapter, if there was one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub adapter_digest: Option<Digest>,
     /// What was asked.
     pub prompt: Prompt,
     /// The tokens it became.
@@ -84,6 +88,8 @@ pub enum TranscriptError {
     },
     #[error("transcript is of another model: it names {named}, this is {given}")]
     OtherModel { named: Digest, given: Digest },
+    #[error("transcript is of adapter {named}, given was: {given}")]
+    OtherAdapter { named: String, given: String },
     #[error("cannot compute the transcript again")]
     Generation(#[from] GenerationError),
 }
@@ -161,10 +167,29 @@ impl Transcript {
         prompt: Prompt,
         sampling: Sampling,
         tokens_max: u32,
+        hear: impl FnMut(&[u8]),
+    ) -> Result<Self, GenerationError> {
+        Self::record_adapted(model, kernels, None, prompt, sampling, tokens_max, hear)
+    }
+
+    /// As [`Self::record_with`], with an adapter if one is given.
+    ///
+    /// # Errors
+    /// When generation fails.
+    pub fn record_adapted(
+        model: Arc<Model>,
+        kernels: Arc<Kernels>,
+        adapter: Option<Arc<Adapter>>,
+        prompt: Prompt,
+        sampling: Sampling,
+        tokens_max: u32,
         mut hear: impl FnMut(&[u8]),
     ) -> Result<Self, GenerationError> {
         let params = params(sampling, tokens_max as usize);
         let mut generation = Generation::start(Arc::clone(&model), kernels, &prompt, params)?;
+        if let Some(adapter) = adapter {
+            generation = generation.with_adapter(adapter)?;
+        }
         let first_link = generation.progress().chain;
         let mut steps = Vec::new();
         for count in 1..=tokens_max {
@@ -182,6 +207,7 @@ impl Transcript {
             profile: PROFILE.to_owned(),
             model_digest: model.digest(),
             model_name: model.name().to_owned(),
+            adapter_digest: generation.adapter().map(|adapter| adapter.digest()),
             prompt,
             prompt_tokens: generation.prompt_tokens().to_vec(),
             sampling,
@@ -232,14 +258,38 @@ impl Transcript {
         model: Arc<Model>,
         kernels: Arc<Kernels>,
     ) -> Result<Outcome, TranscriptError> {
+        self.verify_adapted(model, kernels, None)
+    }
+
+    /// As [`Self::verify`] of a transcript of a run with an adapter, if one is given.
+    ///
+    /// # Errors
+    /// As [`Self::verify`], and when the transcript is of another adapter or of none.
+    pub fn verify_adapted(
+        &self,
+        model: Arc<Model>,
+        kernels: Arc<Kernels>,
+        adapter: Option<Arc<Adapter>>,
+    ) -> Result<Outcome, TranscriptError> {
         if self.model_digest != model.digest() {
             return Err(TranscriptError::OtherModel {
                 named: self.model_digest,
                 given: model.digest(),
             });
         }
+        let given = adapter.as_ref().map(|adapter| adapter.digest());
+        if self.adapter_digest != given {
+            let text = |digest: Option<Digest>| digest.map_or("none".to_owned(), |d| d.to_string());
+            return Err(TranscriptError::OtherAdapter {
+                named: text(self.adapter_digest),
+                given: text(given),
+            });
+        }
         let params = params(self.sampling, self.steps.len());
         let mut generation = Generation::start(model, kernels, &self.prompt, params)?;
+        if let Some(adapter) = adapter {
+            generation = generation.with_adapter(adapter)?;
+        }
         let header = differs(
             None,
             What::PromptTokens,

@@ -53,6 +53,18 @@ pub(crate) type MatmulKernel = unsafe fn(&[u8], usize, &[u32], usize, &mut [Tile
 /// canonical NaNs.
 pub(crate) type FloatMatmulKernel = unsafe fn(&[u8], usize, &[f32], &mut [TileOutput]);
 
+/// Rows of A times a row of the input.
+///
+/// Arguments: A row by row, each filled up with zeros to whole sixteens; the row; the output, an element per row of A, with
+/// canonical NaNs.
+pub(crate) type LowRankDownKernel = unsafe fn(&[u8], &[f32], &mut [f32]);
+
+/// Adds scale * (B · t) to a row's outputs, or to some of them.
+///
+/// Arguments: the tiles of B, 16 rows each, rank columns one after another; t; the scale; the outputs, which get canonical
+/// NaNs.
+pub(crate) type LowRankUpKernel = unsafe fn(&[u8], &[f32], f32, &mut [f32]);
+
 /// Quantises rows of `columns` elements each into one panel: `(rows, columns, panel)`.
 pub(crate) type QuantizeKernel = unsafe fn(&[f32], usize, &mut [u32]);
 
@@ -141,6 +153,10 @@ kernels! {
     matmul_f32_f32: FloatMatmulKernel;
     matmul_f16_f32: FloatMatmulKernel;
     matmul_bf16_f32: FloatMatmulKernel;
+    low_rank_down_f32_f32: LowRankDownKernel;
+    low_rank_down_f16_f32: LowRankDownKernel;
+    low_rank_up_f32_f32: LowRankUpKernel;
+    low_rank_up_f16_f32: LowRankUpKernel;
     /// One row: `(input, weight, epsilon, output)`.
     rms_norm_f32_f32: unsafe fn(&[f32], &[f32], f32, &mut [f32]);
     scores_f16_f32: ScoresKernel;

@@ -35,7 +35,8 @@
 //! softmax: m = maximum, e = exp(x - m), y = e / lanes16(e), position p in lane p mod 16; values sequential over
 //! positions. Only keys and values as they are stored ([`KvFormat`]) are read, the query's own included. rms-norm: s = lanes16(x * x),
 //! r = 1 / sqrt(s / n + epsilon), y = (x * r) * w. silu(x) = x / (1 + exp(-x)). Rotary embedding: see [`Rope`].
-//! Gated short convolution: see [`Kernels::gated_convolution`].
+//! Gated short convolution: see [`Kernels::gated_convolution`]. Products of low rank, added to a product: see
+//! [`Kernels::matmul_adapted`].
 //!
 //! # Units and bounds
 //! |idot| <= 32 * 255 * 127 < 2^20 in blocks of 32 and < 2^27 in superblocks, so it and every partial sum fit i32; the
@@ -56,6 +57,7 @@ pub mod fixed;
 mod isa;
 mod kernels;
 mod kv;
+mod low_rank;
 mod pool;
 mod product;
 mod quantized;
@@ -74,6 +76,7 @@ pub use fixed::{Fixed, Fixed16, Fixed32, Rounding};
 pub use isa::{Isa, IsaError};
 pub use kernels::Kernels;
 pub use kv::{KvFormat, KvFull, KvLayer, KvPool};
+pub use low_rank::{AdaptedRows, Factors, LowRank};
 pub use pool::Pool;
 pub use quantized::QuantizedRows;
 pub use rope::{Pairs, Rope, Rotations};

@@ -28,6 +28,18 @@ impl<'a> Target<'a> {
         }
     }
 
+    /// The outputs of some tiles in row `row`, without the padding of the last tile.
+    ///
+    /// # Safety
+    /// The calling thread owns the tiles, and holds no other part of the row.
+    #[allow(clippy::mut_from_ref)]
+    pub(crate) unsafe fn outputs(&self, tiles: Range<usize>, row: usize) -> &mut [f32] {
+        let (first, end) = (tiles.start * TILE_ROWS, tiles.end * TILE_ROWS);
+        let start = row * self.width;
+        // SAFETY: as the caller's.
+        unsafe { self.output.part(start + first..start + end.min(self.width)) }
+    }
+
     /// Copies a tile's outputs to their place in row `row`, leaving out the padding of the last tile.
     #[inline]
     fn store(&self, sums: &TileOutput, tile: usize, row: usize) {

@@ -1,7 +1,7 @@
 //! `lockstep verify FILE`: computes a transcript again.
 
 use super::Arguments;
-use crate::{error::Failure, kernels, progress, run::open};
+use crate::{adapter, error::Failure, kernels, progress, run::open};
 use anyhow::Result;
 use lockstep_model::transcript::{Outcome, Transcript};
 use std::{fs, path::Path};
@@ -17,11 +17,15 @@ pub(super) fn run(path: &Path, arguments: &Arguments) -> Result<()> {
             .as_ref()
             .unwrap_or(&transcript.model_digest.to_string()),
     )?;
+    let adapter = match &arguments.adapter {
+        Some(path) => Some(adapter::open_for(path, &model, None)?),
+        None => None,
+    };
     let kernels = kernels::checked(arguments.threads)?;
 
     let spinner = progress::spinner(format!("computing {} tokens again", transcript.steps.len()));
     let outcome = transcript
-        .verify(model, kernels)
+        .verify_adapted(model, kernels, adapter)
         .map_err(|error| Failure::user(format!("{:#}", anyhow::Error::new(error))));
     spinner.finish_and_clear();
     match outcome? {

@@ -1,6 +1,9 @@
 //! The `gemma3` architecture (Gemma 3, text): five of six layers read a window of positions and are rotated by another base;
 //! norms stand before and behind attention and feed-forward network, whose gate is a GELU; the embedding is scaled.
-use super::decoder::{AttentionStyle, Decoder, Gate, unsupported};
+use super::{
+    decoder::{AttentionStyle, Decoder, Gate, unsupported},
+    names::Names,
+};
 use crate::{
     fixture::Tiny,
     gguf::Gguf,
@@ -18,6 +21,26 @@ pub(super) const TINY: Tiny = Tiny {
     window: Some(12),
     attends: &[true; 7],
     ..Tiny::plain(NAME)
+};
+
+pub(super) const NAMES: Names = Names {
+    layer: &[
+        ("input_layernorm", "attn_norm"),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.o_proj", "attn_output"),
+        ("self_attn.q_norm", "attn_q_norm"),
+        ("self_attn.k_norm", "attn_k_norm"),
+        ("post_attention_layernorm", "post_attention_norm"),
+        ("pre_feedforward_layernorm", "ffn_norm"),
+        ("mlp.gate_proj", "ffn_gate"),
+        ("mlp.up_proj", "ffn_up"),
+        ("mlp.down_proj", "ffn_down"),
+        ("post_feedforward_layernorm", "post_ffw_norm"),
+    ],
+    norms_less_one: true,
+    ..Names::PLAIN
 };
 
 /// Every so many layers one reads all positions, unless the file has another number.

@@ -1,6 +1,9 @@
 //! The `lfm2` architecture (Liquid AI's LFM2): most layers have a gated short convolution in place of attention; the
 //! others attend as `qwen3` does.
-use super::decoder::{AttentionStyle, Decoder, Gate};
+use super::{
+    decoder::{AttentionStyle, Decoder, Gate},
+    names::Names,
+};
 use crate::{
     fixture::Tiny,
     gguf::{Gguf, Value},
@@ -15,6 +18,37 @@ pub(super) const TINY: Tiny = Tiny {
     attends: &[false, false, true, false],
     output_norm: OUTPUT_NORM,
     ..Tiny::plain(NAME)
+};
+
+pub(super) const NAMES: Names = Names {
+    layer: &[
+        ("operator_norm", "attn_norm"),
+        ("self_attn.q_proj", "attn_q"),
+        ("self_attn.k_proj", "attn_k"),
+        ("self_attn.v_proj", "attn_v"),
+        ("self_attn.out_proj", "attn_output"),
+        ("self_attn.q_layernorm", "attn_q_norm"),
+        ("self_attn.k_layernorm", "attn_k_norm"),
+        ("conv.in_proj", "shortconv.in_proj"),
+        ("conv.conv", "shortconv.conv"),
+        ("conv.out_proj", "shortconv.out_proj"),
+        ("ffn_norm", "ffn_norm"),
+        ("feed_forward.w1", "ffn_gate"),
+        ("feed_forward.w3", "ffn_up"),
+        ("feed_forward.w2", "ffn_down"),
+        // Of layers with experts.
+        ("feed_forward.gate", "ffn_gate_inp"),
+        ("feed_forward.expert_bias", "exp_probs_b.bias"),
+        ("feed_forward.experts.{}.w1", "ffn_gate_exps"),
+        ("feed_forward.experts.{}.w3", "ffn_up_exps"),
+        ("feed_forward.experts.{}.w2", "ffn_down_exps"),
+    ],
+    outside: &[
+        ("embed_tokens", "token_embd"),
+        ("embedding_norm", OUTPUT_NORM),
+        ("lm_head", "output"),
+    ],
+    ..Names::PLAIN
 };
 
 pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {

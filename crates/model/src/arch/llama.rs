@@ -1,6 +1,9 @@
 //! The `llama` architecture (Llama, SmolLM2, Mistral, and others that are stored as it): grouped-query attention with
 //! interleaved rotary pairs, and a SwiGLU feed-forward network.
-use super::decoder::{AttentionStyle, Decoder};
+use super::{
+    decoder::{AttentionStyle, Decoder},
+    names::Names,
+};
 use crate::{
     fixture::Tiny,
     gguf::Gguf,
@@ -11,6 +14,11 @@ use lockstep_numeric::Pairs;
 pub(super) const NAME: &str = "llama";
 
 pub(super) const TINY: Tiny = Tiny::plain(NAME);
+
+pub(super) const NAMES: Names = Names {
+    interleaves: true,
+    ..Names::PLAIN
+};
 
 /// Llama 3.1 and later stretch the slower rotations: a factor for each pair.
 const ROPE_FACTORS: &str = "rope_freqs.weight";

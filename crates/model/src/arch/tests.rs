@@ -5,7 +5,7 @@
 )]
 use super::TINY;
 use crate::{
-    Batch, Model, Sequence,
+    Adapter, Batch, Model, Sequence, adapter,
     execute::Member,
     fixture::{self, Weights},
     gguf::{Gguf, TensorType, Value},
@@ -30,10 +30,21 @@ fn bits(logits: &[f32]) -> Vec<u32> {
     logits.iter().map(|logit| logit.to_bits()).collect()
 }
 
+/// The values of an F32 tensor.
+fn floats(file: &Gguf<'_>, name: &str) -> Vec<f64> {
+    let (values, _) = file.tensor_bytes(name).unwrap().as_chunks::<4>();
+    values
+        .iter()
+        .map(|bytes| f64::from(f32::from_le_bytes(*bytes)))
+        .collect()
+}
+
 /// A model file in plain f64 arithmetic, whatever its architecture: what a layer is, is read from the tensors it has.
 struct Reference<'f> {
     file: Gguf<'f>,
     halves: bool,
+    /// An adapter's file.
+    adapter: Option<Gguf<'f>>,
 }
 
 impl Reference<'_> {
@@ -47,19 +58,33 @@ impl Reference<'_> {
     }
 
     fn tensor(&self, name: &str) -> Vec<f64> {
-        let (values, _) = self.file.tensor_bytes(name).unwrap().as_chunks::<4>();
-        values
-            .iter()
-            .map(|bytes| f64::from(f32::from_le_bytes(*bytes)))
-            .collect()
+        floats(&self.file, name)
     }
 
     /// Rows of a matrix times a vector.
     fn product(&self, name: &str, input: &[f64]) -> Vec<f64> {
-        let matrix = self.tensor(name);
-        let rows = matrix.chunks_exact(input.len());
-        rows.map(|row| row.iter().zip(input).map(|(a, b)| a * b).sum())
-            .collect()
+        let product = |matrix: &[f64], input: &[f64]| -> Vec<f64> {
+            let rows = matrix.chunks_exact(input.len());
+            rows.map(|row| row.iter().zip(input).map(|(a, b)| a * b).sum())
+                .collect()
+        };
+        let mut output = product(&self.tensor(name), input);
+        let Some(adapter) = &self.adapter else {
+            return output;
+        };
+        let factors = ["a", "b"].map(|part| format!("{name}.lora_{part}"));
+        if adapter.tensors().contains_key(&factors[0]) {
+            let [a, b] = factors.map(|name| floats(adapter, &name));
+            let inner = product(&a, input);
+            let alpha = f64::from(adapter.float("adapter.lora.alpha").unwrap());
+            let scale = alpha / inner.len() as f64;
+            let added = product(&b, &inner).into_iter();
+            output
+                .iter_mut()
+                .zip(added)
+                .for_each(|(y, u)| *y += scale * u);
+        }
+        output
     }
 
     fn norm(&self, name: &str, input: &[f64]) -> Vec<f64> {
@@ -284,26 +309,61 @@ fn logits_are_those_of_plain_arithmetic() {
     for of in TINY {
         let bytes = fixture::tiny(of, 11, Weights::Float).build();
         let model = Model::from_bytes(&bytes).unwrap();
-        let mut sequence = Sequence::new(model, kernels(Isa::Portable, 1), LENGTH);
-        sequence.begin(&tokens(0), true).unwrap();
-        sequence.finish();
         let reference = Reference {
             file: Gguf::parse(&bytes).unwrap(),
             halves: of.architecture != "llama",
+            adapter: None,
         };
         let wanted = reference.logits(&tokens(0), of.output_norm);
-        let largest = wanted.iter().copied().fold(f64::MIN, f64::max);
-        let range = largest - wanted.iter().copied().fold(f64::MAX, f64::min);
-        let differences = sequence.logits().iter().zip(&wanted);
-        let worst = differences
-            .map(|(a, b)| (f64::from(*a) - b).abs())
-            .fold(0.0, f64::max);
-        assert!(
-            worst < 1e-3 * range,
-            "{}: {worst} of {range}",
-            of.architecture
-        );
+        assert_near(&logits(model, None), &wanted, of.architecture);
     }
+}
+
+#[test]
+fn logits_with_an_adapter_and_merged_with_it_are_those_of_plain_arithmetic() {
+    for of in TINY {
+        let bytes = fixture::tiny(of, 11, Weights::Float).build();
+        let model = Model::from_bytes(&bytes).unwrap();
+        let base = Some(model.digest());
+        let file = fixture::adapter(&bytes, 12, 6, TensorType::F32, base).build();
+        let adapter = Adapter::from_gguf(&file, &model, None).unwrap();
+        let mut reference = Reference {
+            file: Gguf::parse(&bytes).unwrap(),
+            halves: of.architecture != "llama",
+            adapter: None,
+        };
+        let bare = reference.logits(&tokens(0), of.output_norm);
+        reference.adapter = Some(Gguf::parse(&file).unwrap());
+        let wanted = reference.logits(&tokens(0), of.output_norm);
+        assert!(spread(&bare, &wanted) > 0.1, "the adapter does something");
+        let mut merged = Vec::new();
+        adapter::merge(&[&bytes], &adapter, None, &mut merged).unwrap();
+        let merged = Model::from_bytes(&merged).unwrap();
+        assert_near(&logits(model, Some(adapter)), &wanted, of.architecture);
+        assert_near(&logits(merged, None), &wanted, of.architecture);
+    }
+}
+
+fn logits(model: Arc<Model>, adapter: Option<Arc<Adapter>>) -> Vec<f64> {
+    let mut sequence = Sequence::new(model, kernels(Isa::Portable, 1), LENGTH);
+    sequence.set_adapter(adapter).unwrap();
+    sequence.begin(&tokens(0), true).unwrap();
+    sequence.finish();
+    sequence.logits().iter().map(|v| f64::from(*v)).collect()
+}
+
+/// The largest difference, as a share of the range of those wanted.
+fn spread(found: &[f64], wanted: &[f64]) -> f64 {
+    let largest = wanted.iter().copied().fold(f64::MIN, f64::max);
+    let range = largest - wanted.iter().copied().fold(f64::MAX, f64::min);
+    let differences = found.iter().zip(wanted);
+    let worst = differences.map(|(a, b)| (a - b).abs()).fold(0.0, f64::max);
+    worst / range
+}
+
+fn assert_near(found: &[f64], wanted: &[f64], name: &str) {
+    let spread = spread(found, wanted);
+    assert!(spread < 1e-3, "{name}: {spread}");
 }
 
 #[test]

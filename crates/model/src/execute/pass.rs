@@ -12,10 +12,12 @@ use super::{
     text::{Convolved, Text},
 };
 use crate::{
-    graph::{Action, BufferId, Graph, Work},
+    graph::{Action, BufferId, Graph, TensorId, Work},
     model::Model,
 };
-use lockstep_numeric::{ActivationFormat, AttentionSegment, Kernels, QuantizedRows, Rotations};
+use lockstep_numeric::{
+    ActivationFormat, AdaptedRows, AttentionSegment, Kernels, QuantizedRows, Rotations,
+};
 use std::{fmt, mem, ops::Range};
 
 /// The rows of one text.
@@ -127,7 +129,7 @@ impl Pass {
                 text.advance(segment.rows.len());
             }
         }
-        Some(self.price(model.graph(), operation))
+        Some(self.price(model.graph(), operation, texts))
     }
 
     /// The rows of logits of a pass that is over, in the order of the segments that want them.
@@ -203,12 +205,53 @@ impl Pass {
     }
 
     /// The sum of what the segments cost alone.
-    fn price(&self, graph: &Graph, operation: usize) -> Work {
+    fn price(&self, graph: &Graph, operation: usize, texts: &[&mut Text]) -> Work {
+        let weight = match graph.operations[operation].action {
+            Action::MatMul { weight, .. } => Some(weight),
+            _ => None,
+        };
+        let price = |(segment, text): (&Segment, &&mut Text)| {
+            let rows = match operation < graph.head {
+                true => segment.rows.len(),
+                false => 1,
+            };
+            let adapter = text.adapter.as_ref().zip(weight);
+            graph.price(operation, segment.rows.len(), segment.first_position)
+                + adapter.map_or(0, |(adapter, weight)| adapter.price(weight, rows))
+        };
         self.segments
             .iter()
-            .filter(|segment| operation < graph.head || segment.logits)
-            .map(|segment| graph.price(operation, segment.rows.len(), segment.first_position))
+            .zip(texts)
+            .filter(|(segment, _)| operation < graph.head || segment.logits)
+            .map(price)
             .sum()
+    }
+
+    /// The rows of an operation whose products with `weight` have something added.
+    fn adapted<'t>(
+        &self,
+        graph: &Graph,
+        operation: usize,
+        weight: TensorId,
+        texts: &'t [&mut Text],
+    ) -> Vec<AdaptedRows<'t>> {
+        let mut adapted = Vec::new();
+        let mut last_rows = 0..;
+        for (segment, text) in self.segments.iter().zip(texts) {
+            let rows = match (operation < graph.head, segment.logits) {
+                (true, _) => segment.rows.clone(),
+                (false, true) => {
+                    let row = last_rows.next().unwrap_or_default();
+                    row..row + 1
+                }
+                (false, false) => continue,
+            };
+            let adapter = text.adapter.as_deref();
+            if let Some(factors) = adapter.and_then(|adapter| adapter.factors(weight)) {
+                adapted.push(AdaptedRows { rows, factors });
+            }
+        }
+        adapted
     }
 
     /// How many rows an operation works on.
@@ -260,13 +303,19 @@ impl Pass {
                 activations,
                 output,
             } => self.write(graph, output, rows, |pass, values| {
+                let adapted = pass.adapted(graph, operation, weight, texts);
                 let weight = model.matrix(weight);
-                match activations {
-                    ActivationFormat::F32 => {
-                        let input = pass.read(graph, input, rows);
-                        kernels.matmul_float(weight, input, rows, values);
+                let input = pass.read(graph, input, rows);
+                let quantized = match activations {
+                    ActivationFormat::F32 => None,
+                    format => Some(&pass.quantized[slot(format)]),
+                };
+                match quantized {
+                    _ if !adapted.is_empty() => {
+                        kernels.matmul_adapted(weight, quantized, input, &adapted, values);
                     }
-                    format => kernels.matmul(weight, &pass.quantized[slot(format)], values),
+                    None => kernels.matmul_float(weight, input, rows, values),
+                    Some(quantized) => kernels.matmul(weight, quantized, values),
                 }
             }),
             Action::Scale { values, factor } => self.change(graph, values, rows, |_, values| {

@@ -1,6 +1,6 @@
 //! What belongs to a text: stored keys and values, position, room.
 use super::SequenceError;
-use crate::{graph::Action, model::Model};
+use crate::{adapter::Adapter, graph::Action, model::Model};
 use lockstep_numeric::{KvLayer, KvPool};
 use std::{mem, sync::Arc};
 
@@ -19,6 +19,8 @@ pub(super) struct Text {
     windows: Vec<Option<usize>>,
     /// In the order of the graph's convolutions.
     pub(super) convolved: Vec<Convolved>,
+    /// What its products have added.
+    pub(super) adapter: Option<Arc<Adapter>>,
     pub(super) position: usize,
     pub(super) capacity: usize,
 }
@@ -53,6 +55,7 @@ impl Text {
             cache: (0..shape.layers).map(|_| KvLayer::in_pool(pool)).collect(),
             windows,
             convolved: convolutions.collect(),
+            adapter: None,
             position: 0,
             capacity,
         }
@@ -88,6 +91,7 @@ impl Text {
             cache: layers.collect::<Result<_, _>>()?,
             windows: self.windows.clone(),
             convolved: convolved.collect(),
+            adapter: self.adapter.clone(),
             position: self.position,
             capacity: self.capacity,
         })

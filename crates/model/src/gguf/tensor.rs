@@ -40,6 +40,10 @@ const TYPES: &[TensorType] = &[
 impl TensorType {
     /// IEEE-754 single precision.
     pub const F32: Self = TYPES[0];
+    /// IEEE-754 half precision.
+    pub const F16: Self = TYPES[1];
+    /// The upper half of an F32.
+    pub const BF16: Self = TYPES[21];
     /// Blocks of 32: an f16 scale, an f16 minimum, 32 four-bit values.
     pub const Q4_1: Self = TYPES[3];
     /// Blocks of 32: an f16 scale, 32 eight-bit values.

@@ -19,6 +19,7 @@ pub(crate) mod attention;
 pub(crate) mod block;
 pub(crate) mod elementwise;
 pub(crate) mod float;
+pub(crate) mod low_rank;
 pub(crate) mod norm;
 pub(crate) mod quantize;
 pub(crate) mod superblock;
@@ -170,6 +171,8 @@ macro_rules! instantiate {
             matmul_q6_k_f32: Q6K, matmul_iq4_xs_f32: Iq4Xs);
         $crate::arch::generic::instantiate!(@float $simd, $features;
             matmul_f32_f32: F32, matmul_f16_f32: F16, matmul_bf16_f32: Bf16);
+        $crate::arch::generic::instantiate!(@low_rank $simd, $features, $sixteen;
+            low_rank_down_f32_f32, low_rank_up_f32_f32: F32, low_rank_down_f16_f32, low_rank_up_f16_f32: F16);
 
         $crate::arch::generic::instantiate!(@plain $simd, $features;
             quantize_f32_i8_32(rows: &[f32], columns: usize, panel: &mut [u32])
@@ -260,6 +263,26 @@ macro_rules! instantiate {
                 $crate::arch::generic::attention::values::<
                     $simd, $crate::arch::generic::attention::$format, $queries, $vectors
                 >(simd, weights, stride, counts, values, head_dim, dimensions, output)
+            }
+        )*
+    };
+    (@low_rank $simd:ident, $features:literal, $sixteen:literal; $($down:ident, $up:ident: $format:ident),*) => {
+        $(
+            #[target_feature(enable = $features)]
+            fn $down(factors: &[u8], input: &[f32], output: &mut [f32]) {
+                // SAFETY: this function's features are those that the token stands for.
+                let simd = unsafe { $simd::new() };
+                $crate::arch::generic::low_rank::down::<$simd, $crate::arch::generic::float::$format, $sixteen>(
+                    simd, factors, input, output,
+                )
+            }
+            #[target_feature(enable = $features)]
+            fn $up(tiles: &[u8], inner: &[f32], scale: f32, output: &mut [f32]) {
+                // SAFETY: this function's features are those that the token stands for.
+                let simd = unsafe { $simd::new() };
+                $crate::arch::generic::low_rank::up::<$simd, $crate::arch::generic::float::$format>(
+                    simd, tiles, inner, scale, output,
+                )
             }
         )*
     };

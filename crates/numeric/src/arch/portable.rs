@@ -1,6 +1,7 @@
 //! The reference kernels: contract 1 word by word, in plain Rust.
 
 pub(crate) mod attention;
+mod low_rank;
 mod matmul;
 mod row;
 
@@ -12,6 +13,7 @@ use row::{
 };
 
 use crate::arch::{KernelTable, TileOutput, kernel_table};
+use crate::convert::f16_to_f32;
 use crate::kv::KvFormat;
 use crate::weights::WeightFormat;
 
@@ -61,6 +63,34 @@ macro_rules! attentions {
 attentions!(
     scores_f16_f32, values_f16_f32: F16; scores_q8_f32, values_q8_f32: Q8; scores_q4_f32, values_q4_f32: Q4
 );
+
+macro_rules! low_rank_products {
+    ($($down:ident, $up:ident: $read:ident),*) => {
+        $(
+            fn $down(factors: &[u8], input: &[f32], output: &mut [f32]) {
+                low_rank::down($read, factors, input, output);
+            }
+            fn $up(tiles: &[u8], inner: &[f32], scale: f32, output: &mut [f32]) {
+                low_rank::up($read, tiles, inner, scale, output);
+            }
+        )*
+    };
+}
+low_rank_products!(
+    low_rank_down_f32_f32, low_rank_up_f32_f32: float_number,
+    low_rank_down_f16_f32, low_rank_up_f16_f32: half_number
+);
+
+fn float_number(bytes: &[u8], number: usize) -> f32 {
+    float_at(bytes, 4 * number)
+}
+
+fn half_number(bytes: &[u8], number: usize) -> f32 {
+    f16_to_f32(u16::from_le_bytes([
+        bytes[2 * number],
+        bytes[2 * number + 1],
+    ]))
+}
 
 /// Folds 16 lanes by 8, 4, 2, 1.
 pub(crate) fn fold_lanes(mut lanes: [f32; 16]) -> f32 {

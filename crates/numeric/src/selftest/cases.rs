@@ -9,8 +9,8 @@ use crate::arch::kernel_cases;
 use crate::convert::{f16_to_f32, f32_to_f16};
 use crate::elementary::HARD_EXP;
 use crate::{
-    ActivationFormat, AttentionSegment, Convolution, Kernels, KvFormat, KvLayer, PackedMatrix,
-    Pairs, QuantizedRows, Rope, Rotations, WeightFormat,
+    ActivationFormat, AdaptedRows, AttentionSegment, Convolution, Factors, Kernels, KvFormat,
+    KvLayer, LowRank, PackedMatrix, Pairs, QuantizedRows, Rope, Rotations, WeightFormat,
 };
 use std::num::NonZeroUsize;
 
@@ -299,6 +299,73 @@ fn matmul_float(kernels: &Kernels, generator: &mut Generator, format: WeightForm
     let mut output = vec![0.0; batch * rows];
     kernels.matmul_float(&weights, &input, batch, &mut output);
     bits(&output)
+}
+
+/// A product with something added to some of its rows, of the values that `narrow` makes of f32.
+fn low_rank(
+    kernels: &Kernels,
+    generator: &mut Generator,
+    columns: usize,
+    narrow: fn(f32) -> f32,
+) -> Vec<u32> {
+    let (rows, batch) = (generator.between(1, 70), generator.between(1, 15));
+    let weights = weights(generator, WeightFormat::F32, rows, columns);
+    let input = generator.values(batch * columns, 8.0);
+    let rank = generator.between(1, 40);
+    let mut factors = |rank: usize| {
+        let mut of = |count: usize| -> Vec<f32> {
+            let values = generator.values(count * rank, 2.0);
+            values.into_iter().map(narrow).collect()
+        };
+        let (a, b) = (of(columns), of(rows));
+        let scale = generator.ordinary(2.0);
+        let pair = Factors {
+            a: &a,
+            b: &b,
+            rank,
+            scale,
+        };
+        LowRank::pack(&[pair]).remove(0)
+    };
+    // Three texts: the first as it is, the others adapted.
+    let (first, second) = (factors(rank), factors(rank));
+    let cut = batch / 3;
+    let adapted = [
+        AdaptedRows {
+            rows: cut..2 * cut,
+            factors: &first,
+        },
+        AdaptedRows {
+            rows: 2 * cut..batch,
+            factors: &second,
+        },
+    ];
+    let mut output = vec![0.0; batch * rows];
+    kernels.matmul_adapted(&weights, None, &input, &adapted, &mut output);
+    bits(&output)
+}
+
+/// Values that F16 has.
+fn half(value: f32) -> f32 {
+    f16_to_f32(f32_to_f16(value))
+}
+
+fn low_rank_down_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let columns = generator.between(1, 100);
+    low_rank(kernels, generator, columns, |value| value)
+}
+
+fn low_rank_down_f16_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    let columns = generator.between(1, 100);
+    low_rank(kernels, generator, columns, half)
+}
+
+fn low_rank_up_f32_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    low_rank(kernels, generator, 1, |value| value)
+}
+
+fn low_rank_up_f16_f32(kernels: &Kernels, generator: &mut Generator) -> Vec<u32> {
+    low_rank(kernels, generator, 1, half)
 }
 
 fn read_row(_: &Kernels, generator: &mut Generator) -> Vec<u32> {

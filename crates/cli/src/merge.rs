@@ -1,0 +1,69 @@
+//! `lockstep merge`: writes a model with an adapter added to its weights.
+
+use crate::{
+    adapter::open_for,
+    error::{Failure, chain},
+    output, progress,
+    run::open_file,
+    store::Store,
+};
+use anyhow::Result;
+use lockstep_model::{
+    adapter::{self, MergeError},
+    file,
+    gguf::TensorType,
+};
+use std::{io, path::PathBuf};
+
+/// Adds an adapter to a model's weights.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// The model: a .gguf file, an alias, or a digest.
+    base: String,
+    /// An adapter of it.
+    adapter: PathBuf,
+    /// Where to write the merged model.
+    output: PathBuf,
+    /// Type of the changed matrices: F32, F16 or BF16; the base's where it is one of them, else F16, when not given.
+    #[arg(long)]
+    format: Option<String>,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let format = match &arguments.format {
+        None => None,
+        Some(name) => Some(TensorType::named(&name.to_uppercase()).ok_or_else(|| {
+            Failure::user(format!("unknown type of weights: {name}"))
+                .hint("known: F32, F16, BF16; lockstep quantize makes others of the result")
+        })?),
+    };
+    let path = Store::open()?.resolve(&arguments.base)?;
+    let adapter = {
+        let model = open_file(&path)?;
+        open_for(&arguments.adapter, &model, None)?
+    };
+    let maps = file::parts(&path)
+        .iter()
+        .map(|path| {
+            let unread = |error| Failure::user(format!("cannot read {}: {error}", path.display()));
+            file::map(path).map_err(unread)
+        })
+        .collect::<Result<Vec<_>, _>>()?;
+    let parts: Vec<&[u8]> = maps.iter().map(|map| &**map).collect();
+    let spinner = progress::spinner(format!("merging {} tensors", adapter.targets().len()));
+    let written = output::write(&arguments.output, |file| {
+        adapter::merge(&parts, &adapter, format, file).map_err(|error| match error {
+            MergeError::Write(error) => error,
+            other => io::Error::other(Failure::user(chain(other))),
+        })
+    });
+    spinner.finish_and_clear();
+    written?;
+    println!(
+        "merged {} tensors into {}",
+        adapter.targets().len(),
+        arguments.output.display()
+    );
+    Ok(())
+}
