@@ -23,13 +23,16 @@ mod models;
 mod network;
 mod node;
 mod output;
+mod perplexity;
 mod progress;
 mod pull;
+mod quantize;
 mod run;
 mod script;
 mod selftest;
 mod stop;
 mod store;
+mod text;
 mod up;
 mod verify;
 
@@ -58,6 +61,10 @@ enum Command {
     Merge(merge::Arguments),
     /// Measure how fast a model runs on this machine.
     Bench(bench::Arguments),
+    /// Write a model with its weights in another format.
+    Quantize(quantize::Arguments),
+    /// Measure how well a model predicts a text.
+    Perplexity(perplexity::Arguments),
     /// Check that this processor computes the frozen bits, on every instruction set it has.
     Selftest(selftest::Arguments),
     /// Run a script of installations and calls on canisters, and print the results.
@@ -91,6 +98,8 @@ pub fn main() -> ExitCode {
         Command::Adapter(arguments) => adapter::run(arguments),
         Command::Merge(arguments) => merge::run(arguments),
         Command::Bench(arguments) => bench::run(arguments),
+        Command::Quantize(arguments) => quantize::run(arguments),
+        Command::Perplexity(arguments) => perplexity::run(arguments),
         Command::Selftest(arguments) => selftest::run(arguments),
         Command::Script(arguments) => script::run(arguments),
         Command::Up(arguments) => up::run(arguments),

@@ -6,7 +6,8 @@
 //! [`model::Model`] holds the packed weights, the tokenizer and the chat template, shared by any
 //! number of [`execute::Sequence`]s that walk the list. [`generate::Generation`] adds sampling and
 //! the bookkeeping that a replicated run needs; [`transcript`] writes a run down and checks it, and
-//! [`selfcheck`] compares runs that may not differ. An [`adapter`] changes what a text's products give.
+//! [`selfcheck`] compares runs that may not differ. An [`adapter`] changes what a text's products give. [`quantize`] writes a model's file again with its weights in other
+//! formats.
 //!
 //! # Determinism
 //! Every number comes from `lockstep-numeric`; this crate only decides which operations run in
@@ -26,6 +27,7 @@ pub mod gguf;
 pub mod graph;
 pub mod model;
 pub mod perplexity;
+pub mod quantize;
 pub mod sample;
 pub mod selfcheck;
 pub mod template;

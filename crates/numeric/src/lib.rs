@@ -8,6 +8,7 @@
 //!
 //! Beside the kernels: [`elementary`] functions, [`convert`] and [`scalar`] operations, [`Fixed`] point with its
 //! [`Rounding`] modes, [`stochastic`] draws by counter, and order-free exact sums ([`ExactSum32`], [`ExactSum64`]).
+//! [`encode_rows`] stores f32 in any of the formats below.
 //!
 //! # Determinism
 //! Accumulators start at +0. `sequential` sums in order of k, two roundings a step. `lanes16` sums the element at
@@ -82,7 +83,10 @@ pub use quantized::QuantizedRows;
 pub use rope::{Pairs, Rope, Rotations};
 pub use selftest::{SelfTestError, selftest};
 pub use softmax::{NonFinite, argmax, softmax};
-pub use weights::{ActivationFormat, PackError, PackedMatrix, Packer, StoredRows, WeightFormat};
+pub use weights::{
+    ActivationFormat, EncodeError, PackError, PackedMatrix, Packer, StoredRows, WeightFormat,
+    encode_rows,
+};
 
 /// Version of the arithmetic; any change of any bit is a new version.
 pub const ARITHMETIC_VERSION: u32 = 1;

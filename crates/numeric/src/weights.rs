@@ -6,12 +6,14 @@
 //! output. The bytes serve 16, 8 and 4 lanes alike. Packing moves bits and computes nothing.
 
 mod element;
+mod encode;
 mod format;
 mod pack;
 mod packed;
 mod stored;
 
 pub(crate) use element::Block;
+pub use encode::{EncodeError, encode_rows};
 pub(crate) use format::CODES;
 pub use format::{ActivationFormat, WeightFormat};
 pub(crate) use pack::pack_columns;
