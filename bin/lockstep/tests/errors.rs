@@ -22,7 +22,7 @@ fn model_that_cannot_be_fetched() {
     assert_snapshot!(report(lockstep(data.path()).args(["pull", "gpt5"])), @r"
     exit code: 1
     error: no model of that name can be fetched: gpt5
-    hint: known: smollm2
+    hint: known: smollm2; or give a .gguf file, a directory, or hf:OWNER/REPOSITORY/FILE.gguf
     ");
 }
 

@@ -10,14 +10,19 @@ mod adapter;
 mod bench;
 mod builtin;
 mod ceremony;
+mod chat;
+mod choice;
 mod client;
+mod corpus;
 mod demo;
 mod embedded;
 mod error;
 mod genesis;
+mod inspect;
 mod kernels;
 mod launcher;
 mod logs;
+mod memory;
 mod merge;
 mod models;
 mod network;
@@ -30,6 +35,7 @@ mod quantize;
 mod run;
 mod script;
 mod selftest;
+mod shelf;
 mod stop;
 mod store;
 mod text;
@@ -51,6 +57,12 @@ struct Arguments {
 enum Command {
     /// Fetch a model into the store.
     Pull(pull::Arguments),
+    /// List the models in the store, or remove one.
+    Models(shelf::Arguments),
+    /// Show what is in a model file, also in one that cannot be run.
+    Inspect(inspect::Arguments),
+    /// Talk with a model in the terminal, or by lines of standard input.
+    Chat(chat::Arguments),
     /// Answer a prompt on this machine, without replicas.
     Run(run::Arguments),
     /// Recompute a transcript and say whether it is equal, or where it first differs.
@@ -93,6 +105,9 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     exit(match &arguments.command {
         Command::Pull(arguments) => pull::run(arguments),
+        Command::Models(arguments) => shelf::run(arguments),
+        Command::Inspect(arguments) => inspect::run(arguments),
+        Command::Chat(arguments) => chat::run(arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Adapter(arguments) => adapter::run(arguments),

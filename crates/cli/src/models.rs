@@ -149,6 +149,8 @@ fn replicated(progress: &generate::Progress) -> Progress {
         ended: progress.ended.map(|ended| match ended {
             generate::Ended::EndOfText => Ended::EndOfText,
             generate::Ended::ContextFull => Ended::ContextFull,
+            // Requests of canisters are not steered.
+            generate::Ended::Stopped | generate::Ended::Complete => Ended::EndOfText,
         }),
     }
 }

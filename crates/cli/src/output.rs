@@ -17,7 +17,7 @@ pub(crate) fn write(path: &Path, fill: impl FnOnce(&mut Output) -> io::Result<()
     let mut output = Output::new(path, true)?;
     fill(&mut output).map_err(|error| match error.downcast::<Failure>() {
         Ok(failure) => failure,
-        Err(error) => output.failure(&error),
+        Err(error) => unwritable(path, &error),
     })?;
     output.finish()?;
     Ok(())
@@ -46,14 +46,7 @@ impl Output {
             .prefix(".lockstep-")
             .suffix(".partial")
             .tempfile_in(directory(path))
-            .map_err(|error| {
-                Failure::environment(format!(
-                    "cannot write {}: {}",
-                    path.display(),
-                    plain(&error)
-                ))
-                .hint("choose an output in a directory that exists and may be written")
-            })?;
+            .map_err(|error| unwritable(path, &error))?;
         Ok(Self {
             path: path.to_owned(),
             file: io::BufWriter::with_capacity(BUFFER_BYTES, file),
@@ -66,31 +59,13 @@ impl Output {
     pub(crate) fn write(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self
             .write_all(bytes)
-            .map_err(|error| self.failure(&error))?)
-    }
-
-    /// What a failed write is called.
-    pub(crate) fn failure(&self, error: &io::Error) -> Failure {
-        let failure = Failure::environment(format!(
-            "cannot write {}: {}",
-            self.path.display(),
-            plain(error)
-        ));
-        match error.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
-                failure.hint("make room, or choose an output on another disk")
-            }
-            _ => failure,
-        }
+            .map_err(|error| unwritable(&self.path, &error))?)
     }
 
     /// Syncs the file and gives it its name; returns its size and BLAKE3 digest.
     pub(crate) fn finish(mut self) -> Result<(u64, String)> {
-        let failure = |path: &Path, error: &io::Error| {
-            Failure::environment(format!("cannot write {}: {}", path.display(), plain(error)))
-        };
         if let Err(error) = self.file.flush() {
-            return Err(self.failure(&error).into());
+            return Err(unwritable(&self.path, &error).into());
         }
         let Self {
             path,
@@ -100,13 +75,13 @@ impl Output {
         } = self;
         let file = file
             .into_inner()
-            .map_err(|error| failure(&path, error.error()))?;
+            .map_err(|error| unwritable(&path, error.error()))?;
         let named = permit(file.as_file())
             .and_then(|()| file.as_file().sync_all())
-            .map_err(|error| failure(&path, &error));
+            .map_err(|error| unwritable(&path, &error));
         named?;
         file.persist(&path)
-            .map_err(|error| failure(&path, &error.error))?;
+            .map_err(|error| unwritable(&path, &error.error))?;
         // The name, too, outlives a loss of power where the system can promise that.
         if let Ok(directory) = File::open(directory(&path)) {
             let _ = directory.sync_all();
@@ -128,6 +103,24 @@ impl Write for Output {
     }
 }
 
+/// A failure to write, with what to do about it.
+pub(crate) fn unwritable(path: &Path, error: &io::Error) -> Failure {
+    let said = error.to_string();
+    // The name of a temporary file means nothing to people.
+    let said = said.split(" at path \"").next().unwrap_or_default();
+    let failure = Failure::environment(format!("cannot write {}: {said}", path.display()));
+    match error.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            failure.hint("make room on the disk; `lockstep models` shows what models take")
+        }
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+            failure.hint("give a folder that may be written")
+        }
+        io::ErrorKind::NotFound => failure.hint("make the folder first"),
+        _ => failure,
+    }
+}
+
 /// Temporary files are their owner's alone; a model is a file like others.
 #[cfg(unix)]
 fn permit(file: &File) -> io::Result<()> {
@@ -144,19 +137,5 @@ fn directory(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if !parent.as_os_str().is_empty() => parent,
         _ => Path::new("."),
-    }
-}
-
-/// The system's words, without the name of the temporary file.
-fn plain(error: &io::Error) -> String {
-    match std::error::Error::source(error) {
-        Some(source) => source.to_string(),
-        None => match error.raw_os_error() {
-            Some(code) => io::Error::from_raw_os_error(code).to_string(),
-            None => match error.get_ref() {
-                Some(_) => io::Error::from(error.kind()).to_string(),
-                None => error.to_string(),
-            },
-        },
     }
 }

@@ -1,9 +1,9 @@
 //! `lockstep perplexity`: how well a model predicts a text.
 
 use crate::{
+    corpus::{self, Text},
     kernels,
     run::open,
-    text::{self, Text},
 };
 use anyhow::Result;
 use sha2::{Digest, Sha256};
@@ -41,8 +41,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let kernels = kernels::checked(arguments.threads)?;
     let model = open(&arguments.model)?;
     let tokens = text.tokens(&model, arguments.tokens)?;
-    let context = text::context(arguments.context, &model)?;
-    let found = text::perplexity(&model, &kernels, &tokens, context, "perplexity")?;
+    let context = corpus::context(arguments.context, &model)?;
+    let found = corpus::perplexity(&model, &kernels, &tokens, context, "perplexity")?;
     let value = found.value();
     let mut out = io::stdout();
     if arguments.json {

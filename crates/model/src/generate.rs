@@ -14,21 +14,24 @@
 //!
 //! # Units and bounds
 //! Sampling and digesting the logits is not priced apart; it is part of the output projection.
+mod reuse;
 #[cfg(test)]
 mod tests;
 
 use crate::{
     adapter::Adapter,
+    constrain::{Constraint, ConstraintError},
     digest::Digest,
-    execute::{Sequence, SequenceError},
+    execute::{Sequence, SequenceError, kv_pool},
     graph::Work,
     model::Model,
-    sample::Sampling,
+    sample::{ChoiceError, Sampling, Surroundings},
+    steer::{Steering, SteeringError, Stops},
     template::{Message, TemplateError},
     tokenizer::Control,
     transcript::chain,
 };
-use lockstep_numeric::Kernels;
+use lockstep_numeric::{Kernels, KvFormat};
 use serde::{Deserialize, Serialize};
 use std::{num::NonZeroUsize, sync::Arc};
 
@@ -70,10 +73,16 @@ impl Prompt {
 }
 
 /// How to generate.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub struct Params {
     /// How tokens are chosen.
     pub sampling: Sampling,
+    /// What steers the text besides.
+    pub steering: Steering,
+    /// What changes the model's products.
+    pub adapter: Option<Arc<Adapter>>,
+    /// How keys and values are kept.
+    pub kv: KvFormat,
     /// Prompt tokens per pass.
     pub prefill_chunk: NonZeroUsize,
     /// Tokens the cache has to hold besides the prompt's; the whole context when not given. A
@@ -85,6 +94,9 @@ impl Default for Params {
     fn default() -> Self {
         Self {
             sampling: Sampling::GREEDY,
+            steering: Steering::default(),
+            adapter: None,
+            kv: KvFormat::F16,
             prefill_chunk: PREFILL_CHUNK,
             tokens_max: None,
         }
@@ -107,6 +119,10 @@ pub enum GenerationError {
     Sequence(#[from] SequenceError),
     #[error("the model's output is not finite at token {step}")]
     NonFinite { step: usize },
+    #[error("no token may be chosen at token {step}")]
+    NothingAllowed { step: usize },
+    #[error(transparent)]
+    Steering(#[from] SteeringError),
     #[error("recorded progress does not belong to this prompt and model: {reason}")]
     ForeignProgress { reason: &'static str },
 }
@@ -119,6 +135,10 @@ pub enum Ended {
     EndOfText,
     /// There is no room for another token.
     ContextFull,
+    /// One of [`Steering::stop`] came up.
+    Stopped,
+    /// The text is what [`Steering::schema`] allows, and nothing can follow.
+    Complete,
 }
 
 /// How far a generation has come.
@@ -126,7 +146,7 @@ pub enum Ended {
 pub struct Progress {
     /// Prompt tokens.
     pub prompt_tokens: u32,
-    /// Generated tokens, the one that ended the text included.
+    /// Generated tokens, the ones that ended the text included.
     pub tokens: Vec<u32>,
     /// Bytes of the generated text (may end inside a UTF-8 character).
     pub text: Vec<u8>,
@@ -149,8 +169,16 @@ pub struct Generation {
     params: Params,
     prompt: Vec<u32>,
     progress: Progress,
+    constraint: Option<Constraint>,
     logits_digests: Vec<Digest>,
-    failed: bool,
+    failed: Option<Failure>,
+}
+
+/// Why every further attempt fails.
+#[derive(Clone, Debug)]
+enum Failure {
+    Choice(ChoiceError),
+    Constraint(ConstraintError),
 }
 
 impl Generation {
@@ -164,56 +192,39 @@ impl Generation {
         prompt: &Prompt,
         params: Params,
     ) -> Result<Self, GenerationError> {
-        let prompt = prompt.tokens(&model)?;
-        let context = model.context_length();
-        if prompt.is_empty() {
-            return Err(GenerationError::EmptyPrompt);
-        }
-        if prompt.len() > context {
-            return Err(GenerationError::PromptTooLong {
-                tokens: prompt.len(),
-                context,
-            });
-        }
+        let prompt = checked(&model, prompt)?;
+        let sequence = sequence(model, kernels, &prompt, &params)?;
+        Self::begin(sequence, prompt, params)
+    }
+
+    /// Prepares a generation in `sequence`, whose positions hold the beginning of the prompt.
+    fn begin(
+        sequence: Sequence,
+        prompt: Vec<u32>,
+        params: Params,
+    ) -> Result<Self, GenerationError> {
+        let model = sequence.model();
         let vocabulary = model.graph().vocabulary;
-        if let Some(&token) = prompt.iter().find(|&&token| token as usize >= vocabulary) {
-            return Err(SequenceError::UnknownToken { token, vocabulary }.into());
-        }
-        // The last generated token is not fed back, so it needs no position.
-        let wanted = params.tokens_max.unwrap_or(context).saturating_sub(1);
-        let capacity = prompt.len().saturating_add(wanted).min(context);
+        let constraint = params.steering.prepare(model.tokenizer(), vocabulary)?;
+        let chain = chain::first(model.digest(), &prompt, &params);
         Ok(Self {
             progress: Progress {
                 prompt_tokens: prompt.len() as u32,
                 tokens: Vec::new(),
                 text: Vec::new(),
-                chain: chain::first(model.digest(), &prompt, params.sampling),
-                prefilled: 0,
+                chain,
+                prefilled: sequence.position() as u32,
                 operations_done: 0,
                 work: 0,
                 ended: None,
             },
-            sequence: Sequence::new(model, kernels, capacity),
+            sequence,
             params,
             prompt,
+            constraint,
             logits_digests: Vec::new(),
-            failed: false,
+            failed: None,
         })
-    }
-
-    /// Gives a generation of which nothing is computed an adapter, and binds its chain to that.
-    ///
-    /// # Errors
-    /// When the adapter is of another base, or something is computed.
-    pub fn with_adapter(mut self, adapter: Arc<Adapter>) -> Result<Self, GenerationError> {
-        if self.progress.work > 0 || self.sequence.adapter().is_some() {
-            let position = self.sequence.position();
-            return Err(SequenceError::AdapterTooLate { position }.into());
-        }
-        let digest = adapter.digest();
-        self.sequence.set_adapter(Some(adapter))?;
-        self.progress.chain = chain::adapted(self.progress.chain, digest);
-        Ok(self)
     }
 
     /// Takes up a generation where `progress` left it: computes the cache again up to there.
@@ -228,28 +239,16 @@ impl Generation {
         params: Params,
         progress: Progress,
     ) -> Result<Self, GenerationError> {
-        Self::resume_adapted(model, kernels, prompt, params, None, progress)
-    }
-
-    /// As [`Self::resume`], of a generation with an adapter if one is given.
-    ///
-    /// # Errors
-    /// As [`Self::resume`] and [`Self::with_adapter`].
-    pub fn resume_adapted(
-        model: Arc<Model>,
-        kernels: Arc<Kernels>,
-        prompt: &Prompt,
-        params: Params,
-        adapter: Option<Arc<Adapter>>,
-        progress: Progress,
-    ) -> Result<Self, GenerationError> {
         let mut generation = Self::start(model, kernels, prompt, params)?;
-        if let Some(adapter) = adapter {
-            generation = generation.with_adapter(adapter)?;
-        }
         generation.check(&progress)?;
         generation.progress = progress;
         if generation.progress.ended.is_none() {
+            if let Some(constraint) = &mut generation.constraint {
+                let replayed = constraint.replay(&generation.progress.tokens);
+                replayed.map_err(|_| GenerationError::ForeignProgress {
+                    reason: "a token that the schema does not allow",
+                })?;
+            }
             generation.recompute()?;
         }
         Ok(generation)
@@ -261,10 +260,14 @@ impl Generation {
         &self.progress
     }
 
-    /// Its adapter.
+    /// How many bytes of the text will stay: behind them, a string that stops the text may have begun.
     #[must_use]
-    pub fn adapter(&self) -> Option<&Arc<Adapter>> {
-        self.sequence.adapter()
+    pub fn settled(&self) -> usize {
+        let text = &self.progress.text;
+        match self.progress.ended {
+            Some(_) => text.len(),
+            None => Stops(&self.params.steering.stop).settled(text),
+        }
     }
 
     /// The prompt's tokens.
@@ -279,7 +282,7 @@ impl Generation {
         &self.logits_digests
     }
 
-    /// Bytes of the key-value cache's pages.
+    /// Bytes of the key-value cache.
     #[must_use]
     pub fn kv_bytes(&self) -> usize {
         self.sequence.kv_bytes()
@@ -290,15 +293,14 @@ impl Generation {
     /// operation.
     ///
     /// # Errors
-    /// When the model's output is not finite. The generation then gives the same error forever.
+    /// When the model's output is not finite or steering leaves no token. The generation then gives the same error forever.
     pub fn advance(
         &mut self,
         permitted_tokens: u32,
         budget: Work,
     ) -> Result<Work, GenerationError> {
-        if self.failed {
-            let step = self.progress.tokens.len();
-            return Err(GenerationError::NonFinite { step });
+        if let Some(failure) = &self.failed {
+            return Err(self.error(failure));
         }
         let mut work = 0;
         while work < budget
@@ -342,27 +344,76 @@ impl Generation {
         }
         let step = self.progress.tokens.len();
         let logits = self.sequence.logits();
-        let token = self
-            .params
-            .sampling
-            .choose(self.sequence.kernels(), logits, step as u64)
-            .map_err(|_| {
-                self.failed = true;
-                GenerationError::NonFinite { step }
-            })?;
+        let surroundings = Surroundings {
+            before: [&self.prompt, &self.progress.tokens],
+            bias: &self.params.steering.bias,
+            allowed: self.constraint.as_ref().map(Constraint::allowed),
+        };
+        let chosen = self.params.sampling.choose_within(
+            self.sequence.kernels(),
+            logits,
+            &surroundings,
+            step as u64,
+        );
+        let token = match chosen {
+            Ok(token) => token,
+            Err(error) => return self.fail(Failure::Choice(error)),
+        };
         let digest = Digest::of_floats(logits);
-        let tokenizer = self.sequence.model().tokenizer();
+        let ends = self.sequence.model().tokenizer().is_end(token);
+        let more = match &mut self.constraint {
+            Some(constraint) if !ends => constraint.accept(token),
+            _ => Ok(true),
+        };
+        let more = match more {
+            Ok(more) => more,
+            Err(error) => return self.fail(Failure::Constraint(error)),
+        };
         let progress = &mut self.progress;
         progress.chain = chain::next(progress.chain, step, token, digest);
         progress.tokens.push(token);
-        progress.text.extend(tokenizer.token_bytes(token));
         self.logits_digests.push(digest);
-        if tokenizer.is_end(token) {
-            progress.ended = Some(Ended::EndOfText);
-        } else if self.sequence.position() == self.sequence.capacity() {
-            progress.ended = Some(Ended::ContextFull);
-        }
+        self.end_token(token, more);
         Ok(())
+    }
+
+    /// Adds the text of a token, and decides whether the generation ends with it.
+    fn end_token(&mut self, token: u32, more: bool) {
+        let tokenizer = self.sequence.model().tokenizer();
+        let text = &mut self.progress.text;
+        let seen = text.len();
+        text.extend(tokenizer.token_bytes(token));
+        let stop = Stops(&self.params.steering.stop).find(text, seen);
+        self.progress.ended = if tokenizer.is_end(token) {
+            Some(Ended::EndOfText)
+        } else if let Some(end) = stop {
+            text.truncate(end);
+            Some(Ended::Stopped)
+        } else if !more {
+            Some(Ended::Complete)
+        } else if self.sequence.position() == self.sequence.capacity() {
+            Some(Ended::ContextFull)
+        } else {
+            None
+        };
+    }
+
+    /// Fails, now and ever after.
+    fn fail(&mut self, failure: Failure) -> Result<(), GenerationError> {
+        let error = self.error(&failure);
+        self.failed = Some(failure);
+        Err(error)
+    }
+
+    fn error(&self, failure: &Failure) -> GenerationError {
+        let step = self.progress.tokens.len();
+        match failure {
+            Failure::Choice(ChoiceError::NonFinite) => GenerationError::NonFinite { step },
+            Failure::Choice(ChoiceError::NothingAllowed) => {
+                GenerationError::NothingAllowed { step }
+            }
+            Failure::Constraint(error) => SteeringError::Constraint(error.clone()).into(),
+        }
     }
 
     /// Checks what can be checked without computing.
@@ -417,4 +468,46 @@ impl Generation {
         }
         Ok(())
     }
+}
+
+/// The tokens of a prompt that `model` can take.
+fn checked(model: &Model, prompt: &Prompt) -> Result<Vec<u32>, GenerationError> {
+    let prompt = prompt.tokens(model)?;
+    let context = model.context_length();
+    if prompt.is_empty() {
+        return Err(GenerationError::EmptyPrompt);
+    }
+    if prompt.len() > context {
+        return Err(GenerationError::PromptTooLong {
+            tokens: prompt.len(),
+            context,
+        });
+    }
+    let vocabulary = model.graph().vocabulary;
+    match prompt.iter().find(|&&token| token as usize >= vocabulary) {
+        Some(&token) => Err(SequenceError::UnknownToken { token, vocabulary }.into()),
+        None => Ok(prompt),
+    }
+}
+
+/// An empty sequence for a generation.
+fn sequence(
+    model: Arc<Model>,
+    kernels: Arc<Kernels>,
+    prompt: &[u32],
+    params: &Params,
+) -> Result<Sequence, SequenceError> {
+    let capacity = capacity(&model, prompt, params);
+    let pool = kv_pool(&model, params.kv, usize::MAX)?;
+    let mut sequence = Sequence::in_pool(model, kernels, &pool, capacity);
+    sequence.set_adapter(params.adapter.clone())?;
+    Ok(sequence)
+}
+
+/// Positions a generation needs.
+fn capacity(model: &Model, prompt: &[u32], params: &Params) -> usize {
+    let context = model.context_length();
+    // The last generated token is not fed back, so it needs no position.
+    let wanted = params.tokens_max.unwrap_or(context).saturating_sub(1);
+    prompt.len().saturating_add(wanted).min(context)
 }

@@ -16,7 +16,7 @@ mod price;
 
 pub use build::{Builder, GraphError, weight_format};
 
-use lockstep_numeric::{ActivationFormat, Pairs};
+use lockstep_numeric::{ActivationFormat, KvFormat, Pairs};
 use std::num::NonZeroUsize;
 
 /// Multiply-accumulates, the unit in which operations are priced.
@@ -255,6 +255,19 @@ pub struct Graph {
 }
 
 impl Graph {
+    /// Bytes of the keys and values of a text of so many positions, at most: layers that read a window keep less.
+    #[must_use]
+    pub fn cache_bytes(&self, format: KvFormat, positions: usize) -> u64 {
+        let AttentionShape {
+            layers,
+            kv_heads,
+            head_dim,
+            ..
+        } = self.attention;
+        let layer = format.layer_bytes(kv_heads, head_dim, positions);
+        layer.saturating_mul(layers as u64)
+    }
+
     /// How many operations a pass has.
     #[must_use]
     pub fn pass_length(&self, logits: bool) -> usize {

@@ -4,10 +4,9 @@
 //! A GGUF file is mapped and digested ([`mod@file`], [`digest`]), read ([`gguf`]), and turned into a
 //! list of named operations by the one file that knows its architecture ([`arch`], [`graph`]).
 //! [`model::Model`] holds the packed weights, the tokenizer and the chat template, shared by any
-//! number of [`execute::Sequence`]s that walk the list. [`generate::Generation`] adds sampling and
-//! the bookkeeping that a replicated run needs; [`transcript`] writes a run down and checks it, and
-//! [`selfcheck`] compares runs that may not differ. An [`adapter`] changes what a text's products give. [`quantize`] writes a model's file again with its weights in other
-//! formats.
+//! number of [`execute::Sequence`]s that walk the list. [`generate::Generation`] adds sampling,
+//! what steers it ([`steer`], [`constrain`]), and the bookkeeping that a replicated run needs; [`transcript`] writes a run down and checks it, and
+//! [`selfcheck`] compares runs that may not differ.
 //!
 //! # Determinism
 //! Every number comes from `lockstep-numeric`; this crate only decides which operations run in
@@ -18,6 +17,7 @@
 
 pub mod adapter;
 pub mod arch;
+pub mod constrain;
 pub mod digest;
 pub mod execute;
 pub mod file;
@@ -30,6 +30,7 @@ pub mod perplexity;
 pub mod quantize;
 pub mod sample;
 pub mod selfcheck;
+pub mod steer;
 pub mod template;
 pub mod tokenizer;
 pub mod transcript;
@@ -41,5 +42,6 @@ pub use generate::{Ended, Generation, GenerationError, Params, Progress, Prompt}
 pub use graph::{Graph, Work};
 pub use model::{Model, ModelError};
 pub use sample::Sampling;
+pub use steer::{Bias, Steering};
 pub use template::{Message, Role};
 pub use transcript::Transcript;

@@ -5,6 +5,9 @@
 //! them to all before and to the header, so that the last link stands for the whole run.
 //! [`Transcript::verify`] computes everything again and names the first step that differs.
 //!
+//! What a generation did not ask for is not written, so that transcripts without it read and hash as
+//! they did before it could be asked for.
+//!
 //! # Errors
 //! A transcript is untrusted: unknown versions and fields, digests of a wrong length and counts
 //! that disagree are [`TranscriptError`]s.
@@ -19,8 +22,9 @@ use crate::{
     graph::Work,
     model::Model,
     sample::Sampling,
+    steer::Steering,
 };
-use lockstep_numeric::{ARITHMETIC_VERSION, Kernels};
+use lockstep_numeric::{ARITHMETIC_VERSION, Kernels, KvFormat};
 use serde::{Deserialize, Serialize};
 use std::{fmt, sync::Arc};
 
@@ -46,18 +50,27 @@ pub struct Transcript {
     /// [`Adapter::digest`] of the adapter, if there was one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub adapter_digest: Option<Digest>,
+    /// How keys and values were kept.
+    #[serde(default, with = "kv", skip_serializing_if = "is_f16")]
+    pub kv: KvFormat,
     /// What was asked.
     pub prompt: Prompt,
     /// The tokens it became.
     pub prompt_tokens: Vec<u32>,
     /// How tokens were chosen.
     pub sampling: Sampling,
+    /// What steered the text besides.
+    #[serde(default, skip_serializing_if = "Steering::is_empty")]
+    pub steering: Steering,
     /// First link of the chain: binds all of the above but the name and the prompt's wording.
     pub first_link: Digest,
     /// The generated tokens.
     pub steps: Vec<Step>,
     /// Whether the model ended the text; otherwise it was cut off.
     pub end_of_text: bool,
+    /// What ended the text when steering did.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steered_end: Option<Ended>,
     /// The text, with U+FFFD for incomplete characters.
     pub text: String,
 }
@@ -154,10 +167,15 @@ impl Transcript {
         sampling: Sampling,
         tokens_max: u32,
     ) -> Result<Self, GenerationError> {
-        Self::record_with(model, kernels, prompt, sampling, tokens_max, |_| ())
+        let params = Params {
+            sampling,
+            ..Params::default()
+        };
+        Self::record_with(model, kernels, prompt, params, tokens_max, |_| ())
     }
 
-    /// As [`Self::record`]; `hear` gets all text bytes so far after every token.
+    /// As [`Self::record`], with more parameters, of which chunk and number of tokens do not count; `hear` gets the text
+    /// bytes so far, as far as they will stay, after every token.
     ///
     /// # Errors
     /// When generation fails.
@@ -165,31 +183,17 @@ impl Transcript {
         model: Arc<Model>,
         kernels: Arc<Kernels>,
         prompt: Prompt,
-        sampling: Sampling,
-        tokens_max: u32,
-        hear: impl FnMut(&[u8]),
-    ) -> Result<Self, GenerationError> {
-        Self::record_adapted(model, kernels, None, prompt, sampling, tokens_max, hear)
-    }
-
-    /// As [`Self::record_with`], with an adapter if one is given.
-    ///
-    /// # Errors
-    /// When generation fails.
-    pub fn record_adapted(
-        model: Arc<Model>,
-        kernels: Arc<Kernels>,
-        adapter: Option<Arc<Adapter>>,
-        prompt: Prompt,
-        sampling: Sampling,
+        params: Params,
         tokens_max: u32,
         mut hear: impl FnMut(&[u8]),
     ) -> Result<Self, GenerationError> {
-        let params = params(sampling, tokens_max as usize);
+        let params = Params {
+            prefill_chunk: PREFILL_CHUNK,
+            tokens_max: Some(tokens_max as usize),
+            ..params
+        };
+        let given = params.clone();
         let mut generation = Generation::start(Arc::clone(&model), kernels, &prompt, params)?;
-        if let Some(adapter) = adapter {
-            generation = generation.with_adapter(adapter)?;
-        }
         let first_link = generation.progress().chain;
         let mut steps = Vec::new();
         for count in 1..=tokens_max {
@@ -198,7 +202,7 @@ impl Transcript {
                 Some(step) => steps.push(step),
                 None => break,
             }
-            hear(&generation.progress().text);
+            hear(&generation.progress().text[..generation.settled()]);
         }
         let progress = generation.progress();
         Ok(Self {
@@ -207,13 +211,16 @@ impl Transcript {
             profile: PROFILE.to_owned(),
             model_digest: model.digest(),
             model_name: model.name().to_owned(),
-            adapter_digest: generation.adapter().map(|adapter| adapter.digest()),
+            adapter_digest: given.adapter.map(|adapter| adapter.digest()),
+            kv: given.kv,
             prompt,
             prompt_tokens: generation.prompt_tokens().to_vec(),
-            sampling,
+            sampling: given.sampling,
+            steering: given.steering,
             first_link,
             steps,
             end_of_text: progress.ended == Some(Ended::EndOfText),
+            steered_end: steered_end(progress.ended),
             text: String::from_utf8_lossy(&progress.text).into_owned(),
         })
     }
@@ -285,11 +292,15 @@ impl Transcript {
                 given: text(given),
             });
         }
-        let params = params(self.sampling, self.steps.len());
+        let params = Params {
+            sampling: self.sampling,
+            steering: self.steering.clone(),
+            adapter,
+            kv: self.kv,
+            prefill_chunk: PREFILL_CHUNK,
+            tokens_max: Some(self.steps.len()),
+        };
         let mut generation = Generation::start(model, kernels, &self.prompt, params)?;
-        if let Some(adapter) = adapter {
-            generation = generation.with_adapter(adapter)?;
-        }
         let header = differs(
             None,
             What::PromptTokens,
@@ -325,18 +336,42 @@ impl Transcript {
         let progress = generation.progress();
         let end_of_text = progress.ended == Some(Ended::EndOfText);
         let text = String::from_utf8_lossy(&progress.text);
+        let steered_end = steered_end(progress.ended);
         Ok(differs(None, What::Ending, &self.end_of_text, &end_of_text)
+            .or_else(|| {
+                let (recorded, computed) = (Named(self.steered_end), Named(steered_end));
+                differs(None, What::Ending, &recorded, &computed)
+            })
             .or_else(|| differs(None, What::Text, self.text.as_str(), text.as_ref()))
             .unwrap_or(Outcome::Equal))
     }
 }
 
-fn params(sampling: Sampling, tokens_max: usize) -> Params {
-    Params {
-        sampling,
-        prefill_chunk: PREFILL_CHUNK,
-        tokens_max: Some(tokens_max),
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+fn is_f16(kv: &KvFormat) -> bool {
+    *kv == KvFormat::F16
+}
+
+/// Formats of keys and values by their names.
+mod kv {
+    use lockstep_numeric::KvFormat;
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    #[allow(clippy::trivially_copy_pass_by_ref, reason = "serde gives a reference")]
+    pub(super) fn serialize<S: Serializer>(kv: &KvFormat, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_str(kv.name())
     }
+
+    pub(super) fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<KvFormat, D::Error> {
+        let name = String::deserialize(from)?;
+        KvFormat::named(&name)
+            .ok_or_else(|| D::Error::custom(format!("unknown format of keys and values: {name}")))
+    }
+}
+
+/// The ending, if steering made it.
+fn steered_end(ended: Option<Ended>) -> Option<Ended> {
+    ended.filter(|ended| matches!(ended, Ended::Stopped | Ended::Complete))
 }
 
 /// Step `index` as generated, if it was.
@@ -376,6 +411,21 @@ fn supported<T: PartialEq + fmt::Display>(
         supported: supported.to_string(),
         found: found.to_string(),
     })
+}
+
+#[derive(PartialEq)]
+struct Named(Option<Ended>);
+
+impl fmt::Display for Named {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self.0 {
+            Some(Ended::EndOfText) => "end of text",
+            Some(Ended::ContextFull) => "context full",
+            Some(Ended::Stopped) => "stopped",
+            Some(Ended::Complete) => "complete",
+            None => "none",
+        })
+    }
 }
 
 #[derive(PartialEq)]

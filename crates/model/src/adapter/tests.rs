@@ -6,7 +6,6 @@ use crate::{
     fixture::{self, GgufBuilder, Weights},
     generate::{Generation, Params, Prompt},
     gguf::Value,
-    sample::Sampling,
     transcript::{Outcome, Transcript, TranscriptError},
 };
 use lockstep_numeric::{Isa, Kernels, Pool};
@@ -236,9 +235,11 @@ fn transcripts_name_the_adapter() {
     let record = |adapter: Option<&Arc<Adapter>>| {
         let (model, kernels) = (model.clone(), kernels.clone());
         let prompt = Prompt::Text("hello".to_owned());
-        let adapter = adapter.cloned();
-        let sampling = Sampling::GREEDY;
-        Transcript::record_adapted(model, kernels, adapter, prompt, sampling, 8, |_| ()).unwrap()
+        let params = Params {
+            adapter: adapter.cloned(),
+            ..Params::default()
+        };
+        Transcript::record_with(model, kernels, prompt, params, 8, |_| ()).unwrap()
     };
     let (bare, adapted) = (record(None), record(Some(&first)));
     assert_ne!(bare.first_link, adapted.first_link);
@@ -268,22 +269,19 @@ fn a_generation_with_an_adapter_is_taken_up_where_it_was_left() {
     let adapter = adapter(&bytes, &model, 1, 8, F16);
     let kernels = kernels(Isa::Portable, 1);
     let prompt = Prompt::Tokens(tokens(1));
-    let start = || {
-        let (model, kernels) = (model.clone(), kernels.clone());
-        let generation = Generation::start(model, kernels, &prompt, Params::default()).unwrap();
-        generation.with_adapter(adapter.clone()).unwrap()
+    let params = || Params {
+        adapter: Some(adapter.clone()),
+        ..Params::default()
     };
+    let start = || Generation::start(model.clone(), kernels.clone(), &prompt, params()).unwrap();
     let mut whole = start();
     whole.advance(6, Work::MAX).unwrap();
     let mut part = start();
     part.advance(6, whole.progress().work / 2).unwrap();
     let progress = part.progress().clone();
     assert!(progress.work > 0 && progress != *whole.progress());
-    let (model, kernels) = (model.clone(), kernels.clone());
-    let params = Params::default();
-    let adapter = Some(adapter.clone());
     let mut part =
-        Generation::resume_adapted(model, kernels, &prompt, params, adapter, progress).unwrap();
+        Generation::resume(model.clone(), kernels.clone(), &prompt, params(), progress).unwrap();
     part.advance(6, Work::MAX).unwrap();
     assert_eq!(part.progress(), whole.progress());
 }

@@ -325,3 +325,20 @@ fn an_observer_hears_every_row_with_its_position() {
     assert_eq!((*operation, *position), (graph.operations.len() - 1, 5));
     assert_eq!(logits, &ALONE[2][5]);
 }
+
+#[test]
+fn positions_that_are_forgotten_leave_no_trace() {
+    let mut sequence = sequence(LENGTH);
+    sequence.begin(&tokens(0), false).unwrap();
+    sequence.finish();
+    sequence.begin(&tokens(1)[..1], true).unwrap_err();
+    // Texts 0 and 1 begin alike.
+    let alike = std::iter::zip(tokens(0), tokens(1))
+        .take_while(|(a, b)| a == b)
+        .count();
+    assert_eq!(sequence.rewind(alike), alike);
+    assert_eq!(sequence.rewind(LENGTH), alike);
+    sequence.begin(&tokens(1)[alike..], true).unwrap();
+    sequence.finish();
+    assert_eq!(bits(sequence.logits()), *ALONE[1].last().unwrap());
+}

@@ -1,3 +1,5 @@
+mod steered;
+
 use super::*;
 use crate::fixture;
 use lockstep_numeric::{Isa, Pool};
@@ -11,6 +13,7 @@ const SEEDED: Sampling = Sampling {
     top_k: 40,
     top_p_milli: 950,
     seed: 11,
+    ..Sampling::GREEDY
 };
 
 static MODEL: LazyLock<Arc<Model>> =
@@ -35,7 +38,7 @@ fn params(chunk: usize) -> Params {
     Params {
         sampling: SEEDED,
         prefill_chunk: NonZeroUsize::new(chunk).unwrap(),
-        tokens_max: None,
+        ..Params::default()
     }
 }
 
@@ -212,7 +215,7 @@ fn generation_stops_when_the_context_is_full() {
             progress.tokens.len() + generation.prompt_tokens().len(),
             fixture::CONTEXT_LENGTH + 1
         ),
-        Ended::EndOfText => panic!("the seed was chosen to run into the end of the context"),
+        _ => panic!("the seed was chosen to run into the end of the context"),
     }
     let resumed = resume(progress.clone()).unwrap();
     assert_eq!(resumed.progress(), progress);
@@ -228,6 +231,7 @@ fn generation_stops_at_an_end_of_text() {
             top_k: 0,
             top_p_milli: 1000,
             seed,
+            ..Sampling::GREEDY
         };
         let mut generation = start(Params {
             sampling,

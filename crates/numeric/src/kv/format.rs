@@ -7,6 +7,7 @@
 
 use std::fmt;
 
+use super::PAGE_POSITIONS;
 use crate::arch::KEY_LANES;
 use crate::convert::{f16_to_f32, f32_to_f16};
 
@@ -60,6 +61,14 @@ impl KvFormat {
     #[must_use]
     pub const fn takes(self, head_dim: usize) -> bool {
         matches!(self, Self::F16) || head_dim.is_multiple_of(KV_BLOCK)
+    }
+
+    /// Bytes of a layer's keys and values at so many positions, in whole pages.
+    #[must_use]
+    pub fn layer_bytes(self, kv_heads: usize, head_dim: usize, positions: usize) -> u64 {
+        let pages = positions.div_ceil(PAGE_POSITIONS) as u64;
+        let page = (2 * PAGE_POSITIONS * kv_heads * self.row_bytes(head_dim)) as u64;
+        pages.saturating_mul(page)
     }
 
     /// Bytes of a position's share of a head.

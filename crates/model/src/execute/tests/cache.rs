@@ -249,6 +249,24 @@ fn a_budget_is_kept_and_a_sequence_that_has_no_room_loses_nothing() {
 }
 
 #[test]
+fn the_size_of_a_cache_is_known_before_it_is_made() {
+    for (of, model) in models() {
+        for format in KvFormat::ALL {
+            for positions in [1, 64, 65, LONG] {
+                let pool = pool(&model, format);
+                let kernels = Arc::clone(&PORTABLE);
+                let mut sequence = Sequence::in_pool(Arc::clone(&model), kernels, &pool, LONG);
+                feed(&mut sequence, &tokens(0)[..positions], LONG);
+                let known = model.graph().cache_bytes(format, positions);
+                let used = pool.used() as u64;
+                assert!(used <= known, "{}", of.architecture);
+                assert!(used == known || of.window.is_some(), "{}", of.architecture);
+            }
+        }
+    }
+}
+
+#[test]
 fn heads_that_a_format_does_not_take_are_refused() {
     let error = kv_pool(&MODEL, KvFormat::Q8, usize::MAX).unwrap_err();
     assert_eq!(

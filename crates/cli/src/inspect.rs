@@ -1,0 +1,141 @@
+//! `lockstep inspect`: what a model file says, also of one that cannot be run.
+
+mod report;
+
+use crate::{
+    error::{Failure, chain},
+    memory::size,
+    store::Store,
+};
+use anyhow::Result;
+use lockstep_model::{file, gguf::Gguf};
+use report::Report;
+
+/// Shows what is in a model file.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    /// Model: a .gguf file, an alias, or a digest.
+    model: String,
+    /// List the tensors.
+    #[arg(long)]
+    tensors: bool,
+    /// Print all of it as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let path = Store::open()?.resolve(&arguments.model)?;
+    let files = file::parts(&path);
+    let mut maps = Vec::new();
+    for path in &files {
+        let unreadable = |error| Failure::user(format!("cannot read {}: {error}", path.display()));
+        // Of an empty file there is no mapping on every system.
+        let length = std::fs::metadata(path).map_err(unreadable)?.len();
+        maps.push(match length {
+            0 => None,
+            _ => Some(file::map(path).map_err(unreadable)?),
+        });
+    }
+    let parts: Vec<&[u8]> = maps
+        .iter()
+        .map(|map| map.as_deref().unwrap_or_default())
+        .collect();
+    let gguf = Gguf::parse_parts(&parts).map_err(|error| {
+        Failure::user(format!("cannot read {}: {}", path.display(), chain(error)))
+    })?;
+    let bytes = parts.iter().map(|part| part.len() as u64).sum();
+    let report = Report::of(&gguf, &files, bytes, arguments.tensors);
+    if arguments.json {
+        println!("{}", serde_json::to_string(&report)?);
+    } else {
+        print(&report);
+    }
+    Ok(())
+}
+
+fn print(report: &Report) {
+    let line = |name: &str, value: &dyn std::fmt::Display| println!("{name:<14}{value}");
+    let or_none = |value: &Option<String>| value.as_deref().map_or("none".to_owned(), shown);
+    line("name", &or_none(&report.name));
+    line("architecture", &or_none(&report.architecture));
+    line("files", &report.files.len());
+    line("size", &size(report.bytes));
+    line("parameters", &report.parameters);
+    line("tensors", &report.tensor_count);
+    for format in &report.formats {
+        let text = format!(
+            "{} in {} tensors, {}",
+            format.name,
+            format.tensors,
+            size(format.bytes)
+        );
+        line("  format", &text);
+    }
+    line("tokenizer", &report.tokenizer);
+    line(
+        "chat template",
+        if report.chat_template { &"yes" } else { &"no" },
+    );
+    match report.context_length {
+        Some(tokens) => line("context", &format!("{tokens} tokens")),
+        None => line("context", &"unknown"),
+    }
+    match &report.memory {
+        Some(memory) => {
+            line("weights", &size(memory.weights));
+            line(
+                "cache",
+                &format!("{} per 1,000 tokens", size(memory.cache_per_1000_tokens)),
+            );
+        }
+        None => line("memory", &"unknown"),
+    }
+    match &report.reason {
+        None => line("runs", &"yes"),
+        Some(reason) => line("runs", &format!("no: {}", shown(reason))),
+    }
+    println!("\nmetadata");
+    for (key, value) in &report.metadata {
+        println!("  {} = {}", shown(key), short(value));
+    }
+    if let Some(tensors) = &report.tensors {
+        println!("\ntensors");
+        for tensor in tensors {
+            let shape: Vec<_> = tensor.dimensions.iter().map(u64::to_string).collect();
+            println!(
+                "  {} {} [{}] {}",
+                shown(&tensor.name),
+                tensor.format,
+                shape.join(", "),
+                size(tensor.bytes)
+            );
+        }
+    }
+}
+
+/// A text without what a terminal would obey.
+fn shown(text: &str) -> String {
+    let each = |character: char| match character.is_control() {
+        true => character.escape_default().to_string(),
+        false => character.to_string(),
+    };
+    text.chars().map(each).collect()
+}
+
+/// A value on one line of bounded length, without what a terminal would obey.
+fn short(value: &serde_json::Value) -> String {
+    const CHARACTERS_MAX: usize = 80;
+    let text = match value {
+        serde_json::Value::String(text) => text.clone(),
+        other => other.to_string(),
+    };
+    let mut characters = text.chars();
+    let begin: String = characters.by_ref().take(CHARACTERS_MAX).collect();
+    let rest = characters.count();
+    match rest {
+        0 => shown(&begin),
+        more => format!("{} … and {more} characters", shown(&begin)),
+    }
+}

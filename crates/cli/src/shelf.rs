@@ -1,0 +1,97 @@
+//! `lockstep models`: what the store holds.
+
+use crate::{
+    memory::size,
+    store::{Store, Stored},
+};
+use anyhow::Result;
+use lockstep_model::{file, gguf::Gguf, gguf::Value};
+
+/// Lists the stored models, or removes one.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Arguments {
+    #[command(subcommand)]
+    action: Option<Action>,
+    /// Print the result as JSON.
+    #[arg(long, global = true)]
+    json: bool,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// Remove an alias, and the model with its last one; or a model by its digest.
+    Remove {
+        /// Alias or digest.
+        name: String,
+    },
+}
+
+/// Runs the command.
+pub(crate) fn run(arguments: &Arguments) -> Result<()> {
+    let store = Store::open()?;
+    match &arguments.action {
+        None => list(&store.list()?, arguments.json),
+        Some(Action::Remove { name }) => {
+            let bytes = store.remove(name)?;
+            if arguments.json {
+                let report = serde_json::json!({ "removed": name, "bytes_freed": bytes });
+                println!("{report}");
+            } else {
+                println!("removed {name}, {} are free again", size(bytes));
+            }
+            Ok(())
+        }
+    }
+}
+
+fn list(models: &[Stored], json: bool) -> Result<()> {
+    let total: u64 = models.iter().map(|model| model.bytes).sum();
+    if json {
+        let entries = models.iter().map(|model| {
+            serde_json::json!({
+                "aliases": model.aliases, "name": name(model), "digest": model.digest,
+                "bytes": model.bytes, "files": model.files,
+            })
+        });
+        let entries: Vec<_> = entries.collect();
+        println!(
+            "{}",
+            serde_json::json!({ "models": entries, "bytes": total })
+        );
+        return Ok(());
+    }
+    let width = |of: fn(&Stored) -> usize| models.iter().map(of).max().unwrap_or_default();
+    let aliases = width(|model| model.aliases.join(", ").len());
+    let names = width(|model| name(model).chars().count());
+    for model in models {
+        println!(
+            "{:aliases$}  {:names$}  {:>9}  {}",
+            model.aliases.join(", "),
+            name(model),
+            size(model.bytes),
+            model.digest
+        );
+    }
+    let noun = if models.len() == 1 { "model" } else { "models" };
+    eprintln!("{} {noun}, {}", models.len(), size(total));
+    Ok(())
+}
+
+/// The name that a model's file gives it; empty when it cannot be read.
+fn name(model: &Stored) -> String {
+    let read = || {
+        let maps = model.files.iter().map(|path| file::map(path));
+        let maps = maps.collect::<Result<Vec<_>, _>>().ok()?;
+        let parts: Vec<&[u8]> = maps.iter().map(|map| &**map).collect();
+        shown(&Gguf::parse_parts(&parts).ok()?)
+    };
+    read().unwrap_or_default()
+}
+
+fn shown(gguf: &Gguf<'_>) -> Option<String> {
+    let name = gguf
+        .metadata()
+        .get("general.name")
+        .and_then(Value::as_str)?;
+    Some(name.escape_debug().to_string())
+}
