@@ -5,6 +5,7 @@ mod lfm2;
 mod lfm2moe;
 mod llama;
 pub mod names;
+pub(crate) mod origin;
 mod qwen2;
 mod qwen3;
 

@@ -7,6 +7,7 @@
 //! opened, so the mapping lives only that long and the digest is taken of the same mapping.
 use memmap2::Mmap;
 use std::{
+    collections::BTreeMap,
     fs::File,
     io,
     path::{Path, PathBuf},
@@ -43,6 +44,24 @@ pub fn parts(path: &Path) -> Vec<PathBuf> {
         Some(names.collect::<Vec<_>>()).filter(|names| !names.is_empty())
     };
     parts().unwrap_or_else(|| vec![path.to_owned()])
+}
+
+/// The names and paths of the files in a folder of whose names `wanted` says yes, by name.
+///
+/// # Errors
+/// Whatever reading the folder gives.
+pub fn folder(path: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<BTreeMap<String, PathBuf>> {
+    let mut files = BTreeMap::new();
+    for entry in path.read_dir()? {
+        let entry = entry?;
+        // A name that is no text is none of those.
+        if let Ok(name) = entry.file_name().into_string()
+            && wanted(&name)
+        {
+            files.insert(name, entry.path());
+        }
+    }
+    Ok(files)
 }
 
 #[cfg(test)]

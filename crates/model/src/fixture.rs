@@ -2,6 +2,8 @@
 //!
 //! # Determinism
 //! A file is a function of its seed alone, so digests of what a tiny model says can be frozen.
+mod checkpoint;
+
 use crate::{
     adapter::BASE_DIGEST,
     arch,
@@ -9,6 +11,7 @@ use crate::{
     gguf::{self, NewTensor, TensorType, Value},
     graph::{Action, Shape},
 };
+pub use checkpoint::{Element, Floats, TinyCheckpoint};
 use lockstep_numeric::convert::f32_to_f16;
 
 /// The chat template of [`tiny_llama`].
@@ -37,6 +40,13 @@ impl GgufBuilder {
     pub fn set(mut self, key: &str, value: Value) -> Self {
         self.metadata.retain(|(known, _)| known != key);
         self.metadata.push((key.to_owned(), value));
+        self
+    }
+
+    /// Removes a metadata value.
+    #[must_use]
+    pub fn without(mut self, key: &str) -> Self {
+        self.metadata.retain(|(known, _)| known != key);
         self
     }
 

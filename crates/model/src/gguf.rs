@@ -233,6 +233,33 @@ impl<'a> Gguf<'a> {
         })
     }
 
+    /// What a file of these metadata and tensors will be, as far as that can be told before their bytes are there: asking for
+    /// those panics.
+    ///
+    /// # Errors
+    /// When a tensor has a shape that no file has, or occurs twice.
+    pub(crate) fn of_table(
+        metadata: &[(String, Value)],
+        tensors: &[NewTensor],
+    ) -> Result<Gguf<'static>, GgufError> {
+        let mut table = BTreeMap::new();
+        for tensor in tensors {
+            let name = &tensor.name;
+            let entry = tensor::Entry::new(name, &tensor.dimensions, tensor.tensor_type);
+            let info = entry.place(0, u64::MAX, 1)?;
+            if table.insert(name.clone(), info).is_some() {
+                return Err(GgufError::DuplicateTensor {
+                    tensor: name.clone(),
+                });
+            }
+        }
+        Ok(Gguf {
+            parts: Vec::new(),
+            metadata: metadata.iter().cloned().collect(),
+            tensors: table,
+        })
+    }
+
     /// All metadata.
     #[must_use]
     pub fn metadata(&self) -> &BTreeMap<String, Value> {

@@ -17,11 +17,15 @@
 
 pub mod adapter;
 pub mod arch;
+pub mod checkpoint;
 pub mod constrain;
 pub mod digest;
 pub mod execute;
 pub mod file;
+mod finite;
 pub mod fixture;
+#[doc(hidden)]
+pub mod fuzz;
 pub mod generate;
 pub mod gguf;
 pub mod graph;

@@ -6,8 +6,9 @@
 //! dropped when opening ends.
 use crate::{
     arch,
+    checkpoint::{self, Checkpoint, CheckpointError},
     digest::Digest,
-    file,
+    file, finite,
     gguf::{Gguf, GgufError, Value},
     graph::{self, Graph, GraphError, Shape, Tensor, TensorId, weight_format},
     template::{Template, TemplateError},
@@ -27,6 +28,8 @@ pub enum ModelError {
         source: io::Error,
     },
     #[error(transparent)]
+    Checkpoint(#[from] CheckpointError),
+    #[error(transparent)]
     File(#[from] GgufError),
     #[error(transparent)]
     Graph(#[from] GraphError),
@@ -40,6 +43,8 @@ pub enum ModelError {
         #[source]
         source: PackError,
     },
+    #[error("tensor has a value or a scale that is no number, number {index}: {tensor}")]
+    NotFinite { tensor: String, index: usize },
     #[error("tokenizer has {tokens} tokens, but the model's embedding has {rows}")]
     VocabularySize { tokens: usize, rows: usize },
 }
@@ -79,11 +84,15 @@ pub struct Model {
 
 impl Model {
     /// Opens the GGUF file at `path`, which may be the first of several, named `…-00001-of-00003.gguf` and so on, beside
-    /// each other.
+    /// each other; or the checkpoint in the folder at `path`, as the GGUF file that [`Checkpoint`] writes of it, all of which
+    /// is in memory meanwhile.
     ///
     /// # Errors
     /// When one cannot be read or they are not a model this crate runs.
     pub fn open(path: &Path) -> Result<Arc<Self>, ModelError> {
+        if path.is_dir() {
+            return Self::open_checkpoint(path);
+        }
         let paths = file::parts(path);
         let map = |path: &PathBuf| {
             file::map(path).map_err(|source| ModelError::Read {
@@ -93,6 +102,27 @@ impl Model {
         };
         let maps = paths.iter().map(map).collect::<Result<Vec<_>, _>>()?;
         Self::from_parts(&maps.iter().map(|map| &**map).collect::<Vec<_>>())
+    }
+
+    /// Turns the checkpoint in a folder into a GGUF file in memory, and opens that.
+    fn open_checkpoint(folder: &Path) -> Result<Arc<Self>, ModelError> {
+        let read = |path: PathBuf| move |source| ModelError::Read { path, source };
+        let paths = file::folder(folder, checkpoint::wanted).map_err(read(folder.to_owned()))?;
+        let maps = paths.into_iter().map(|(name, path)| {
+            let map = file::map(&path).map_err(read(path))?;
+            Ok((name, map))
+        });
+        let maps = maps.collect::<Result<Vec<_>, ModelError>>()?;
+        let mut file = Vec::new();
+        {
+            let files = maps.iter().map(|(name, map)| (name.clone(), &**map));
+            let checkpoint = Checkpoint::open(&files.collect())?;
+            file.reserve_exact(checkpoint.file_bytes() as usize);
+            let written = checkpoint.write(&mut file);
+            written.map_err(read(folder.to_owned()))?;
+        }
+        drop(maps);
+        Self::from_bytes(&file)
     }
 
     /// Opens the bytes of a GGUF file.
@@ -233,6 +263,7 @@ impl Model {
 
 /// Loads the weights: matrices packed side by side, in the order of the graph.
 fn load(gguf: &Gguf<'_>, tensors: &[Tensor]) -> Result<Vec<Weight>, ModelError> {
+    finite::check(gguf, tensors)?;
     let format = |tensor: &Tensor| -> Result<WeightFormat, ModelError> {
         let stored = gguf.tensor(&tensor.name)?.tensor_type;
         Ok(weight_format(stored).expect("the graph accepts only types the kernels have"))

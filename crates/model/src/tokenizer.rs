@@ -1,8 +1,8 @@
-//! Tokenizers built from a model file's metadata: byte-level BPE, and SentencePiece's BPE.
+//! Tokenizers built from a model file's metadata: byte-level BPE, and SentencePiece's BPE and unigram model.
 //!
 //! # Design
-//! Byte-level BPE and the patterns before it are the `tokenizers` crate's; SentencePiece's BPE is ours, since files have
-//! its scores and not the merges that the crate wants. Ours is, too, what decides
+//! Byte-level BPE and the patterns before it are the `tokenizers` crate's; SentencePiece's models are ours, since files have
+//! scores and not the merges that the crate wants. Ours is, too, what decides
 //! safety: which stretches of a text may become control tokens, and what bytes a token stands for.
 //!
 //! Control tokens (token type 3: `<|im_end|>` …) are recognised only by [`Tokenizer::encode`] with
@@ -25,10 +25,11 @@ mod alphabet;
 mod sentencepiece;
 #[cfg(test)]
 mod tests;
-mod words;
+mod unigram;
+pub(crate) mod words;
 
 use crate::gguf::{Gguf, GgufError, Value};
-use sentencepiece::SentencePiece;
+use sentencepiece::Pieces;
 use std::{
     cmp::Reverse,
     collections::{BTreeMap, BTreeSet},
@@ -39,6 +40,7 @@ use tokenizers::{
     models::bpe::{BPE, Vocab},
     pre_tokenizers::PreTokenizerWrapper,
 };
+use unigram::Unigram;
 use words::Words;
 
 /// Tokens by which models end a turn or a text, whatever else a file says of them.
@@ -50,10 +52,17 @@ const ENDS: &[&str] = &[
     "<|end_of_text|>",
     "<|endoftext|>",
     "<end_of_turn>",
+    "<eos>",
+    "</s>",
 ];
 
+/// `tokenizer.ggml.model` of each kind.
+pub(crate) const BYTE_LEVEL: &str = "gpt2";
+pub(crate) const SENTENCEPIECE: &str = "llama";
+pub(crate) const UNIGRAM: &str = "t5";
+
 /// Put before a character that must not begin a control token.
-const MARK: char = '\u{fdd0}';
+pub(crate) const MARK: char = '\u{fdd0}';
 
 /// Why metadata do not make a tokenizer.
 #[derive(Debug, thiserror::Error)]
@@ -62,11 +71,13 @@ pub enum TokenizerError {
     #[error(transparent)]
     Metadata(#[from] GgufError),
     #[error(
-        "unsupported tokenizer (known: gpt2, byte-level BPE, and llama, SentencePiece's BPE): {name}"
+        "unsupported tokenizer (known: gpt2, byte-level BPE; llama, SentencePiece's BPE; t5, its unigram model): {name}"
     )]
     UnsupportedTokenizer { name: String },
     #[error("unsupported pre-tokenizer (known: {known}): {name}")]
     UnsupportedPreTokenizer { name: String, known: String },
+    #[error("the tokenizer changes texts in a way that is not supported: {name}")]
+    UnsupportedNormalizer { name: String },
     #[error("vocabulary has {tokens} tokens but {scores} scores")]
     ScoreCount { tokens: usize, scores: usize },
     #[error("vocabulary has {tokens} tokens but {types} token types")]
@@ -112,7 +123,8 @@ enum Encoding {
         splitter: PreTokenizerWrapper,
         bpe: Box<BPE>,
     },
-    SentencePiece(SentencePiece),
+    SentencePiece(Pieces),
+    Unigram(Unigram),
 }
 
 /// A tokenizer.
@@ -147,16 +159,21 @@ impl Tokenizer {
             }
         }
         let (encoding, bos_first) = match gguf.text("tokenizer.ggml.model")? {
-            "gpt2" => {
+            BYTE_LEVEL => {
                 let Words { splitter, whole } = Words::named(gguf.text("tokenizer.ggml.pre")?)?;
                 let merges = strings(gguf, "tokenizer.ggml.merges")?;
                 let bpe = Box::new(bpe(&tokens, &kinds, &merges, whole)?);
                 (Encoding::ByteLevel { splitter, bpe }, whole)
             }
-            "llama" => {
+            SENTENCEPIECE => {
                 let unknown = token_id(gguf, "unknown", tokens.len())?;
-                let piece = SentencePiece::from_metadata(gguf, &tokens, &kinds, unknown)?;
-                (Encoding::SentencePiece(piece), true)
+                let pieces = Pieces::from_metadata(gguf, &tokens, &kinds, unknown, true)?;
+                (Encoding::SentencePiece(pieces), true)
+            }
+            UNIGRAM => {
+                let unknown = token_id(gguf, "unknown", tokens.len())?;
+                let unigram = Unigram::from_metadata(gguf, &tokens, &kinds, unknown)?;
+                (Encoding::Unigram(unigram), false)
             }
             name => return Err(TokenizerError::UnsupportedTokenizer { name: name.into() }),
         };
@@ -229,6 +246,12 @@ impl Tokenizer {
         self.ends.contains(&id)
     }
 
+    /// Whether `id` has a part to play and is no text.
+    #[must_use]
+    pub fn is_control(&self, id: u32) -> bool {
+        self.kinds.get(id as usize) == Some(&Kind::Control)
+    }
+
     /// The bytes `id` adds to a text: none for control tokens and for ids outside the vocabulary.
     /// A character may be spread over several tokens.
     #[must_use]
@@ -239,9 +262,7 @@ impl Tokenizer {
         match self.kinds[id as usize] {
             Kind::Control | Kind::Unknown => Vec::new(),
             Kind::Byte => sentencepiece::byte(token).into_iter().collect(),
-            Kind::UserDefined | Kind::Text
-                if matches!(self.encoding, Encoding::SentencePiece(_)) =>
-            {
+            Kind::UserDefined | Kind::Text if self.pieces().is_some() => {
                 sentencepiece::text(token).into_bytes()
             }
             Kind::UserDefined => token.clone().into_bytes(),
@@ -258,13 +279,19 @@ impl Tokenizer {
     #[must_use]
     pub fn decode(&self, ids: &[u32]) -> Vec<u8> {
         let mut bytes: Vec<u8> = ids.iter().flat_map(|&id| self.token_bytes(id)).collect();
-        if let Encoding::SentencePiece(piece) = &self.encoding
-            && piece.space_first
-            && bytes.first() == Some(&b' ')
-        {
+        if self.pieces().is_some_and(|pieces| pieces.space_first) && bytes.first() == Some(&b' ') {
             bytes.remove(0);
         }
         bytes
+    }
+
+    /// What SentencePiece's models have.
+    fn pieces(&self) -> Option<&Pieces> {
+        match &self.encoding {
+            Encoding::SentencePiece(pieces) => Some(pieces),
+            Encoding::Unigram(unigram) => Some(&unigram.pieces),
+            Encoding::ByteLevel { .. } => None,
+        }
     }
 
     /// Marks the places in `content` where a control token begins, so that
@@ -354,7 +381,8 @@ impl Tokenizer {
         }
         let (splitter, bpe) = match &self.encoding {
             Encoding::ByteLevel { splitter, bpe } => (splitter, bpe),
-            Encoding::SentencePiece(piece) => return piece.encode(text, ids),
+            Encoding::SentencePiece(pieces) => return pieces.encode(text, ids),
+            Encoding::Unigram(unigram) => return unigram.encode(text, ids),
         };
         let mut pieces = PreTokenizedString::from(text);
         splitter

@@ -69,6 +69,12 @@ impl Rope {
         }
     }
 
+    /// Radians per position, for each pair.
+    #[must_use]
+    pub fn frequencies(&self) -> &[f64] {
+        &self.frequencies
+    }
+
     /// Elements of a head.
     #[must_use]
     pub fn dimension(&self) -> usize {

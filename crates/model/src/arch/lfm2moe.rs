@@ -3,12 +3,14 @@
 use super::{
     decoder::{Decoder, Gate, unsupported},
     lfm2::{self, OUTPUT_NORM, mix, mixings},
+    origin::Origin,
 };
 use crate::{
     fixture::{Tiny, TinyExperts},
-    gguf::Gguf,
+    gguf::{Gguf, Value},
     graph::{Graph, GraphError},
 };
+use serde_json::json;
 
 pub(super) const NAME: &str = "lfm2moe";
 
@@ -25,6 +27,26 @@ pub(super) const TINY: Tiny = Tiny {
 
 /// Experts are weighed by the sigmoid of their scores.
 const SIGMOID: u64 = 2;
+
+pub(super) const ORIGIN: Origin = Origin {
+    name: NAME,
+    types: &["lfm2_moe"],
+    describe: |config| {
+        let mut description = lfm2::describe(config, NAME)?;
+        for (key, part) in [
+            ("num_experts", "expert_count"),
+            ("num_experts_per_tok", "expert_used_count"),
+            ("moe_intermediate_size", "expert_feed_forward_length"),
+            ("num_dense_layers", "leading_dense_block_count"),
+        ] {
+            description.set_size(part, config.size(key, None)?);
+        }
+        config.only("norm_topk_prob", &json!(true))?;
+        config.only("routed_scaling_factor", &json!(1.0))?;
+        description.set("expert_gating_func", Value::U32(SIGMOID as u32));
+        Ok(description)
+    },
+};
 
 pub(super) fn graph(file: &Gguf<'_>) -> Result<Graph, GraphError> {
     let mut decoder = Decoder::begin_sparse(file, NAME)?;

@@ -477,7 +477,7 @@ fn names_of_architectures_stand_here_alone() {
         );
         // A kind of tokenizer and a way of cutting have names of architectures.
         let is_tokenizer =
-            |line: &str| line.trim() == "\"llama\" => {" || line.contains("Kind::Pattern(");
+            |line: &str| line.contains("const SENTENCEPIECE: ") || line.contains("Kind::Pattern(");
         let names =
             |line: &str| (line.contains(&name) || line.contains(&key)) && !is_tokenizer(line);
         let mut found = Vec::new();
@@ -488,7 +488,7 @@ fn names_of_architectures_stand_here_alone() {
 
 #[test]
 fn factors_of_rotations_are_numbers_above_0() {
-    for (factor, is_good) in [(4.0, true), (0.0, false), (-1.0, false), (f32::NAN, false)] {
+    for (factor, is_good) in [(4.0, true), (0.0, false), (-1.0, false), (1e-40, false)] {
         let factors = [1.0f32, 1.0, 2.0, 2.0, 4.0, 4.0, 8.0, factor];
         let bytes = factors.iter().flat_map(|factor| factor.to_le_bytes());
         let file = fixture::tiny(&TINY[0], 1, Weights::Mixed);

@@ -157,6 +157,16 @@ impl<'a> Entry<'a> {
         })
     }
 
+    /// Of a file that is not there yet.
+    pub(super) fn new(name: &'a str, dimensions: &[u64], tensor_type: TensorType) -> Self {
+        Self {
+            name,
+            dimensions: dimensions.to_vec(),
+            tensor_type,
+            offset: 0,
+        }
+    }
+
     /// Checks shape, alignment and place against a data section of `available` bytes at `start`.
     pub(super) fn place(
         self,

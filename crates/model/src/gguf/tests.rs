@@ -1,11 +1,9 @@
 use super::*;
 use crate::{
-    Generation, Model, Params, Prompt, Work,
+    Model,
     fixture::{GgufBuilder, tiny_llama},
 };
-use lockstep_numeric::{Isa, Kernels, Pool};
 use proptest::prelude::*;
-use std::{num::NonZeroUsize, sync::Arc};
 
 fn error(builder: GgufBuilder) -> GgufError {
     Gguf::parse(&builder.build()).unwrap_err()
@@ -154,17 +152,152 @@ fn every_truncation_of_the_header_is_an_error() {
     ));
 }
 
-/// Generates two tokens or fails.
-fn run(model: Arc<Model>) {
-    let pool = Arc::new(Pool::new(NonZeroUsize::MIN));
-    let kernels = Arc::new(Kernels::new(Isa::Portable, pool).unwrap());
-    let prompt = Prompt::Text("the users".to_owned());
-    let params = Params {
-        tokens_max: Some(2),
-        ..Params::default()
+/// The header of a file with one metadata pair, whose value has this type and these bytes.
+fn pair(key: &[u8], kind: u32, value: &[u8]) -> Vec<u8> {
+    let mut file = b"GGUF\x03\0\0\0".to_vec();
+    file.extend(0u64.to_le_bytes());
+    file.extend(1u64.to_le_bytes());
+    file.extend((key.len() as u64).to_le_bytes());
+    file.extend(key);
+    file.extend(kind.to_le_bytes());
+    file.extend(value);
+    file.resize(file.len() + 64, 0);
+    file
+}
+
+#[test]
+fn malformed_metadata_are_named() {
+    let error = |key: &[u8], kind: u32, value: &[u8]| {
+        Gguf::parse(&pair(key, kind, value))
+            .unwrap_err()
+            .to_string()
     };
-    if let Ok(mut generation) = Generation::start(model, kernels, &prompt, params) {
-        let _ = generation.advance(2, Work::MAX);
+    assert!(Gguf::parse(&pair(b"key", 7, &[1])).is_ok());
+    assert_eq!(error(b"k\xffy", 4, &[]), "text at byte 24 is not UTF-8");
+    let text = [&2u64.to_le_bytes()[..], b"\xc3\x28"].concat();
+    assert_eq!(error(b"key", 8, &text), "text at byte 39 is not UTF-8");
+    assert_eq!(
+        error(b"key", 13, &[]),
+        "metadata key has a value of an unknown type 13: key"
+    );
+    assert_eq!(
+        error(b"key", 7, &[2]),
+        "metadata key has a boolean that is neither 0 nor 1 but 2: key"
+    );
+    let array = |kind: u32, length: u64| [&kind.to_le_bytes()[..], &length.to_le_bytes()].concat();
+    assert_eq!(
+        error(b"key", 9, &array(4, 1 << 40)),
+        "metadata array of length 1099511627776 at depth 0 is too large: key"
+    );
+    let deep = array(9, 1).repeat(4);
+    assert_eq!(
+        error(b"key", 9, &[deep, array(0, 1)].concat()),
+        "metadata array of length 1 at depth 4 is too large: key"
+    );
+    assert!(error(b"key", 9, &array(4, 1 << 20)).starts_with("file is truncated: "));
+    assert!(error(b"key", 8, &u64::MAX.to_le_bytes()).starts_with("file is truncated: "));
+    let mut twice = pair(b"key", 0, &[1]);
+    twice[16] = 2;
+    twice.truncate(24 + 8 + 3 + 4 + 1);
+    twice.extend_from_within(24..);
+    assert_eq!(
+        Gguf::parse(&twice).unwrap_err().to_string(),
+        "metadata key occurs twice: key"
+    );
+    let file = pair(b"key", 6, &1.5f32.to_le_bytes());
+    let gguf = Gguf::parse(&file).unwrap();
+    assert_eq!(gguf.float("key").unwrap(), 1.5);
+    for (error, wanted) in [
+        (
+            gguf.unsigned("key").unwrap_err(),
+            "metadata key is a f32, not a non-negative integer: key",
+        ),
+        (
+            gguf.text("key").unwrap_err(),
+            "metadata key is a f32, not a text: key",
+        ),
+        (
+            gguf.array("key").unwrap_err(),
+            "metadata key is a f32, not a array: key",
+        ),
+        (
+            gguf.unsigned("other").unwrap_err(),
+            "metadata key is missing: other",
+        ),
+    ] {
+        assert_eq!(error.to_string(), wanted);
+    }
+}
+
+#[test]
+fn tensors_in_the_wrong_places_are_named() {
+    let file = one_tensor(&[8], TensorType::F32, 32).build();
+    // Behind the name: the number of dimensions, one of them, the type, the offset.
+    let count_at = 24 + 8 + "weight".len();
+    let changed = |place: usize, bytes: &[u8]| {
+        let mut file = file.clone();
+        file[place..][..bytes.len()].copy_from_slice(bytes);
+        Gguf::parse(&file).unwrap_err().to_string()
+    };
+    let offset_at = count_at + 4 + 8 + 4;
+    assert_eq!(
+        changed(offset_at, &[4]),
+        "tensor's offset 4 is not a multiple of the alignment 32: weight"
+    );
+    assert_eq!(
+        changed(offset_at, &(u64::MAX - 31).to_le_bytes()),
+        "tensor ends past the file: 32 bytes at 18446744073709551584 of 32 bytes of data: weight"
+    );
+    for count in [0, 5] {
+        assert_eq!(
+            changed(count_at, &[count]),
+            format!("tensor has {count} dimensions, not 1 to 4: weight")
+        );
+    }
+    assert_eq!(
+        changed(count_at + 4, &u64::MAX.to_le_bytes()),
+        "tensor's size overflows: weight"
+    );
+    assert_eq!(changed(24 + 8, &[0xff]), "text at byte 24 is not UTF-8");
+}
+
+#[test]
+fn settings_of_absurd_size_are_refused_before_anything_is_made_of_them() {
+    for (part, value) in [
+        ("block_count", u32::MAX),
+        ("embedding_length", u32::MAX),
+        ("feed_forward_length", u32::MAX),
+        ("attention.head_count", u32::MAX),
+        ("attention.head_count_kv", 0),
+        ("context_length", u32::MAX),
+        ("context_length", 0),
+        ("block_count", 0),
+    ] {
+        let key = format!("llama.{part}");
+        let file = tiny_llama(1).set(&key, Value::U32(value)).build();
+        let error = Model::from_bytes(&file).unwrap_err().to_string();
+        assert!(error.contains(&key), "{error}");
+    }
+    for key in [
+        "general.architecture",
+        "llama.block_count",
+        "llama.embedding_length",
+        "llama.attention.head_count",
+        "llama.attention.layer_norm_rms_epsilon",
+        "tokenizer.ggml.model",
+        "tokenizer.ggml.pre",
+        "tokenizer.ggml.tokens",
+        "tokenizer.ggml.token_type",
+        "tokenizer.ggml.merges",
+    ] {
+        let error = |file: GgufBuilder| Model::from_bytes(&file.build()).unwrap_err().to_string();
+        let missing = error(tiny_llama(1).without(key));
+        assert_eq!(missing, format!("metadata key is missing: {key}"));
+        let other = error(tiny_llama(1).set(key, Value::Bool(true)));
+        assert!(
+            other.starts_with("metadata key is a bool, not a "),
+            "{other}"
+        );
     }
 }
 
@@ -187,15 +320,8 @@ proptest! {
         if truncate {
             file.truncate(length.index(file.len()));
         }
-        if let Ok(gguf) = Gguf::parse(&file) {
-            for name in gguf.tensors().keys() {
-                prop_assert!(gguf.tensor_bytes(name).is_ok());
-            }
-            // The layers above must refuse or run, not panic.
-            if let Ok(model) = crate::Model::from_bytes(&file) {
-                run(model);
-            }
-        }
+        // The layers above must refuse or run, not panic.
+        crate::fuzz::gguf(&file);
     }
 
     #[test]

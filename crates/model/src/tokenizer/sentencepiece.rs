@@ -11,15 +11,15 @@ use std::{
 };
 
 /// How a space is spelled in tokens.
-const SPACE: &str = "\u{2581}";
+pub(super) const SPACE: &str = "\u{2581}";
 
 /// Scores of tokens, and the tokens of bytes.
 #[derive(Debug)]
-pub(super) struct SentencePiece {
-    ids: BTreeMap<String, u32>,
-    scores: Vec<f32>,
-    bytes: Vec<Option<u32>>,
-    unknown: Option<u32>,
+pub(super) struct Pieces {
+    pub(super) ids: BTreeMap<String, u32>,
+    pub(super) scores: Vec<f32>,
+    pub(super) bytes: Vec<Option<u32>>,
+    pub(super) unknown: Option<u32>,
     /// Whether a space is put before a text.
     pub(super) space_first: bool,
 }
@@ -65,8 +65,8 @@ struct Symbol {
     after: Option<usize>,
 }
 
-impl SentencePiece {
-    /// Reads scores. Only text is joined to text: no text becomes a control token, or one of a byte.
+impl Pieces {
+    /// Reads scores; `space_first` is for files that do not say whether a text has a space before it. Only text is joined to text: no text becomes a control token, or one of a byte.
     ///
     /// # Errors
     /// If there is not a score that is a number for each token.
@@ -75,6 +75,7 @@ impl SentencePiece {
         tokens: &[String],
         kinds: &[Kind],
         unknown: Option<u32>,
+        space_first: bool,
     ) -> Result<Self, TokenizerError> {
         const SCORES: &str = "tokenizer.ggml.scores";
         let scores = gguf.array(SCORES)?;
@@ -108,13 +109,13 @@ impl SentencePiece {
                 ids.insert(token.clone(), id as u32);
             }
         }
-        let space_first = gguf.metadata().get("tokenizer.ggml.add_space_prefix");
+        let said = gguf.metadata().get("tokenizer.ggml.add_space_prefix");
         Ok(Self {
             ids,
             scores,
             bytes,
             unknown,
-            space_first: space_first.and_then(Value::as_bool).unwrap_or(true),
+            space_first: said.and_then(Value::as_bool).unwrap_or(space_first),
         })
     }
 

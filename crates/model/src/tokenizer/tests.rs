@@ -78,7 +78,7 @@ fn unusable_metadata_are_named() {
     let error = build(&file.clone().set("tokenizer.ggml.pre", text("tekken"))).unwrap_err();
     assert_eq!(
         error.to_string(),
-        "unsupported pre-tokenizer (known: gpt-2, smollm, llama-bpe, lfm2, qwen2): tekken"
+        "unsupported pre-tokenizer (known: gpt-2, smollm, llama-bpe, llama3, llama-v3, lfm2, qwen2, deepseek-r1-qwen): tekken"
     );
     let error = build(&file.clone().set("tokenizer.ggml.model", text("rwkv"))).unwrap_err();
     assert!(matches!(error, TokenizerError::UnsupportedTokenizer { .. }));
@@ -289,5 +289,80 @@ fn shielding_takes_no_longer_for_many_control_tokens() {
         let shielded = tokenizer.shield(&text);
         let ids = tokenizer.encode(&shielded, Control::Parsed);
         assert_eq!(tokenizer.decode(&ids), text.as_bytes());
+    }
+}
+
+/// The same vocabulary for the unigram model.
+fn unigram(tokens: &[(&str, f32)]) -> GgufBuilder {
+    sentencepiece(tokens)
+        .set("tokenizer.ggml.model", Value::String("t5".into()))
+        .set("tokenizer.ggml.add_space_prefix", Value::Bool(true))
+}
+
+#[test]
+fn unigrams_of_the_greatest_sum_are_taken() {
+    let tokens = [
+        ("\u{2581}", -3.0),
+        ("a", -2.0),
+        ("b", -2.0),
+        ("c", -2.5),
+        ("ab", -3.0),
+        ("bc", -4.5),
+        ("abc", -7.0),
+        ("\u{2581}ab", -6.5),
+        ("d\u{e9}", -1.0),
+    ];
+    let tokenizer = build(&unigram(&tokens)).unwrap();
+    let spelled = |text: &str| {
+        let ids = tokenizer.encode(text, Control::Spelled);
+        assert_eq!(tokenizer.decode(&ids), text.as_bytes());
+        let ids = ids.into_iter().map(|id| tokenizer.spelling(id).unwrap());
+        ids.collect::<Vec<_>>().join("|")
+    };
+    // -3 - 3, not -6.5; then -3 - 2.5, not -2 - 4.5 or -7.
+    assert_eq!(spelled("ab"), "\u{2581}|ab");
+    assert_eq!(spelled("abc"), "\u{2581}|ab|c");
+    // -4.5 either way: the longest last token.
+    assert_eq!(spelled("bc"), "\u{2581}|bc");
+    // No token, in bytes; a token that begins with no token.
+    assert_eq!(spelled("a\u{e9}"), "\u{2581}|a|<0xC3>|<0xA9>");
+    assert_eq!(spelled("d\u{e9}d"), "\u{2581}|d\u{e9}|<0x64>");
+    assert_eq!(spelled("  b "), "\u{2581}|\u{2581}|\u{2581}|b|\u{2581}");
+    assert_eq!(spelled(""), "");
+    for text in ["<s>", "</s>", MULTILINGUAL] {
+        let ids = tokenizer.encode(text, Control::Spelled);
+        assert!(ids.iter().all(|id| *id > 2), "{text}");
+        assert_eq!(tokenizer.decode(&ids), text.as_bytes());
+    }
+}
+
+#[test]
+fn spaces_beside_each_other_are_one_where_the_file_says_so() {
+    let tokens = [("\u{2581}", -3.0), ("a", -2.0)];
+    let merging =
+        unigram(&tokens).set("tokenizer.ggml.remove_extra_whitespaces", Value::Bool(true));
+    let tokenizer = build(&merging).unwrap();
+    let ids = tokenizer.encode("  a   a ", Control::Spelled);
+    assert_eq!(tokenizer.decode(&ids), b"a a");
+}
+
+#[test]
+fn unigram_models_that_are_not_computed_are_refused() {
+    let error = |file: GgufBuilder| build(&file).unwrap_err().to_string();
+    let map = Value::Array(vec![Value::U8(1)]);
+    assert_eq!(
+        error(unigram(&[("a", -1.0)]).set("tokenizer.ggml.precompiled_charsmap", map)),
+        "the tokenizer changes texts in a way that is not supported: tokenizer.ggml.precompiled_charsmap"
+    );
+    let long = "a".repeat(1025);
+    assert_eq!(
+        error(unigram(&[(&long, -1.0)])),
+        "vocabulary entry is not of the expected type: tokenizer.ggml.tokens[259]"
+    );
+    for score in [f32::NEG_INFINITY, f32::NAN] {
+        assert_eq!(
+            error(unigram(&[("a", score)])),
+            "vocabulary entry is not of the expected type: tokenizer.ggml.scores[259]"
+        );
     }
 }

@@ -39,8 +39,11 @@ const KNOWN: &[(&str, Kind)] = &[
     ("gpt-2", Kind::Gpt2),
     ("smollm", Kind::Digits),
     ("llama-bpe", Kind::Pattern(r"\p{N}{1,3}", true)),
+    ("llama3", Kind::Pattern(r"\p{N}{1,3}", true)),
+    ("llama-v3", Kind::Pattern(r"\p{N}{1,3}", true)),
     ("lfm2", Kind::Pattern(r"\p{N}{1,3}", true)),
     ("qwen2", Kind::Pattern(r"\p{N}", false)),
+    ("deepseek-r1-qwen", Kind::Pattern(r"\p{N}", false)),
 ];
 
 #[derive(Clone, Copy)]
@@ -51,6 +54,26 @@ enum Kind {
     Digits,
     /// [`pattern`] with these digits, and whether words that are tokens stay whole.
     Pattern(&'static str, bool),
+}
+
+/// The first name of a way: GPT-2's pattern, with every digit a word or not.
+pub(crate) fn gpt2(digits: bool) -> &'static str {
+    let wanted = |kind: &Kind| match kind {
+        Kind::Gpt2 => !digits,
+        Kind::Digits => digits,
+        Kind::Pattern(..) => false,
+    };
+    let mut known = KNOWN.iter();
+    let found = known.find(|(_, kind)| wanted(kind));
+    found.map_or("", |(name, _)| name)
+}
+
+/// The first name, digits, and whether words that are tokens stay whole, of each way that has a pattern of its own.
+pub(crate) fn patterns() -> impl Iterator<Item = (&'static str, &'static str, bool)> {
+    KNOWN.iter().filter_map(|(name, kind)| match kind {
+        Kind::Pattern(digits, whole) => Some((*name, *digits, *whole)),
+        _ => None,
+    })
 }
 
 impl Words {
