@@ -132,6 +132,8 @@ fn measure(arguments: &Arguments, path: &std::path::Path, file_bytes: u64) -> Re
     let memory = Memory {
         before_load_bytes,
         resident_bytes: measure::process_bytes("VmRSS"),
+        anonymous_bytes: measure::process_bytes("RssAnon"),
+        file_bytes: measure::process_bytes("RssFile"),
         peak_bytes: measure::process_bytes("VmHWM"),
     };
     if !arguments.no_profile {

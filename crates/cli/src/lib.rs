@@ -29,6 +29,7 @@ mod network;
 mod node;
 mod output;
 mod perplexity;
+mod prepare;
 mod progress;
 mod pull;
 mod quantize;
@@ -63,6 +64,8 @@ enum Command {
     Inspect(inspect::Arguments),
     /// Talk with a model in the terminal, or by lines of standard input.
     Chat(chat::Arguments),
+    /// Write a model as it is used, so that it opens at once, however large.
+    Prepare(prepare::Arguments),
     /// Answer a prompt on this machine, without replicas.
     Run(run::Arguments),
     /// Recompute a transcript and say whether it is equal, or where it first differs.
@@ -108,6 +111,7 @@ pub fn main() -> ExitCode {
         Command::Models(arguments) => shelf::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Chat(arguments) => chat::run(arguments),
+        Command::Prepare(arguments) => prepare::run(arguments),
         Command::Run(arguments) => run::run(arguments),
         Command::Verify(arguments) => verify::run(arguments),
         Command::Adapter(arguments) => adapter::run(arguments),

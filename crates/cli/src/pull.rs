@@ -7,15 +7,20 @@
 mod hub;
 
 use crate::{
-    error::Failure,
-    memory, progress,
+    error::{Failure, chain},
+    memory, output, progress,
     store::{Expected, Origin, Store, alias_of},
 };
 use anyhow::{Context, Result};
-use lockstep_model::file;
+use lockstep_model::{
+    checkpoint::{self, Checkpoint},
+    file,
+};
 use std::{
     borrow::Cow,
+    collections::BTreeMap,
     fs::File,
+    io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -105,14 +110,31 @@ fn local(store: &Store, path: &Path, alias: Option<&str>) -> Result<PathBuf> {
     stored
 }
 
-/// Takes in a directory with config.json and weights: the one place where the store learns of checkpoints.
-fn checkpoint(_store: &Store, path: &Path, _alias: Option<&str>) -> Result<PathBuf> {
-    Err(Failure::user(format!(
-        "checkpoints cannot be converted: {}",
-        path.display()
-    ))
-    .hint("give a .gguf file")
-    .into())
+/// Takes in a directory with config.json and weights, as the GGUF file of the same model.
+fn checkpoint(store: &Store, path: &Path, alias: Option<&str>) -> Result<PathBuf> {
+    let unread = |path: &Path, error: io::Error| {
+        Failure::user(format!("cannot read {}: {error}", path.display()))
+    };
+    let paths = file::folder(path, checkpoint::wanted).map_err(|error| unread(path, error))?;
+    let maps = paths.into_iter().map(|(name, path)| {
+        let map = file::map(&path).map_err(|error| unread(&path, error))?;
+        Ok::<_, Failure>((name, map))
+    });
+    let maps = maps.collect::<Result<BTreeMap<_, _>, _>>()?;
+    let files = maps.iter().map(|(name, map)| (name.clone(), &**map));
+    let checkpoint = Checkpoint::open(&files.collect()).map_err(|error| {
+        Failure::user(format!("not a model: {}: {}", path.display(), chain(error))).hint(
+            "give a .gguf file, or a directory with config.json, tokenizer.json and *.safetensors",
+        )
+    })?;
+    let alias = alias.map_or_else(|| alias_of(path), str::to_owned);
+    let partial = store.partial()?;
+    let written = partial.path().join("converted.gguf");
+    let spinner = progress::spinner(format!("converting {}", path.display()));
+    let converted = output::write(&written, |out| checkpoint.write(out));
+    spinner.finish_and_clear();
+    converted?;
+    store.add(&[written], &alias, Origin::Moved, &partial, |_| ())
 }
 
 /// The stored file of a known model, fetched if it is not there.

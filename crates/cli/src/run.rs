@@ -3,7 +3,7 @@
 use crate::{
     adapter, choice,
     error::{Failure, chain},
-    kernels, memory, progress,
+    kernels, memory, prepare, progress,
     store::Store,
     text,
 };
@@ -161,8 +161,14 @@ pub(crate) fn open(name: &str) -> Result<Arc<Model>> {
     open_file(&Store::open()?.resolve(name)?)
 }
 
-/// Opens a model file.
+/// Opens a model file, or the prepared one in its place.
 pub(crate) fn open_file(path: &Path) -> Result<Arc<Model>> {
+    if prepare::is_prepared(path) {
+        return prepare::open(path);
+    }
+    if let Some(model) = prepare::beside(path) {
+        return Ok(model);
+    }
     memory::check("the model", memory::file_bytes(path))?;
     let spinner = progress::spinner(format!("loading {}", path.display()));
     let model = Model::open(path).map_err(|error| {

@@ -1,7 +1,8 @@
 //! Where models lie on this machine: under their BLAKE3 digest, with readable aliases.
 //!
 //! # Design
-//! `models/<digest>.gguf` holds a file, `models/aliases/<name>` holds a digest as text. A model of several files lies in
+//! `models/<digest>.gguf` holds a file, `models/<digest>.packed` the same prepared, which may stand there alone;
+//! `models/aliases/<name>` holds a digest as text. A model of several files lies in
 //! `models/<digest>-00001-of-00003.gguf` and so on, as the loader looks for them; its digest is that of all its bytes. A
 //! file gets its final name only when it is whole, checked and synced, the first of several last.
 
@@ -10,6 +11,7 @@ mod shelf;
 use crate::{error::Failure, output};
 use anyhow::{Context, Result};
 use etcetera::BaseStrategy;
+use lockstep_model::prepared::EXTENSION;
 pub(crate) use shelf::{Origin, Stored, alias_of};
 use std::{
     env, fs,
@@ -55,10 +57,11 @@ impl Store {
         Ok(Self { models })
     }
 
-    /// The file of a model given as a path, an alias, or a digest.
+    /// The file of a model given as a path, which may be that of a checkpoint's directory, an alias, or a digest.
     pub(crate) fn resolve(&self, name: &str) -> Result<PathBuf> {
         let path = Path::new(name);
-        if path.is_file() {
+        let is_checkpoint = || path.join("config.json").is_file();
+        if path.is_file() || is_checkpoint() {
             return Ok(path.to_owned());
         }
         if let Some(file) = self.find(name) {
@@ -80,34 +83,16 @@ impl Store {
         }
         let digest = fs::read_to_string(self.models.join("aliases").join(name))
             .unwrap_or_else(|_| name.to_owned());
-        self.first_file(digest.trim())
+        let digest = digest.trim();
+        let prepared = self.file(digest).with_extension(EXTENSION);
+        self.first_file(digest)
+            .or_else(|| Some(prepared).filter(|file| file.is_file()))
     }
 
     /// An empty directory beside the models for work in progress, removed when dropped. Leftovers of
     /// interrupted runs are removed first.
     pub(crate) fn partial(&self) -> Result<TempDir> {
-        for entry in fs::read_dir(&self.models)?.flatten() {
-            if entry
-                .file_name()
-                .to_string_lossy()
-                .starts_with(PARTIAL_PREFIX)
-                && !owner_alive(&entry.path())
-            {
-                // Another process may remove it at the same moment; what counts is that it is gone.
-                let _ = fs::remove_dir_all(entry.path());
-            }
-        }
-        let directory = tempfile::Builder::new()
-            .prefix(PARTIAL_PREFIX)
-            .tempdir_in(&self.models)
-            .map_err(|error| {
-                Failure::environment(format!(
-                    "cannot write to {}: {error}",
-                    self.models.display()
-                ))
-            })?;
-        fs::write(directory.path().join("pid"), std::process::id().to_string())?;
-        Ok(directory)
+        partial_in(&self.models)
     }
 
     /// Copies `source` into the store, checking size and digest on the way; `report` hears the bytes
@@ -175,6 +160,33 @@ impl Store {
     fn file(&self, digest: &str) -> PathBuf {
         self.models.join(format!("{digest}.gguf"))
     }
+}
+
+/// [`Store::partial`] in any directory.
+pub(crate) fn partial_in(parent: &Path) -> Result<TempDir> {
+    let cannot = |error: &dyn std::fmt::Display| {
+        Failure::environment(format!("cannot write to {}: {error}", parent.display()))
+    };
+    for entry in fs::read_dir(parent)
+        .map_err(|error| cannot(&error))?
+        .flatten()
+    {
+        if entry
+            .file_name()
+            .to_string_lossy()
+            .starts_with(PARTIAL_PREFIX)
+            && !owner_alive(&entry.path())
+        {
+            // Another process may remove it at the same moment; what counts is that it is gone.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
+    let directory = tempfile::Builder::new()
+        .prefix(PARTIAL_PREFIX)
+        .tempdir_in(parent)
+        .map_err(|error| cannot(&error))?;
+    fs::write(directory.path().join("pid"), std::process::id().to_string())?;
+    Ok(directory)
 }
 
 /// What a fetched model must be.

@@ -2,15 +2,21 @@
 //!
 //! # Safety
 //! A mapping shows later changes of the file. Model files are content-addressed and are not
-//! changed in place; a process that truncates one while it is being opened gets this process
-//! killed by the system, as with any mapped file. Weights are packed (copied) when a model is
-//! opened, so the mapping lives only that long and the digest is taken of the same mapping.
+//! changed in place; a process that truncates one while it is mapped gets this process
+//! killed by the system, as with any mapped file. Weights of a GGUF file are packed (copied) when a model is
+//! opened, so the mapping lives only that long and the digest is taken of the same mapping. A prepared file stays mapped
+//! as long as its model lives: it is replaced under its name, which leaves mapped ones as they are, and never written to.
+#[cfg(unix)]
+use memmap2::Advice;
 use memmap2::Mmap;
+#[cfg(unix)]
+use std::thread;
 use std::{
     collections::BTreeMap,
     fs::File,
     io,
     path::{Path, PathBuf},
+    sync::Arc,
 };
 
 /// Maps the whole file at `path`.
@@ -24,6 +30,35 @@ pub fn map(path: &Path) -> io::Result<Mmap> {
     // SAFETY: the mapping is read-only and private to this process; nobody changes model files in
     // place (see the module's Safety section), so the bytes behind the slice stay as they are.
     unsafe { Mmap::map(&file) }
+}
+
+/// Bytes that the system is asked for at a time: of larger pieces Linux reads no more than it reads ahead of itself.
+#[cfg(unix)]
+const AHEAD_BYTES: usize = 128 << 10;
+
+/// Asks the system to read a mapped file from beginning to end, in the background, as long as somebody has the mapping:
+/// several threads that meet pages for the first time at several places would have them read in no order. Where the system
+/// cannot, pages are read when they are met.
+pub fn read_ahead(map: &Arc<Mmap>) {
+    #[cfg(unix)]
+    {
+        let (length, map) = (map.len(), Arc::downgrade(map));
+        let ask = move || {
+            for start in (0..length).step_by(AHEAD_BYTES) {
+                let Some(map) = map.upgrade() else { return };
+                let count = AHEAD_BYTES.min(length - start);
+                if map.advise_range(Advice::WillNeed, start, count).is_err() {
+                    return;
+                }
+            }
+        };
+        // Without a thread it goes without.
+        let _ = thread::Builder::new()
+            .name("read-ahead".to_owned())
+            .spawn(ask);
+    }
+    #[cfg(not(unix))]
+    let _ = map;
 }
 
 /// The files of the model whose first one is `path`: those whose names have its number, `00001`, counted on up to the number

@@ -10,7 +10,7 @@
 //! The file is untrusted. Every count, offset and shape is checked against the file's size and
 //! against overflow before it is used; nothing here panics or allocates more than a small multiple
 //! of the file's size.
-mod cursor;
+pub(crate) mod cursor;
 mod tensor;
 #[cfg(test)]
 mod tests;
@@ -119,6 +119,8 @@ pub enum GgufError {
 #[derive(Clone, Debug)]
 pub struct Gguf<'a> {
     parts: Vec<&'a [u8]>,
+    /// Where each file's tensors begin.
+    data: Vec<usize>,
     metadata: BTreeMap<String, Value>,
     tensors: BTreeMap<String, TensorInfo>,
 }
@@ -140,7 +142,22 @@ impl<'a> Gguf<'a> {
     /// # Panics
     /// Without files.
     pub fn parse_parts(parts: &[&'a [u8]]) -> Result<Self, GgufError> {
-        let mut files = parts.iter().map(|bytes| Self::parse_part(bytes));
+        let parts: Vec<_> = parts.iter().map(|bytes| (*bytes, bytes.len())).collect();
+        Self::parse_heads(&parts)
+    }
+
+    /// Parses what stands before the tensors in the files of a model, each with the length of the whole file. Asking for
+    /// a tensor's bytes is an error then.
+    ///
+    /// # Errors
+    /// As [`Self::parse_parts`].
+    ///
+    /// # Panics
+    /// Without files, or when one is shorter than what is given of it.
+    pub fn parse_heads(parts: &[(&'a [u8], usize)]) -> Result<Self, GgufError> {
+        let mut files = parts
+            .iter()
+            .map(|(bytes, length)| Self::parse_part(bytes, *length));
         let mut whole = files.next().expect("a model has files")?;
         whole.check_part(0, parts.len())?;
         for (index, file) in (1..).zip(files) {
@@ -156,6 +173,7 @@ impl<'a> Gguf<'a> {
                 }
             }
             whole.parts.extend(file.parts);
+            whole.data.extend(file.data);
         }
         if parts.len() > 1 && whole.metadata.contains_key("split.tensors.count") {
             let (wanted, found) = (whole.unsigned("split.tensors.count")?, whole.tensors.len());
@@ -184,7 +202,8 @@ impl<'a> Gguf<'a> {
         })
     }
 
-    fn parse_part(bytes: &'a [u8]) -> Result<Self, GgufError> {
+    fn parse_part(bytes: &'a [u8], length: usize) -> Result<Self, GgufError> {
+        assert!(bytes.len() <= length, "a part is no longer than its file");
         let mut cursor = Cursor::new(bytes);
         if !bytes.starts_with(b"GGUF") {
             let found = bytes[..bytes.len().min(4)].to_vec();
@@ -213,8 +232,8 @@ impl<'a> Gguf<'a> {
         let start = cursor
             .offset()
             .next_multiple_of(alignment as usize)
-            .min(bytes.len());
-        let available = (bytes.len() - start) as u64;
+            .min(length);
+        let available = (length - start) as u64;
         let mut tensors = BTreeMap::new();
         for entry in entries {
             let name = entry.name;
@@ -228,6 +247,7 @@ impl<'a> Gguf<'a> {
         check_overlaps(&tensors)?;
         Ok(Self {
             parts: vec![bytes],
+            data: vec![start],
             metadata,
             tensors,
         })
@@ -255,6 +275,7 @@ impl<'a> Gguf<'a> {
         }
         Ok(Gguf {
             parts: Vec::new(),
+            data: Vec::new(),
             metadata: metadata.iter().cloned().collect(),
             tensors: table,
         })
@@ -285,10 +306,21 @@ impl<'a> Gguf<'a> {
     /// A tensor's bytes, as stored.
     ///
     /// # Errors
-    /// When the file has none of that name.
+    /// When the file has none of that name, or is given without its tensors.
     pub fn tensor_bytes(&self, name: &str) -> Result<&'a [u8], GgufError> {
-        let info = self.tensor(name)?;
-        Ok(&self.parts[info.part][info.range.clone()])
+        let TensorInfo { part, range, .. } = self.tensor(name)?;
+        let bytes = self.parts[*part];
+        bytes.get(range.clone()).ok_or(GgufError::Truncated {
+            offset: range.start,
+            needed: range.len() as u64,
+            available: bytes.len().saturating_sub(range.start) as u64,
+        })
+    }
+
+    /// What stands before the tensors in each file, and the whole file's length: enough for [`Self::parse_heads`].
+    pub(crate) fn heads(&self) -> impl Iterator<Item = (&'a [u8], usize)> {
+        let parts = self.parts.iter().zip(&self.data);
+        parts.map(|(bytes, start)| (&bytes[..*start], bytes.len()))
     }
 
     /// A required value.

@@ -4,8 +4,9 @@
 //! A GGUF file is mapped and digested ([`mod@file`], [`digest`]), read ([`gguf`]), and turned into a
 //! list of named operations by the one file that knows its architecture ([`arch`], [`graph`]).
 //! [`model::Model`] holds the packed weights, the tokenizer and the chat template, shared by any
-//! number of [`execute::Sequence`]s that walk the list. [`generate::Generation`] adds sampling,
-//! what steers it ([`steer`], [`constrain`]), and the bookkeeping that a replicated run needs; [`transcript`] writes a run down and checks it, and
+//! number of [`execute::Sequence`]s that walk the list; a [`prepared`] file has the weights as they are packed, and is
+//! used in place; a [`shelf`] holds models within a budget of memory. [`generate::Generation`] adds sampling, what steers
+//! it ([`steer`], [`constrain`]), and the bookkeeping that a replicated run needs; [`transcript`] writes a run down and checks it, and
 //! [`selfcheck`] compares runs that may not differ.
 //!
 //! # Determinism
@@ -31,9 +32,11 @@ pub mod gguf;
 pub mod graph;
 pub mod model;
 pub mod perplexity;
+pub mod prepared;
 pub mod quantize;
 pub mod sample;
 pub mod selfcheck;
+pub mod shelf;
 pub mod steer;
 pub mod template;
 pub mod tokenizer;
@@ -46,6 +49,7 @@ pub use generate::{Ended, Generation, GenerationError, Params, Progress, Prompt}
 pub use graph::{Graph, Work};
 pub use model::{Model, ModelError};
 pub use sample::Sampling;
+pub use shelf::{Shelf, ShelfError};
 pub use steer::{Bias, Steering};
 pub use template::{Message, Role};
 pub use transcript::Transcript;

@@ -3,7 +3,7 @@
 //! # Design
 //! A model is opened once and shared by reference; every [`crate::Sequence`] on it has its own
 //! key-value cache and buffers. Weights are repacked for the kernels, so the file's mapping is
-//! dropped when opening ends.
+//! dropped when opening ends; those of a [prepared](crate::prepared) file lie there packed and are used in place.
 use crate::{
     arch,
     checkpoint::{self, Checkpoint, CheckpointError},
@@ -11,6 +11,7 @@ use crate::{
     file, finite,
     gguf::{Gguf, GgufError, Value},
     graph::{self, Graph, GraphError, Shape, Tensor, TensorId, weight_format},
+    prepared::PreparedError,
     template::{Template, TemplateError},
     tokenizer::{Tokenizer, TokenizerError},
 };
@@ -45,12 +46,14 @@ pub enum ModelError {
     },
     #[error("tensor has a value or a scale that is no number, number {index}: {tensor}")]
     NotFinite { tensor: String, index: usize },
+    #[error(transparent)]
+    Prepared(#[from] PreparedError),
     #[error("tokenizer has {tokens} tokens, but the model's embedding has {rows}")]
     VocabularySize { tokens: usize, rows: usize },
 }
 
 #[derive(Debug)]
-enum Weight {
+pub(crate) enum Weight {
     Vector(Vec<f32>),
     Matrix(PackedMatrix),
     Convolution(Convolution),
@@ -66,6 +69,46 @@ impl Weight {
             Self::Experts(experts) => experts.iter().map(PackedMatrix::resident_bytes).sum(),
         }
     }
+
+    fn is_mapped(&self) -> bool {
+        match self {
+            Self::Vector(_) | Self::Convolution(_) => false,
+            Self::Matrix(matrix) => matrix.is_shared(),
+            Self::Experts(experts) => experts.iter().all(PackedMatrix::is_shared),
+        }
+    }
+
+    /// A vector or convolution from its bytes in the file.
+    pub(crate) fn floats(shape: Shape, bytes: &[u8]) -> Self {
+        let (values, _) = bytes.as_chunks::<4>();
+        let values = values.iter().map(|&bytes| f32::from_le_bytes(bytes));
+        let values: Vec<f32> = values.collect();
+        match shape {
+            Shape::Convolution { channels, .. } => {
+                Self::Convolution(Convolution::new(&values, channels))
+            }
+            _ => Self::Vector(values),
+        }
+    }
+}
+
+/// So many matrices of so many rows and columns, one behind the other: the parts of a tensor that are packed.
+pub(crate) fn matrices(shape: Shape) -> Option<(usize, usize, usize)> {
+    match shape {
+        Shape::Matrix { rows, columns } => Some((1, rows, columns)),
+        Shape::Experts {
+            count,
+            rows,
+            columns,
+        } => Some((count, rows, columns)),
+        Shape::Vector { .. } | Shape::Convolution { .. } => None,
+    }
+}
+
+/// The format of a tensor that the graph has accepted.
+pub(crate) fn format(gguf: &Gguf<'_>, tensor: &Tensor) -> Result<WeightFormat, GgufError> {
+    let stored = gguf.tensor(&tensor.name)?.tensor_type;
+    Ok(weight_format(stored).expect("the graph accepts only types the kernels have"))
 }
 
 /// A model.
@@ -142,8 +185,17 @@ impl Model {
     /// Without files.
     pub fn from_parts(parts: &[&[u8]]) -> Result<Arc<Self>, ModelError> {
         let gguf = Gguf::parse_parts(parts)?;
-        let graph = arch::graph(&gguf)?;
-        let tokenizer = Tokenizer::from_metadata(&gguf)?;
+        Self::assemble(&gguf, || Digest::of_parts(parts), load)
+    }
+
+    /// A model of what a file says, and weights that are got somewhere.
+    pub(crate) fn assemble(
+        gguf: &Gguf<'_>,
+        digest: impl FnOnce() -> Digest,
+        load: impl FnOnce(&Gguf<'_>, &[Tensor]) -> Result<Vec<Weight>, ModelError>,
+    ) -> Result<Arc<Self>, ModelError> {
+        let graph = arch::graph(gguf)?;
+        let tokenizer = Tokenizer::from_metadata(gguf)?;
         if tokenizer.vocabulary() != graph.vocabulary {
             return Err(ModelError::VocabularySize {
                 tokens: tokenizer.vocabulary(),
@@ -156,11 +208,11 @@ impl Model {
             )?),
             false => None,
         };
-        let weights = load(&gguf, &graph.tensors)?;
+        let weights = load(gguf, &graph.tensors)?;
         let ropes = ropes(&graph, &weights)?;
         let name = gguf.metadata().get("general.name").and_then(Value::as_str);
         Ok(Arc::new(Self {
-            digest: Digest::of_parts(parts),
+            digest: digest(),
             architecture: gguf.text("general.architecture")?.to_owned(),
             name: name.unwrap_or("unnamed").to_owned(),
             ropes,
@@ -219,6 +271,13 @@ impl Model {
         self.weights.iter().map(Weight::bytes).sum()
     }
 
+    /// Those of them that lie in a mapped file: the system reads them when they are needed, and may drop them again.
+    #[must_use]
+    pub fn mapped_bytes(&self) -> usize {
+        let mapped = self.weights.iter().filter(|weight| weight.is_mapped());
+        mapped.map(Weight::bytes).sum()
+    }
+
     /// Bytes of a tensor as it is packed.
     ///
     /// # Panics
@@ -264,39 +323,25 @@ impl Model {
 /// Loads the weights: matrices packed side by side, in the order of the graph.
 fn load(gguf: &Gguf<'_>, tensors: &[Tensor]) -> Result<Vec<Weight>, ModelError> {
     finite::check(gguf, tensors)?;
-    let format = |tensor: &Tensor| -> Result<WeightFormat, ModelError> {
-        let stored = gguf.tensor(&tensor.name)?.tensor_type;
-        Ok(weight_format(stored).expect("the graph accepts only types the kernels have"))
-    };
     let pack_error = |tensor: &Tensor| {
         let tensor = tensor.name.clone();
         move |source| ModelError::Pack { tensor, source }
     };
-    // So many matrices of so many rows and columns, one behind the other.
-    let matrices = |tensor: &Tensor| match tensor.shape {
-        Shape::Matrix { rows, columns } => Some((1, rows, columns)),
-        Shape::Experts {
-            count,
-            rows,
-            columns,
-        } => Some((count, rows, columns)),
-        Shape::Vector { .. } | Shape::Convolution { .. } => None,
-    };
     let mut total = 0usize;
     for tensor in tensors {
-        if let Some((count, rows, columns)) = matrices(tensor) {
-            let bytes = PackedMatrix::packed_bytes(format(tensor)?, rows, columns)
+        if let Some((count, rows, columns)) = matrices(tensor.shape) {
+            let bytes = PackedMatrix::packed_bytes(format(gguf, tensor)?, rows, columns)
                 .map_err(pack_error(tensor))?;
             total = total.saturating_add(bytes.saturating_mul(count));
         }
     }
     let mut packer = Packer::with_capacity(total);
     for tensor in tensors {
-        if let Some((count, rows, columns)) = matrices(tensor) {
+        if let Some((count, rows, columns)) = matrices(tensor.shape) {
             let bytes = gguf.tensor_bytes(&tensor.name)?;
             for bytes in bytes.chunks_exact(bytes.len() / count) {
                 packer
-                    .pack(format(tensor)?, rows, columns, bytes)
+                    .pack(format(gguf, tensor)?, rows, columns, bytes)
                     .map_err(pack_error(tensor))?;
             }
         }
@@ -311,18 +356,9 @@ fn load(gguf: &Gguf<'_>, tensors: &[Tensor]) -> Result<Vec<Weight>, ModelError> 
             Shape::Experts { count, .. } => {
                 Ok(Weight::Experts(packed.by_ref().take(count).collect()))
             }
-            Shape::Vector { .. } => Ok(Weight::Vector(floats(gguf.tensor_bytes(&tensor.name)?))),
-            Shape::Convolution { channels, .. } => {
-                let weight = floats(gguf.tensor_bytes(&tensor.name)?);
-                Ok(Weight::Convolution(Convolution::new(&weight, channels)))
-            }
+            shape => Ok(Weight::floats(shape, gguf.tensor_bytes(&tensor.name)?)),
         })
         .collect()
-}
-
-fn floats(bytes: &[u8]) -> Vec<f32> {
-    let (values, _) = bytes.as_chunks::<4>();
-    values.iter().map(|&b| f32::from_le_bytes(b)).collect()
 }
 
 fn ropes(graph: &Graph, weights: &[Weight]) -> Result<Vec<Rope>, GraphError> {

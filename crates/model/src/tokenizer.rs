@@ -149,7 +149,8 @@ impl Tokenizer {
     /// # Errors
     /// See [`TokenizerError`].
     pub fn from_metadata(gguf: &Gguf<'_>) -> Result<Self, TokenizerError> {
-        let tokens = strings(gguf, "tokenizer.ggml.tokens")?;
+        let tokens = texts(gguf, "tokenizer.ggml.tokens")?;
+        let tokens: Vec<String> = tokens.into_iter().map(str::to_owned).collect();
         let mut kinds = kinds(gguf, tokens.len())?;
         let mut ends = BTreeSet::new();
         for (id, token) in tokens.iter().enumerate() {
@@ -161,7 +162,7 @@ impl Tokenizer {
         let (encoding, bos_first) = match gguf.text("tokenizer.ggml.model")? {
             BYTE_LEVEL => {
                 let Words { splitter, whole } = Words::named(gguf.text("tokenizer.ggml.pre")?)?;
-                let merges = strings(gguf, "tokenizer.ggml.merges")?;
+                let merges = texts(gguf, "tokenizer.ggml.merges")?;
                 let bpe = Box::new(bpe(&tokens, &kinds, &merges, whole)?);
                 (Encoding::ByteLevel { splitter, bpe }, whole)
             }
@@ -397,12 +398,12 @@ impl Tokenizer {
     }
 }
 
-fn strings(gguf: &Gguf<'_>, key: &'static str) -> Result<Vec<String>, TokenizerError> {
+fn texts<'g>(gguf: &'g Gguf<'_>, key: &'static str) -> Result<Vec<&'g str>, TokenizerError> {
     gguf.array(key)?
         .iter()
         .enumerate()
         .map(|(index, value)| match value.as_str() {
-            Some(text) => Ok(text.to_owned()),
+            Some(text) => Ok(text),
             None => Err(TokenizerError::InvalidEntry { key, index }),
         })
         .collect()
@@ -437,7 +438,7 @@ fn kinds(gguf: &Gguf<'_>, tokens: usize) -> Result<Vec<Kind>, TokenizerError> {
 fn bpe(
     tokens: &[String],
     kinds: &[Kind],
-    merges: &[String],
+    merges: &[&str],
     whole: bool,
 ) -> Result<BPE, TokenizerError> {
     let mut vocabulary = Vocab::default();
@@ -448,25 +449,26 @@ fn bpe(
             });
         }
     }
-    let known = |index: usize, token: &str| match vocabulary.contains_key(token) {
-        true => Ok(()),
-        false => Err(TokenizerError::UnknownMerge {
+    let is_control = |index: usize, token: &str| match vocabulary.get(token) {
+        Some(id) => Ok(kinds[*id as usize] == Kind::Control),
+        None => Err(TokenizerError::UnknownMerge {
             index,
             token: token.to_owned(),
         }),
     };
-    let is_control = |token: &str| kinds[vocabulary[token] as usize] == Kind::Control;
     let mut pairs = Vec::with_capacity(merges.len());
     for (index, merge) in merges.iter().enumerate() {
         let (left, right) = merge.split_once(' ').ok_or(TokenizerError::InvalidEntry {
             key: "tokenizer.ggml.merges",
             index,
         })?;
-        known(index, left)?;
-        known(index, right)?;
-        let both = format!("{left}{right}");
-        known(index, &both)?;
-        if ![left, right, &both].into_iter().any(is_control) {
+        let both = merge.replacen(' ', "", 1);
+        let controls = [
+            is_control(index, left)?,
+            is_control(index, right)?,
+            is_control(index, &both)?,
+        ];
+        if controls == [false; 3] {
             pairs.push((left.to_owned(), right.to_owned()));
         }
     }

@@ -84,8 +84,8 @@ pub use rope::{Pairs, Rope, Rotations};
 pub use selftest::{SelfTestError, selftest};
 pub use softmax::{NonFinite, argmax, softmax};
 pub use weights::{
-    ActivationFormat, EncodeError, PackError, PackedMatrix, Packer, StoredRows, WeightFormat,
-    encode_rows,
+    ActivationFormat, EncodeError, PACKED_LAYOUT_VERSION, PackError, PackedMatrix, Packer,
+    SharedBytes, StoredRows, WeightFormat, encode_rows,
 };
 
 /// Version of the arithmetic; any change of any bit is a new version.

@@ -3,7 +3,8 @@
 //! # Design
 //! A tile holds 16 consecutive rows, zero-padded at the end of the matrix, and starts on a 64-byte boundary. In it a
 //! 32-bit lane of a line of 64 bytes belongs to one row, so vectors run across rows and one accumulator belongs to one
-//! output. The bytes serve 16, 8 and 4 lanes alike. Packing moves bits and computes nothing.
+//! output. The bytes serve 16, 8 and 4 lanes alike. Packing moves bits and computes nothing. Packed bytes may be kept in
+//! files and used where they are mapped: [`PACKED_LAYOUT_VERSION`] says which layout they have.
 
 mod element;
 mod encode;
@@ -17,8 +18,11 @@ pub use encode::{EncodeError, encode_rows};
 pub(crate) use format::CODES;
 pub use format::{ActivationFormat, WeightFormat};
 pub(crate) use pack::pack_columns;
-pub use packed::{PackError, PackedMatrix, Packer};
+pub use packed::{PackError, PackedMatrix, Packer, SharedBytes};
 pub use stored::StoredRows;
+
+/// Version of the packed layout of every format; files keep packed bytes, so any change of any byte is a new version.
+pub const PACKED_LAYOUT_VERSION: u32 = 1;
 
 /// Rows in a tile.
 pub(crate) const TILE_ROWS: usize = 16;

@@ -2,7 +2,11 @@
 
 use crate::error::Failure;
 use anyhow::Result;
-use lockstep_model::{Batch, Digest, Model, Sequence, execute::Member, graph::Action};
+use lockstep_model::{
+    Batch, Digest, Model, Sequence,
+    execute::Member,
+    graph::{Action, Shape},
+};
 use lockstep_numeric::{Kernels, argmax};
 use std::{
     collections::BTreeMap,
@@ -181,20 +185,28 @@ fn kind(name: &str) -> &str {
     name.rsplit('.').next().unwrap_or(name)
 }
 
-/// Bytes of weights that a token's pass reads: those of every product, norm and convolution, once each time.
+/// Bytes of weights that a token's pass reads: those of every product, norm and convolution, once each time, and of the
+/// experts that are taken.
 pub(super) fn weight_bytes(model: &Model) -> usize {
     model
         .graph()
         .operations
         .iter()
-        .filter_map(|operation| match operation.action {
+        .map(|operation| match operation.action {
             Action::MatMul { weight, .. }
             | Action::RmsNorm { weight, .. }
             | Action::GatedConvolution { weight, .. }
-            | Action::AddVector { vector: weight, .. } => Some(weight),
-            _ => None,
+            | Action::AddVector { vector: weight, .. } => model.tensor_bytes(weight),
+            Action::Experts(shape) => {
+                let count = match model.graph().tensors[shape.gate.0].shape {
+                    Shape::Experts { count, .. } => count,
+                    _ => 1,
+                };
+                let all = [shape.gate, shape.up, shape.down].map(|id| model.tensor_bytes(id));
+                all.iter().sum::<usize>() / count * shape.used
+            }
+            _ => 0,
         })
-        .map(|weight| model.tensor_bytes(weight))
         .sum()
 }
 
@@ -246,7 +258,7 @@ pub(super) fn median(values: &[f64]) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use lockstep_model::fixture;
+    use lockstep_model::{arch::TINY, fixture, graph::TensorId};
     use lockstep_numeric::{Isa, Pool};
 
     fn runner() -> Runner {
@@ -294,6 +306,27 @@ mod tests {
         // The fixture's output shares the embedding's table, so all weights are read once.
         let model = runner().model;
         assert_eq!(weight_bytes(&model), model.resident_bytes());
+    }
+
+    #[test]
+    fn of_experts_a_token_reads_those_that_are_taken() {
+        let of = TINY.iter().find(|of| of.experts.is_some()).unwrap();
+        let experts = of.experts.unwrap();
+        let file = fixture::tiny(of, 1, fixture::Weights::Mixed).build();
+        let model = Model::from_bytes(&file).unwrap();
+        let all: usize = (0..)
+            .zip(&model.graph().tensors)
+            .filter(|(_, tensor)| matches!(tensor.shape, Shape::Experts { .. }))
+            .map(|(id, _)| model.tensor_bytes(TensorId(id)))
+            .sum();
+        let left = all / experts.count * (experts.count - experts.used);
+        // No token reads the choice's bias by a product.
+        let biases: usize = (0..)
+            .zip(&model.graph().tensors)
+            .filter(|(_, tensor)| tensor.name.ends_with("exp_probs_b.bias"))
+            .map(|(id, _)| model.tensor_bytes(TensorId(id)))
+            .sum();
+        assert_eq!(weight_bytes(&model), model.resident_bytes() - left - biases);
     }
 
     #[test]

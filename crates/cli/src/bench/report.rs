@@ -50,6 +50,10 @@ pub(super) struct Memory {
     pub(super) before_load_bytes: Option<u64>,
     /// After all runs.
     pub(super) resident_bytes: Option<u64>,
+    /// Of them, memory that no file stands behind.
+    pub(super) anonymous_bytes: Option<u64>,
+    /// Of them, pages of mapped files: the system may drop them.
+    pub(super) file_bytes: Option<u64>,
     /// The most at any time, loading included.
     pub(super) peak_bytes: Option<u64>,
 }

@@ -6,7 +6,7 @@ use crate::{
     output,
 };
 use anyhow::Result;
-use lockstep_model::{file, gguf::Gguf};
+use lockstep_model::{file, gguf::Gguf, prepared::EXTENSION};
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
@@ -21,7 +21,7 @@ use tempfile::TempDir;
 pub(crate) struct Stored {
     pub(crate) digest: String,
     pub(crate) aliases: Vec<String>,
-    /// Its files in their order.
+    /// Its files in their order, a prepared one behind them.
     pub(crate) files: Vec<PathBuf>,
     pub(crate) bytes: u64,
 }
@@ -81,7 +81,8 @@ impl Store {
         let mut models: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
         for entry in fs::read_dir(&self.models)? {
             let path = entry?.path();
-            if path.extension() != Some(OsStr::new("gguf")) {
+            let extension = path.extension();
+            if ![Some(OsStr::new("gguf")), Some(OsStr::new(EXTENSION))].contains(&extension) {
                 continue;
             }
             let stem = path.file_stem().and_then(OsStr::to_str).unwrap_or_default();

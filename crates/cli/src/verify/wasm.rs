@@ -4,7 +4,7 @@
 //! The engine is left as it comes: it does not make NaNs canonical, the kernels do.
 
 use super::plan::Planned;
-use crate::{embedded::GUEST_WASM, error::Failure};
+use crate::{embedded::GUEST_WASM, error::Failure, prepare};
 use anyhow::Result;
 use lockstep_model::{
     Digest, Model, file,
@@ -35,6 +35,9 @@ fn fault(error: wasmtime::Error) -> anyhow::Error {
 impl Guest {
     /// Opens the model in a module, or says why there is no room for it.
     pub(super) fn open(path: &Path, model: &Model) -> Result<Result<Self, String>> {
+        if prepare::is_prepared(path) {
+            return Ok(Err("the module opens no prepared files".to_owned()));
+        }
         let map = file::map(path).map_err(|error| {
             Failure::environment(format!("cannot read {}: {error}", path.display()))
         })?;

@@ -2,14 +2,14 @@
 use super::GgufError;
 
 #[derive(Debug)]
-pub(super) struct Cursor<'a> {
+pub(crate) struct Cursor<'a> {
     bytes: &'a [u8],
     offset: usize,
 }
 
 macro_rules! numbers {
     ($($name:ident: $type:ty),*) => {$(
-        pub(super) fn $name(&mut self) -> Result<$type, GgufError> {
+        pub(crate) fn $name(&mut self) -> Result<$type, GgufError> {
             let mut bytes = [0; size_of::<$type>()];
             bytes.copy_from_slice(self.take(size_of::<$type>() as u64)?);
             Ok(<$type>::from_le_bytes(bytes))
@@ -18,19 +18,19 @@ macro_rules! numbers {
 }
 
 impl<'a> Cursor<'a> {
-    pub(super) fn new(bytes: &'a [u8]) -> Self {
+    pub(crate) fn new(bytes: &'a [u8]) -> Self {
         Self { bytes, offset: 0 }
     }
 
-    pub(super) fn offset(&self) -> usize {
+    pub(crate) fn offset(&self) -> usize {
         self.offset
     }
 
-    pub(super) fn remaining(&self) -> u64 {
+    pub(crate) fn remaining(&self) -> u64 {
         (self.bytes.len() - self.offset) as u64
     }
 
-    pub(super) fn take(&mut self, count: u64) -> Result<&'a [u8], GgufError> {
+    pub(crate) fn take(&mut self, count: u64) -> Result<&'a [u8], GgufError> {
         if count > self.remaining() {
             return Err(GgufError::Truncated {
                 offset: self.offset,
@@ -44,7 +44,7 @@ impl<'a> Cursor<'a> {
     }
 
     /// Fails early when `count` items of at least `size` bytes cannot follow.
-    pub(super) fn expect(&self, count: u64, size: u64) -> Result<(), GgufError> {
+    pub(crate) fn expect(&self, count: u64, size: u64) -> Result<(), GgufError> {
         let needed = count.saturating_mul(size);
         if needed > self.remaining() {
             return Err(GgufError::Truncated {
@@ -58,7 +58,7 @@ impl<'a> Cursor<'a> {
 
     numbers!(u8: u8, i8: i8, u16: u16, i16: i16, u32: u32, i32: i32, u64: u64, i64: i64, f32: f32, f64: f64);
 
-    pub(super) fn string(&mut self) -> Result<&'a str, GgufError> {
+    pub(crate) fn string(&mut self) -> Result<&'a str, GgufError> {
         let offset = self.offset;
         let length = self.u64()?;
         std::str::from_utf8(self.take(length)?).map_err(|_| GgufError::InvalidText { offset })

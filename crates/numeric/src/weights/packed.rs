@@ -50,6 +50,18 @@ pub enum PackError {
         /// Bytes given.
         actual: usize,
     },
+    /// The place of a packed matrix does not lie in the memory, or not on a 64-byte boundary.
+    #[error(
+        "{length} bytes of packed matrix have no place in memory of {available} bytes: {offset}"
+    )]
+    Place {
+        /// Where the matrix should begin.
+        offset: usize,
+        /// Its bytes.
+        length: usize,
+        /// Bytes of the memory.
+        available: usize,
+    },
     /// The zero-point of an INT8 row is out of range.
     #[error("zero-point of row {row} is not between -128 and 127: {zero_point}")]
     ZeroPoint {
@@ -60,12 +72,30 @@ pub enum PackError {
     },
 }
 
+/// Memory that holds packed matrices and that others own, such as a mapped file.
+pub type SharedBytes = Arc<dyn AsRef<[u8]> + Send + Sync>;
+
 /// A weight matrix in the layout the kernels read.
 #[derive(Clone)]
 pub struct PackedMatrix {
     shape: Packing,
     /// Shared with the other matrices of a model.
-    storage: Arc<AlignedBytes>,
+    storage: Storage,
+}
+
+#[derive(Clone)]
+enum Storage {
+    Owned(Arc<AlignedBytes>),
+    Shared(SharedBytes),
+}
+
+impl Storage {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Self::Owned(bytes) => bytes.as_slice(),
+            Self::Shared(bytes) => (**bytes).as_ref(),
+        }
+    }
 }
 
 /// A matrix's shape, and where its tiles are.
@@ -189,7 +219,7 @@ impl Packer {
             .into_iter()
             .map(|shape| PackedMatrix {
                 shape,
-                storage: Arc::clone(&storage),
+                storage: Storage::Owned(Arc::clone(&storage)),
             })
             .collect()
     }
@@ -239,8 +269,52 @@ impl PackedMatrix {
         shape.pack(bytes, storage.as_mut_slice())?;
         Ok(Self {
             shape,
-            storage: Arc::new(storage),
+            storage: Storage::Owned(Arc::new(storage)),
         })
+    }
+
+    /// A matrix that lies packed in `memory` from byte `offset` on, as [`Self::as_bytes`] gave it under the same
+    /// [`PACKED_LAYOUT_VERSION`](crate::PACKED_LAYOUT_VERSION). It is used where it is: nothing is read or copied now, and
+    /// other bytes make another matrix.
+    ///
+    /// # Errors
+    /// A shape that cannot be packed; a place that is not in the memory or not on a 64-byte boundary; INT8, whose
+    /// zero-points could not be trusted.
+    pub fn in_place(
+        format: WeightFormat,
+        rows: usize,
+        columns: usize,
+        memory: SharedBytes,
+        offset: usize,
+    ) -> Result<Self, PackError> {
+        let length = Self::packed_bytes(format, rows, columns)?;
+        let place = |available| PackError::Place {
+            offset,
+            length,
+            available,
+        };
+        let bytes = (*memory).as_ref();
+        let shape = Packing::new(format, rows, columns, offset).map_err(|_| place(bytes.len()))?;
+        let inside = bytes.get(shape.range.clone());
+        if format == WeightFormat::Int8 || !inside.is_some_and(is_aligned) {
+            return Err(place(bytes.len()));
+        }
+        Ok(Self {
+            shape,
+            storage: Storage::Shared(memory),
+        })
+    }
+
+    /// The tiles' bytes.
+    #[must_use]
+    pub fn as_bytes(&self) -> &[u8] {
+        &self.storage.as_slice()[self.shape.range.clone()]
+    }
+
+    /// Whether it lies in memory that others own.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        matches!(self.storage, Storage::Shared(_))
     }
 
     /// Number of rows, i.e. of outputs.
@@ -281,11 +355,10 @@ impl PackedMatrix {
 
     /// All tiles.
     pub(crate) fn tiles(&self) -> Tiles<'_> {
-        let Packing {
-            tile_bytes, range, ..
-        } = &self.shape;
-        let bytes = &self.storage.as_slice()[range.clone()];
-        Tiles::new(bytes, *tile_bytes, 0)
+        let bytes = self.as_bytes();
+        // Memory of others is asked for anew each time.
+        assert!(is_aligned(bytes), "tiles are on a 64-byte boundary");
+        Tiles::new(bytes, self.shape.tile_bytes, 0)
     }
 
     /// Number of tiles.
@@ -304,6 +377,10 @@ impl fmt::Debug for PackedMatrix {
             self.columns()
         )
     }
+}
+
+fn is_aligned(bytes: &[u8]) -> bool {
+    bytes.as_ptr().addr().is_multiple_of(LINE_BYTES)
 }
 
 /// Refuses INT8 rows whose zero-point is no signed byte.
