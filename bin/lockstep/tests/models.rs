@@ -3,7 +3,7 @@
 mod support;
 
 use insta::assert_snapshot;
-use lockstep_model::fixture;
+use lockstep_model::{arch::TINY, fixture};
 use sha2::{Digest as _, Sha256};
 use std::{
     fs,
@@ -122,6 +122,38 @@ fn a_split_model_is_pulled_as_one() {
 }
 
 #[test]
+fn a_checkpoint_is_pulled_as_a_file_prepared_and_removed_whole() {
+    let data = with_model();
+    let data = data.path();
+    fs::create_dir(data.join("trained")).unwrap();
+    for (name, bytes) in fixture::TinyCheckpoint::new(&TINY[0], 5).files() {
+        fs::write(data.join("trained").join(name), bytes).unwrap();
+    }
+    let digest = |model: &str| {
+        let arguments = ["run", model, "hello", "--json", "--tokens", "4"];
+        json(lockstep(data).current_dir(data).args(arguments))["digest"].clone()
+    };
+    let opened = digest("./trained");
+    assert_snapshot!(run(data, &["inspect", "./trained"]), @r#"
+    exit code: 1
+    error: a directory, not a file: ./trained
+    hint: bring it into the store first: lockstep pull ./trained
+    "#);
+    assert!(run(data, &["pull", "trained", "--alias", "stored"]).starts_with("exit code: 0\n"));
+    assert_eq!(digest("stored"), opened);
+    let bytes =
+        |data: &Path| json(lockstep(data).args(["models", "--json"]))["models"][0]["bytes"].clone();
+    let before = bytes(data).as_u64().unwrap();
+    assert!(run(data, &["prepare", "stored"]).starts_with("exit code: 0\n"));
+    assert!(bytes(data).as_u64().unwrap() > before);
+    assert_eq!(digest("stored"), opened);
+    assert!(run(data, &["models", "remove", "stored"]).starts_with("exit code: 0\n"));
+    assert_no_leftovers(data);
+    let left = fs::read_dir(data.join("models")).unwrap().count();
+    assert_eq!(left, 1, "the folder of aliases");
+}
+
+#[test]
 fn what_cannot_be_pulled_leaves_nothing() {
     let data = with_model();
     let data = data.path();
@@ -133,8 +165,8 @@ fn what_cannot_be_pulled_leaves_nothing() {
     "#);
     assert_snapshot!(run(data, &["pull", "checkpoint"]), @r#"
     exit code: 1
-    error: checkpoints cannot be converted: checkpoint
-    hint: give a .gguf file
+    error: not a model: checkpoint: the checkpoint has no file of this name: config.json
+    hint: give a .gguf file, or a directory with config.json, tokenizer.json and *.safetensors
     "#);
     assert_snapshot!(run(data, &["pull", "tiny.gguf", "--alias", "a/b"]), @r#"
     exit code: 1

@@ -147,8 +147,8 @@ fn quantize_leaves_nothing_when_it_fails() {
     "#);
     assert_snapshot!(fails("quantize float.gguf nosuch/out.gguf --format Q8_0"), @r"
     exit code: 3
-    error: cannot write nosuch/out.gguf: entity not found
-    hint: choose an output in a directory that exists and may be written
+    error: cannot write nosuch/out.gguf: No such file or directory (os error 2)
+    hint: make the folder first
     ");
     assert_snapshot!(fails("quantize float.gguf models --format Q8_0"), @r"
     exit code: 1
@@ -170,7 +170,8 @@ fn quantize_leaves_nothing_when_it_fails() {
     ");
     assert_snapshot!(fails("quantize float.gguf out.gguf --format Q8_0 --perplexity float.gguf"), @r"
     exit code: 1
-    error: text is not UTF-8 at byte 170: float.gguf
+    error: float.gguf is not UTF-8 at byte 170
+    hint: save it as UTF-8
     ");
     assert_snapshot!(fails("quantize float.gguf out.gguf --format Q8_0 --calibrate text.txt --context 500"), @r"
     exit code: 1
@@ -196,7 +197,7 @@ fn a_disk_that_takes_no_more_is_reported_and_left_clean() {
         .args(["quantize", "float.gguf", "out.gguf", "--format", "F16"]);
     assert_snapshot!(report(&mut shell), @r"
     exit code: 3
-    error: cannot write out.gguf: file too large
+    error: cannot write out.gguf: File too large (os error 27)
     ");
     assert_eq!(left(data.path()), Vec::<String>::new());
 }

@@ -26,7 +26,7 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let path = Store::open()?.resolve(&arguments.model)?;
+    let path = Store::open()?.resolve_file(&arguments.model)?;
     let files = file::parts(&path);
     let mut maps = Vec::new();
     for path in &files {

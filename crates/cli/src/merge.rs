@@ -38,7 +38,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 .hint("known: F32, F16, BF16; lockstep quantize makes others of the result")
         })?),
     };
-    let path = Store::open()?.resolve(&arguments.base)?;
+    let path = Store::open()?.resolve_file(&arguments.base)?;
     let adapter = {
         let model = open_file(&path)?;
         open_for(&arguments.adapter, &model, None)?

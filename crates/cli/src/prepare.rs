@@ -35,7 +35,7 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let model = store::Store::open()?.resolve(&arguments.model)?;
+    let model = store::Store::open()?.resolve_file(&arguments.model)?;
     let (digest, path) = match arguments.check {
         true => check(&model)?,
         false => make(&model, arguments.output.as_deref())?,

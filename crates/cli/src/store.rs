@@ -72,6 +72,19 @@ impl Store {
             .into())
     }
 
+    /// As [`Self::resolve`], for what works on files only.
+    pub(crate) fn resolve_file(&self, name: &str) -> Result<PathBuf> {
+        let path = self.resolve(name)?;
+        if path.is_dir() {
+            return Err(Failure::user(format!("a directory, not a file: {name}"))
+                .hint(format!(
+                    "bring it into the store first: lockstep pull {name}"
+                ))
+                .into());
+        }
+        Ok(path)
+    }
+
     /// The stored file under an alias or digest.
     pub(crate) fn find(&self, name: &str) -> Option<PathBuf> {
         let plain = !name.is_empty()
