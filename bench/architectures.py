@@ -1,14 +1,15 @@
 #!/usr/bin/env python3
 """Compares the logits of small files of every architecture with llama.cpp's.
 
-usage: bench/architectures.py [--json FILE] [--directory DIRECTORY]
+usage: bench/architectures.py [--formats] [--json FILE] [--directory DIRECTORY]
 
 The files and Lockstep's logits are those of `cargo run --release -p lockstep-model --example tiny`: pseudo-random weights,
 all F32, or F32, Q8_0 and Q4_1 mixed, each bare and with an adapter that changes every matrix it can; 96 tokens. llama.cpp runs
 the same tokens in one batch and one by one, with its own cache of f16. `largest difference` is from the nearer of the two, `own
 spread` what they differ from each other by, `moved` what Lockstep's logits change by when the weights of all norms are a
 ten-thousandth larger: the change itself, and what becomes of it where activations are rounded. All are the largest difference of
-two logits as a share of the range of a row's logits. A directory with such files is taken as it is; without one they are made.
+two logits as a share of the range of a row's logits. With --formats the files are wider, and there is one for each architecture and
+format that `lockstep quantize` writes. A directory with such files is taken as it is; without one they are made.
 Needs bench/peers.sh native.
 """
 
@@ -67,6 +68,7 @@ def answer(path, tokens, adapter):
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--formats", action="store_true")
     parser.add_argument("--json", type=pathlib.Path)
     parser.add_argument("--directory", type=pathlib.Path)
     parser.add_argument("--worker", action="store_true", help=argparse.SUPPRESS)
@@ -74,9 +76,10 @@ def main():
     if arguments.worker:
         peer.serve(answer)
         return
-    directory = arguments.directory or peer.CACHE / "tiny"
+    directory = arguments.directory or peer.CACHE / ("wide" if arguments.formats else "tiny")
     if not arguments.directory:
         command = ["cargo", "run", "--release", "--quiet", "-p", "lockstep-model", "--example", "tiny", "--", directory]
+        command += ["formats"] if arguments.formats else []
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
     names = sorted(path.stem for path in directory.glob("*.json"))
     worker = peer.Worker("native", __file__)
@@ -87,7 +90,8 @@ def main():
         path = directory / f"{name}.gguf"
         tokens = json.loads(path.with_suffix(".json").read_text())["tokens"]
         adapter = path.with_suffix(".adapter.gguf")
-        for title, adapter in ((name, None), (f"{name} with an adapter", str(adapter))):
+        cases = [(name, None)] + [(f"{name} with an adapter", str(adapter))] * adapter.exists()
+        for title, adapter in cases:
             found = worker.ask(path=str(path), tokens=tokens, adapter=adapter)
             table[title] = found
             shares = " | ".join(f"{found[share]:.1e}" for share in ("difference", "spread", "moved"))

@@ -3,7 +3,7 @@
 use crate::{error::Failure, progress, text};
 use anyhow::Result;
 use lockstep_model::{Model, Prompt, perplexity::Perplexity};
-use lockstep_numeric::Kernels;
+use lockstep_numeric::{Kernels, KvFormat};
 use std::{
     num::NonZeroUsize,
     path::{Path, PathBuf},
@@ -63,10 +63,11 @@ pub(crate) fn perplexity(
     kernels: &Arc<Kernels>,
     tokens: &[u32],
     context: usize,
+    kv: KvFormat,
     message: &'static str,
 ) -> Result<Perplexity> {
     let bar = progress::steps(tokens.len() / context).with_message(message);
-    let found = Perplexity::measure(model, kernels, tokens, context, |done| {
+    let found = Perplexity::measure(model, kernels, tokens, context, kv, |done| {
         bar.set_position(done as u64);
     });
     bar.finish_and_clear();

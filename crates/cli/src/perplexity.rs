@@ -1,11 +1,13 @@
 //! `lockstep perplexity`: how well a model predicts a text.
 
 use crate::{
+    choice,
     corpus::{self, Text},
     kernels,
     run::open,
 };
 use anyhow::Result;
+use lockstep_numeric::KvFormat;
 use sha2::{Digest, Sha256};
 use std::{
     io::{self, Write},
@@ -27,6 +29,9 @@ pub(crate) struct Arguments {
     /// Tokens of a piece; 512, or the model's context if that is less.
     #[arg(long, value_name = "COUNT")]
     context: Option<NonZeroUsize>,
+    /// How keys and values are kept: f16, q8 or q4.
+    #[arg(long, value_name = "FORMAT", default_value = "f16", value_parser = choice::kv)]
+    kv: KvFormat,
     /// Worker threads; all cores when not given.
     #[arg(long)]
     threads: Option<NonZeroUsize>,
@@ -42,7 +47,14 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let model = open(&arguments.model)?;
     let tokens = text.tokens(&model, arguments.tokens)?;
     let context = corpus::context(arguments.context, &model)?;
-    let found = corpus::perplexity(&model, &kernels, &tokens, context, "perplexity")?;
+    let found = corpus::perplexity(
+        &model,
+        &kernels,
+        &tokens,
+        context,
+        arguments.kv,
+        "perplexity",
+    )?;
     let value = found.value();
     let mut out = io::stdout();
     if arguments.json {
@@ -60,6 +72,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             "tokens_predicted": found.tokens,
             "pieces": found.pieces,
             "context": context,
+            "kv": arguments.kv.name(),
         });
         writeln!(out, "{report}")?;
     } else {

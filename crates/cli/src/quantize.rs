@@ -21,7 +21,7 @@ use lockstep_model::{
     gguf::{Gguf, GgufError},
     quantize::{Calibration, Plan, Policy, PolicyFile, QuantizeError},
 };
-use lockstep_numeric::Kernels;
+use lockstep_numeric::{Kernels, KvFormat};
 use report::{Measured, Report};
 use std::{
     fs,
@@ -226,6 +226,6 @@ fn perplexity(
     let model = open_file(path)?;
     let tokens = text.tokens(&model, arguments.tokens)?;
     let context = corpus::context(arguments.context, &model)?;
-    let found = corpus::perplexity(&model, kernels, &tokens, context, message)?;
+    let found = corpus::perplexity(&model, kernels, &tokens, context, KvFormat::F16, message)?;
     Ok(Measured { found, context })
 }

@@ -2,10 +2,11 @@
 //!
 //! `cargo run --release -p lockstep-model --example corpus fuzz/corpus` writes those of the repository.
 use lockstep_model::{
+    Model,
     arch::TINY,
     fixture::{self, Element, GgufBuilder, TinyCheckpoint, Weights},
     fuzz::join,
-    gguf::{Gguf, Value},
+    gguf::{Gguf, TensorType, Value},
 };
 use std::{error::Error, fs, path::PathBuf};
 
@@ -78,6 +79,11 @@ fn main() -> Result<(), Box<dyn Error>> {
     for (name, source) in TEMPLATES {
         write("template", name, &join(&[source.as_bytes(), TEXT]))?;
     }
+    let model = Model::from_bytes(&whole.build())?;
+    let adapter = fixture::adapter(&whole.build(), 1, 4, TensorType::F32, None).build();
+    let tensors = fixture::peft(&adapter, &model);
+    let config = fixture::PEFT_CONFIG.as_bytes();
+    write("peft", "rank-4", &join(&[config, &tensors]))?;
     Ok(())
 }
 

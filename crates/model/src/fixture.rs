@@ -3,6 +3,7 @@
 //! # Determinism
 //! A file is a function of its seed alone, so digests of what a tiny model says can be frozen.
 mod checkpoint;
+mod peft;
 
 use crate::{
     adapter::BASE_DIGEST,
@@ -13,6 +14,7 @@ use crate::{
 };
 pub use checkpoint::{Element, Floats, TinyCheckpoint};
 use lockstep_numeric::convert::f32_to_f16;
+pub use peft::{PEFT_CONFIG, peft};
 
 /// The chat template of [`tiny_llama`].
 pub const CHAT_TEMPLATE: &str = "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n' }}{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}";
@@ -178,7 +180,9 @@ pub struct TinyExperts {
 pub struct Tiny {
     /// `general.architecture`.
     pub architecture: &'static str,
-    /// Values per head; 16 are its share of the channels.
+    /// Times the widths of the smallest.
+    pub scale: usize,
+    /// Values per head; 16 times the scale are its share of the channels.
     pub head_dim: usize,
     /// Whether queries, keys and values have biases.
     pub biases: bool,
@@ -201,6 +205,7 @@ impl Tiny {
     pub(crate) const fn plain(architecture: &'static str) -> Self {
         Self {
             architecture,
+            scale: 1,
             head_dim: EMBEDDING / HEADS,
             biases: false,
             head_norms: false,
@@ -210,6 +215,26 @@ impl Tiny {
             attends: &[true; 2],
             output_norm: "output_norm",
         }
+    }
+
+    /// The same with rows that are whole blocks of every format.
+    #[must_use]
+    pub const fn wide(self) -> Self {
+        const SCALE: usize = 8;
+        Self {
+            scale: SCALE,
+            head_dim: SCALE * self.head_dim,
+            ..self
+        }
+    }
+
+    /// Of embedding, feed-forward network and expert.
+    const fn widths(&self) -> [usize; 3] {
+        [
+            self.scale * EMBEDDING,
+            self.scale * FEED_FORWARD,
+            self.scale * EXPERT_WIDTH,
+        ]
     }
 }
 
@@ -236,6 +261,7 @@ pub fn tiny(of: &Tiny, seed: u64, weights: Weights) -> GgufBuilder {
     let count = tokens.len();
     let strings = |texts: Vec<String>| Value::Array(texts.into_iter().map(Value::String).collect());
     let text = |text: &str| Value::String(text.to_owned());
+    let [embedding, feed_forward, expert_width] = of.widths();
     let size = |size: usize| Value::U32(size as u32);
     let key = |part: &str| format!("{}.{part}", of.architecture);
     // Local layers have the other base.
@@ -254,15 +280,15 @@ pub fn tiny(of: &Tiny, seed: u64, weights: Weights) -> GgufBuilder {
         .set("general.name", text("tiny"))
         .set(&key("block_count"), size(of.attends.len()))
         .set(&key("context_length"), size(CONTEXT_LENGTH))
-        .set(&key("embedding_length"), size(EMBEDDING))
-        .set(&key("feed_forward_length"), size(FEED_FORWARD))
+        .set(&key("embedding_length"), size(embedding))
+        .set(&key("feed_forward_length"), size(feed_forward))
         .set(&key("attention.head_count"), size(HEADS))
         .set(&key("attention.head_count_kv"), kv_heads)
         .set(&key("attention.layer_norm_rms_epsilon"), Value::F32(1e-5))
         .set(&key("rope.freq_base"), Value::F32(base))
         .set(&key("rope.dimension_count"), size(of.head_dim))
         .set(&key("vocab_size"), size(count));
-    if of.head_dim != EMBEDDING / HEADS {
+    if of.head_dim != embedding / HEADS {
         for part in ["attention.key_length", "attention.value_length"] {
             file = file.set(&key(part), size(of.head_dim));
         }
@@ -274,7 +300,7 @@ pub fn tiny(of: &Tiny, seed: u64, weights: Weights) -> GgufBuilder {
         for (part, value) in [
             ("expert_count", experts.count),
             ("expert_used_count", experts.used),
-            ("expert_feed_forward_length", EXPERT_WIDTH),
+            ("expert_feed_forward_length", expert_width),
             ("leading_dense_block_count", experts.dense),
             ("expert_gating_func", 2),
         ] {
@@ -355,26 +381,27 @@ fn fill(
     vocabulary: usize,
 ) -> GgufBuilder {
     use TensorType as Type;
+    let [embedding, feed_forward, expert_width] = of.widths();
     let (query_width, kv_width) = (HEADS * of.head_dim, 2 * of.head_dim);
-    let mut matrices = vec![("token_embd".to_owned(), vocabulary, EMBEDDING, Type::Q8_0)];
-    let mut norms = vec![(of.output_norm.to_owned(), EMBEDDING)];
+    let mut matrices = vec![("token_embd".to_owned(), vocabulary, embedding, Type::Q8_0)];
+    let mut norms = vec![(of.output_norm.to_owned(), embedding)];
     let (mut floats, mut experts) = (Vec::new(), Vec::new());
     for (layer, attends) in of.attends.iter().enumerate() {
         let name = |part: &str| format!("blk.{layer}.{part}");
         norms.extend([
-            (name("attn_norm"), EMBEDDING),
-            (name("ffn_norm"), EMBEDDING),
+            (name("attn_norm"), embedding),
+            (name("ffn_norm"), embedding),
         ]);
         if of.norms_behind {
             let behind = ["post_attention_norm", "post_ffw_norm"];
-            norms.extend(behind.map(|part| (name(part), EMBEDDING)));
+            norms.extend(behind.map(|part| (name(part), embedding)));
         }
         if *attends {
             matrices.extend([
-                (name("attn_q"), query_width, EMBEDDING, Type::Q4_1),
-                (name("attn_k"), kv_width, EMBEDDING, Type::F32),
-                (name("attn_v"), kv_width, EMBEDDING, Type::Q8_0),
-                (name("attn_output"), EMBEDDING, query_width, Type::Q4_1),
+                (name("attn_q"), query_width, embedding, Type::Q4_1),
+                (name("attn_k"), kv_width, embedding, Type::F32),
+                (name("attn_v"), kv_width, embedding, Type::Q8_0),
+                (name("attn_output"), embedding, query_width, Type::Q4_1),
             ]);
             if of.head_norms {
                 norms.extend(["attn_q_norm", "attn_k_norm"].map(|part| (name(part), of.head_dim)));
@@ -390,30 +417,30 @@ fn fill(
             matrices.extend([
                 (
                     name("shortconv.in_proj"),
-                    3 * EMBEDDING,
-                    EMBEDDING,
+                    3 * embedding,
+                    embedding,
                     Type::Q8_0,
                 ),
-                (name("shortconv.out_proj"), EMBEDDING, EMBEDDING, Type::Q4_1),
+                (name("shortconv.out_proj"), embedding, embedding, Type::Q4_1),
             ]);
-            floats.push((name("shortconv.conv.weight"), vec![TAPS, EMBEDDING]));
+            floats.push((name("shortconv.conv.weight"), vec![TAPS, embedding]));
         }
         match of.experts.filter(|experts| layer >= experts.dense) {
             None => matrices.extend([
-                (name("ffn_gate"), FEED_FORWARD, EMBEDDING, Type::Q4_1),
-                (name("ffn_up"), FEED_FORWARD, EMBEDDING, Type::Q8_0),
-                (name("ffn_down"), EMBEDDING, FEED_FORWARD, Type::Q4_1),
+                (name("ffn_gate"), feed_forward, embedding, Type::Q4_1),
+                (name("ffn_up"), feed_forward, embedding, Type::Q8_0),
+                (name("ffn_down"), embedding, feed_forward, Type::Q4_1),
             ]),
             Some(TinyExperts { count, .. }) => {
                 let of_all = |part, rows, columns, tensor_type| {
                     (name(part), count, rows, columns, tensor_type)
                 };
                 experts.extend([
-                    of_all("ffn_gate_exps", EXPERT_WIDTH, EMBEDDING, Type::Q4_1),
-                    of_all("ffn_up_exps", EXPERT_WIDTH, EMBEDDING, Type::Q8_0),
-                    of_all("ffn_down_exps", EMBEDDING, EXPERT_WIDTH, Type::Q8_0),
+                    of_all("ffn_gate_exps", expert_width, embedding, Type::Q4_1),
+                    of_all("ffn_up_exps", expert_width, embedding, Type::Q8_0),
+                    of_all("ffn_down_exps", embedding, expert_width, Type::Q8_0),
                 ]);
-                matrices.push((name("ffn_gate_inp"), count, EMBEDDING, Type::F32));
+                matrices.push((name("ffn_gate_inp"), count, embedding, Type::F32));
                 floats.push((name("exp_probs_b.bias"), vec![count]));
             }
         }

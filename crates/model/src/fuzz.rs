@@ -4,7 +4,7 @@
 //! A target in `fuzz/` only joins bytes to a function here. Each takes bytes apart into what a parser reads, and fails by a
 //! panic: that of the parser, or one of its own when something is accepted that may not be.
 use crate::{
-    Generation, Model, Params, Prompt, Work,
+    Adapter, Generation, Model, Params, Prompt, Work,
     checkpoint::{Checkpoint, Files},
     fixture,
     gguf::Gguf,
@@ -12,7 +12,10 @@ use crate::{
     tokenizer::{Control, Tokenizer},
 };
 use lockstep_numeric::{Isa, Kernels, Pool};
-use std::{num::NonZeroUsize, sync::Arc};
+use std::{
+    num::NonZeroUsize,
+    sync::{Arc, LazyLock},
+};
 
 #[cfg(test)]
 mod tests;
@@ -26,6 +29,7 @@ pub const TARGETS: &[(&str, Oracle)] = &[
     ("checkpoint", checkpoint),
     ("tokenizer", tokenizer),
     ("template", template),
+    ("peft", peft),
 ];
 
 /// Bytes as parts: each but the last behind its length in four bytes.
@@ -43,7 +47,7 @@ fn parts<const N: usize>(mut bytes: &[u8]) -> [&[u8]; N] {
     parts
 }
 
-/// The bytes of which [`parts`] makes these parts again.
+/// The bytes that the oracles take apart into these parts.
 #[must_use]
 pub fn join(parts: &[&[u8]]) -> Vec<u8> {
     let mut bytes = Vec::new();
@@ -129,6 +133,23 @@ pub fn tokenizer(bytes: &[u8]) {
     assert_eq!(shielded, ids);
     let _ = tokenizer.decode(&ids);
     let _ = tokenizer.encode(&text, Control::Parsed);
+}
+
+/// Settings and tensors of an adapter: one that is read is written as a file that is read as the same.
+pub fn peft(bytes: &[u8]) {
+    static MODEL: LazyLock<Arc<Model>> = LazyLock::new(|| {
+        let file = fixture::tiny_llama(1).build();
+        Model::from_bytes(&file).expect("small files are models")
+    });
+    let [config, tensors] = parts(bytes);
+    let base = Some(MODEL.digest());
+    let Ok(adapter) = Adapter::from_peft(config, tensors, &MODEL, base) else {
+        return;
+    };
+    let mut file = Vec::new();
+    adapter.write(&mut file).expect("memory takes bytes");
+    let read = Adapter::from_gguf(&file, &MODEL, None).expect("what is written is a file");
+    assert_eq!(read.digest(), adapter.digest());
 }
 
 /// A template and a message: it fails or makes tokens.

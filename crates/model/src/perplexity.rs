@@ -11,10 +11,10 @@
 //! Not canonical: the logits are, but the logarithms and the mean here use this machine's f64
 //! functions. Nothing replicated calls it.
 use crate::{
-    execute::{Batch, BatchError, Member, Sequence, SequenceError},
+    execute::{Batch, BatchError, Member, Sequence, SequenceError, kv_pool},
     model::Model,
 };
-use lockstep_numeric::Kernels;
+use lockstep_numeric::{Kernels, KvFormat};
 use std::sync::Arc;
 
 /// Pieces that go through the model together.
@@ -58,8 +58,8 @@ impl Perplexity {
         self.mean.exp()
     }
 
-    /// That of `text`, tokens with the one that begins texts, in pieces of `context`. `progress` hears how many pieces
-    /// are done.
+    /// That of `text`, tokens with the one that begins texts, in pieces of `context`, with keys and values kept as `kv`.
+    /// `progress` hears how many pieces are done.
     ///
     /// # Errors
     /// When the text has no whole piece, a token is unknown or the model's context is shorter than a piece.
@@ -68,6 +68,7 @@ impl Perplexity {
         kernels: &Arc<Kernels>,
         text: &[u32],
         context: usize,
+        kv: KvFormat,
         mut progress: impl FnMut(usize),
     ) -> Result<Self, PerplexityError> {
         let most = model.context_length();
@@ -85,7 +86,8 @@ impl Perplexity {
         if let Some(bos) = tokenizer.bos().filter(|_| tokenizer.add_bos()) {
             pieces.iter_mut().for_each(|piece| piece[0] = bos);
         }
-        let new = || Sequence::new(Arc::clone(model), Arc::clone(kernels), context);
+        let pool = kv_pool(model, kv, usize::MAX)?;
+        let new = || Sequence::in_pool(Arc::clone(model), Arc::clone(kernels), &pool, context);
         let mut sequences: Vec<_> = (0..PIECES.min(pieces.len())).map(|_| new()).collect();
         let mut batch = Batch::new(Arc::clone(model), Arc::clone(kernels));
         let first = context / 2;
@@ -192,7 +194,7 @@ mod tests {
         context: usize,
     ) -> Result<Perplexity, PerplexityError> {
         let model = Model::from_bytes(&file.build()).unwrap();
-        Perplexity::measure(&model, &kernels(), text, context, |_| ())
+        Perplexity::measure(&model, &kernels(), text, context, KvFormat::F16, |_| ())
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Prepared models: files that hold the weights as the kernels read them, so that they are mapped and used in place.
 //!
 //! # Design
-//! A prepared file is made from a model's GGUF files ([`write`]) and stands for them: it has what they say before their
+//! A prepared file is made from a model's GGUF files ([`write()`]) and stands for them: it has what they say before their
 //! tensors, byte for byte, and their digest, which stays the model's. Integers are little-endian:
 //!
 //! | bytes | what |

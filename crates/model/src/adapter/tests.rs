@@ -1,7 +1,7 @@
 use super::*;
 use crate::{
     Batch, Sequence,
-    arch::{self, TINY, names},
+    arch::{self, TINY},
     execute::{Member, SequenceError},
     fixture::{self, GgufBuilder, Weights},
     generate::{Generation, Params, Prompt},
@@ -377,37 +377,6 @@ fn files_that_do_not_fit_are_refused_by_name() {
     assert_eq!(error(&model, &file), refused);
 }
 
-const CONFIG: &str = r#"{"peft_type":"LORA","r":4,"lora_alpha":8,"use_rslora":false,"bias":"none",
-    "modules_to_save":null,"rank_pattern":{},"init_lora_weights":true,"target_modules":["q_proj"]}"#;
-
-/// The values of a GGUF adapter of `model` as PEFT stores them.
-fn peft(file: &[u8], model: &Model) -> Vec<u8> {
-    let file = Gguf::parse(file).unwrap();
-    let mut tensors = Vec::new();
-    for (name, info) in file.tensors() {
-        let (tensor, part) = name.rsplit_once(".lora_").unwrap();
-        let module = names::name(model.architecture(), tensor).unwrap();
-        let place = names::place(model.architecture(), &module).unwrap();
-        let module = module.strip_suffix(".weight").unwrap();
-        let mut bytes = file.tensor_bytes(name).unwrap().to_vec();
-        if part == "b" && place.stored == names::Stored::Interleaved {
-            let row_bytes = bytes.len() / info.rows;
-            let head_dim = model.graph().attention.head_dim;
-            let mut stored = bytes.clone();
-            for (row, bytes) in bytes.chunks_exact(row_bytes).enumerate() {
-                let at = names::interleaved(row, head_dim) * row_bytes;
-                stored[at..at + row_bytes].copy_from_slice(bytes);
-            }
-            assert_ne!(stored, bytes);
-            bytes = stored;
-        }
-        let part = part.to_uppercase();
-        let name = format!("base_model.model.{module}.lora_{part}.weight");
-        tensors.push((name, vec![info.rows, info.columns], bytes));
-    }
-    serialize(&tensors, Dtype::F32)
-}
-
 fn serialize(tensors: &[(String, Vec<usize>, Vec<u8>)], dtype: Dtype) -> Vec<u8> {
     let views = tensors.iter().map(|(name, shape, bytes)| {
         let view = TensorView::new(dtype, shape.clone(), bytes).unwrap();
@@ -423,15 +392,20 @@ fn what_peft_writes_is_the_same_adapter() {
         let model = Model::from_bytes(&bytes).unwrap();
         let base = Some(model.digest());
         let file = fixture::adapter(&bytes, 1, 4, F32, base).build();
-        let tensors = peft(&file, &model);
+        let tensors = fixture::peft(&file, &model);
         let wanted = Adapter::from_gguf(&file, &model, None).unwrap();
-        let found = Adapter::from_peft(CONFIG.as_bytes(), &tensors, &model, base).unwrap();
+        let found =
+            Adapter::from_peft(fixture::PEFT_CONFIG.as_bytes(), &tensors, &model, base).unwrap();
         assert_eq!(found, wanted, "{}", of.architecture);
-        let error = Adapter::from_peft(CONFIG.as_bytes(), &tensors, &model, None);
+        let error = Adapter::from_peft(fixture::PEFT_CONFIG.as_bytes(), &tensors, &model, None);
         assert!(matches!(error, Err(AdapterError::Unbound)));
         // From a folder.
         let folder = tempfile::tempdir().unwrap();
-        std::fs::write(folder.path().join("adapter_config.json"), CONFIG).unwrap();
+        std::fs::write(
+            folder.path().join("adapter_config.json"),
+            fixture::PEFT_CONFIG,
+        )
+        .unwrap();
         let error = Adapter::open(folder.path(), &model, base).unwrap_err();
         assert!(error.to_string().ends_with("adapter_model.safetensors"));
         let path = folder.path().join("adapter_model.safetensors");
@@ -444,8 +418,8 @@ fn what_peft_writes_is_the_same_adapter() {
 #[test]
 fn a_stabilised_scale_is_alpha_by_the_root_of_the_rank() {
     let (model, bytes) = base();
-    let tensors = peft(&fixture::adapter(&bytes, 1, 4, F32, None).build(), &model);
-    let config = CONFIG.replace("\"use_rslora\":false", "\"use_rslora\":true");
+    let tensors = fixture::peft(&fixture::adapter(&bytes, 1, 4, F32, None).build(), &model);
+    let config = fixture::PEFT_CONFIG.replace("\"use_rslora\":false", "\"use_rslora\":true");
     let base = Some(model.digest());
     let read = Adapter::from_peft(config.as_bytes(), &tensors, &model, base).unwrap();
     assert_eq!(read.alpha(), 16.0);
@@ -456,7 +430,7 @@ fn a_stabilised_scale_is_alpha_by_the_root_of_the_rank() {
 #[test]
 fn configurations_that_ask_for_more_are_refused_by_name() {
     let (model, bytes) = base();
-    let tensors = peft(&fixture::adapter(&bytes, 1, 4, F32, None).build(), &model);
+    let tensors = fixture::peft(&fixture::adapter(&bytes, 1, 4, F32, None).build(), &model);
     let error = |config: &str, tensors: &[u8]| {
         let base = Some(model.digest());
         let error = Adapter::from_peft(config.as_bytes(), tensors, &model, base).unwrap_err();
@@ -474,7 +448,10 @@ fn configurations_that_ask_for_more_are_refused_by_name() {
         ),
     ] {
         let key = setting.split(':').next().unwrap();
-        let kept: Vec<&str> = CONFIG.trim_matches(['{', '}']).split(",\n    ").collect();
+        let kept: Vec<&str> = fixture::PEFT_CONFIG
+            .trim_matches(['{', '}'])
+            .split(",\n    ")
+            .collect();
         let kept = kept.join(",");
         let kept: Vec<&str> = kept
             .split(',')
@@ -484,21 +461,21 @@ fn configurations_that_ask_for_more_are_refused_by_name() {
         let wanted = format!("adapter uses a feature that is not supported: {feature}");
         assert_eq!(error(&config, &tensors), wanted);
     }
-    let zero = CONFIG.replace("\"lora_alpha\":8", "\"lora_alpha\":0");
+    let zero = fixture::PEFT_CONFIG.replace("\"lora_alpha\":8", "\"lora_alpha\":0");
     let wanted = "adapter's alpha is not a number it can be scaled by: 0";
     assert_eq!(error(&zero, &tensors), wanted);
-    let other = CONFIG.replace("LORA", "IA3");
+    let other = fixture::PEFT_CONFIG.replace("LORA", "IA3");
     let wanted = "not a LoRA adapter: peft_type is IA3, not LORA";
     assert_eq!(error(&other, &tensors), wanted);
-    let rank = CONFIG.replace("\"r\":4", "\"r\":8");
+    let rank = fixture::PEFT_CONFIG.replace("\"r\":4", "\"r\":8");
     assert!(error(&rank, &tensors).contains("rank 4 instead of rank 8: base_model.model.model"));
     assert!(error("[]", &tensors).starts_with("adapter's configuration cannot be read: "));
-    assert!(error(CONFIG, b"abc").starts_with("adapter's tensors cannot be read: "));
+    assert!(error(fixture::PEFT_CONFIG, b"abc").starts_with("adapter's tensors cannot be read: "));
 
     let one = |name: &str, shape: [usize; 2]| {
         let bytes = vec![0; 4 * shape[0] * shape[1]];
         let tensors = [(name.to_owned(), shape.to_vec(), bytes)];
-        error(CONFIG, &serialize(&tensors, Dtype::F32))
+        error(fixture::PEFT_CONFIG, &serialize(&tensors, Dtype::F32))
     };
     let layer = "base_model.model.model.layers.0";
     let name = "base_model.model.model.embed_tokens.lora_embedding_A";
@@ -587,7 +564,7 @@ proptest! {
         let (model, bytes) = base();
         let base = Some(model.digest());
         let file = fixture::adapter(&bytes, 1, 2, F32, None).build();
-        let tensors = peft(&fixture::adapter(&bytes, 1, 4, F32, None).build(), &model);
+        let tensors = fixture::peft(&fixture::adapter(&bytes, 1, 4, F32, None).build(), &model);
         let mutate = |mut bytes: Vec<u8>, within: usize| {
             let index = at.index(within.min(bytes.len()));
             bytes[index] = byte;
@@ -599,8 +576,8 @@ proptest! {
         // Most of what can go wrong stands at the beginning.
         for within in [usize::MAX, 4000, 200] {
             let _ = Adapter::from_gguf(&mutate(file.clone(), within), &model, base);
-            let _ = Adapter::from_peft(CONFIG.as_bytes(), &mutate(tensors.clone(), within), &model, base);
-            let config = mutate(CONFIG.as_bytes().to_vec(), within);
+            let _ = Adapter::from_peft(fixture::PEFT_CONFIG.as_bytes(), &mutate(tensors.clone(), within), &model, base);
+            let config = mutate(fixture::PEFT_CONFIG.as_bytes().to_vec(), within);
             let _ = Adapter::from_peft(&config, &tensors, &model, base);
         }
     }
