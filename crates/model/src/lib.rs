@@ -2,18 +2,21 @@
 //!
 //! # Design
 //! A GGUF file is mapped and digested ([`mod@file`], [`digest`]), read ([`gguf`]), and turned into a
-//! list of named operations by the one file that knows its architecture ([`arch`], [`graph`]).
-//! [`model::Model`] holds the packed weights, the tokenizer and the chat template, shared by any
-//! number of [`execute::Sequence`]s that walk the list; a [`prepared`] file has the weights as they are packed, and is
-//! used in place; a [`shelf`] holds models within a budget of memory. [`generate::Generation`] adds sampling, what steers
-//! it ([`steer`], [`constrain`]), and the bookkeeping that a replicated run needs; [`transcript`] writes a run down and checks it, and
-//! [`selfcheck`] compares runs that may not differ.
+//! list of named operations by the one file that knows its architecture ([`arch`], [`graph`]); a
+//! trained [`checkpoint`] is read as the GGUF file of the same model. [`model::Model`] holds the packed
+//! weights, the tokenizer and the chat template, shared by any number of [`execute::Sequence`]s that
+//! walk the list; a [`prepared`] file has the weights as they are packed, and is used in place; a
+//! [`shelf`] holds models within a budget of memory. An [`adapter`] changes what a text's products
+//! give. [`generate::Generation`] adds sampling, what steers it ([`steer`], [`constrain`]), and the
+//! bookkeeping that a replicated run needs; [`transcript`] writes a run down and checks it, and
+//! [`selfcheck`] compares runs that may not differ. [`quantize`] writes a model's file again with its
+//! weights in other formats.
 //!
 //! # Determinism
 //! Every number comes from `lockstep-numeric`; this crate only decides which operations run in
-//! which order. Tokens, text, logits and the transcript chain depend on the model file, the prompt
-//! and the sampling parameters alone: not on threads, vector width, prefill chunks, budgets or
-//! where a run was interrupted. [`perplexity`] is the one exception, and says so.
+//! which order. Tokens, text, logits and the transcript chain depend on the model file, the adapter,
+//! the prompt, sampling and steering, and the format of keys and values alone: not on threads, vector
+//! width, prefill chunks, pages, budgets or where a run was interrupted. [`perplexity`] is the one exception, and says so.
 #![deny(unsafe_code)]
 
 pub mod adapter;

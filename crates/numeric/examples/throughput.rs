@@ -13,8 +13,8 @@ use std::time::Instant;
 
 use lockstep_numeric::selftest::Generator;
 use lockstep_numeric::{
-    ActivationFormat, AttentionSegment, Isa, Kernels, KvLayer, PackedMatrix, Packer, Pool,
-    QuantizedRows, WeightFormat,
+    ActivationFormat, AttentionSegment, Isa, Kernels, KvFormat, KvLayer, PackedMatrix, Packer,
+    Pool, QuantizedRows, WeightFormat,
 };
 
 const LAYERS: usize = 30;
@@ -145,30 +145,37 @@ fn others(kernels: &Kernels) {
     let mut generator = Generator::new(2);
     let mut values =
         |count: usize| -> Vec<f32> { (0..count).map(|_| generator.ordinary(2.0)).collect() };
-    let mut cache = KvLayer::new(KV_HEADS, HEAD_DIM, batch);
     let (keys, contents) = (
         values(batch * KV_HEADS * HEAD_DIM),
         values(batch * KV_HEADS * HEAD_DIM),
     );
-    kernels.store_kv(&mut cache, 0, &keys, &contents);
     let queries = values(batch * HEADS * HEAD_DIM);
     let mut output = vec![0.0; queries.len()];
-    let segment = |first_position, rows| AttentionSegment {
-        cache: &cache,
-        first_position,
-        rows,
-        window: None,
-    };
-    let attention = best(|| kernels.attention(&queries, HEADS, &[segment(0, batch)], &mut output));
     let last = &queries[..HEADS * HEAD_DIM];
-    let decode = best(|| {
-        kernels.attention(
-            last,
-            HEADS,
-            &[segment(batch - 1, 1)],
-            &mut output[..HEADS * HEAD_DIM],
-        )
-    });
+    for format in KvFormat::ALL {
+        let mut cache = KvLayer::with_capacity(format, KV_HEADS, HEAD_DIM, batch);
+        let store = best(|| kernels.store_kv(&mut cache, 0, &keys, &contents));
+        let segment = |first_position, rows| AttentionSegment {
+            cache: &cache,
+            first_position,
+            rows,
+            window: None,
+        };
+        let prefill =
+            best(|| kernels.attention(&queries, HEADS, &[segment(0, batch)], &mut output));
+        let decode = best(|| {
+            let output = &mut output[..HEADS * HEAD_DIM];
+            kernels.attention(last, HEADS, &[segment(batch - 1, 1)], output);
+        });
+        println!(
+            "{} {} threads, {batch} tokens, one layer: attention over {format} {:.3} ms (one token {:.1} us), stored in {:.3} ms",
+            kernels.isa(),
+            kernels.pool().threads(),
+            prefill * 1e3,
+            decode * 1e6,
+            store * 1e3,
+        );
+    }
     let up = values(batch * FEED_FORWARD);
     let gate = values(batch * FEED_FORWARD);
     let mut scratch = gate.clone();
@@ -182,12 +189,9 @@ fn others(kernels: &Kernels) {
     let quantize =
         best(|| kernels.quantize(ActivationFormat::Blocks32, &queries, batch, 576, &mut rows));
     println!(
-        "{} {} threads, {batch} tokens, one layer: attention {:.3} ms (one token {:.1} us), silu_mul {:.3} ms, rms_norm \
-         {:.3} ms, quantize {:.3} ms",
+        "{} {} threads, {batch} tokens, one layer: silu_mul {:.3} ms, rms_norm {:.3} ms, quantize {:.3} ms",
         kernels.isa(),
         kernels.pool().threads(),
-        attention * 1e3,
-        decode * 1e6,
         silu * 1e3,
         rms * 1e3,
         quantize * 1e3,

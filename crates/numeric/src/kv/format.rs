@@ -110,8 +110,8 @@ impl Block {
             .fold(0.0f32, |largest, value| largest.max(value.abs()));
         let scale = f32_to_f16(largest / 127.0);
         Self::new(values, 0, scale, |value, inverse| {
-            let quant = (value * inverse).round_ties_even().clamp(-127.0, 127.0);
-            (quant as i8).cast_unsigned()
+            let quant = round((value * inverse).clamp(-127.0, 127.0));
+            (quant as i32 as i8).cast_unsigned()
         })
     }
 
@@ -126,8 +126,7 @@ impl Block {
         let start = f16_to_f32(minimum);
         let scale = f32_to_f16((largest + 0.0 - start) / 15.0);
         Self::new(values, minimum, scale, |value, inverse| {
-            let quant = ((value - start) * inverse).round_ties_even();
-            quant.clamp(0.0, 15.0) as u8
+            round(((value - start) * inverse).clamp(0.0, 15.0)) as i32 as u8
         })
     }
 
@@ -152,6 +151,12 @@ impl Block {
             quants,
         }
     }
+}
+
+/// A number of magnitude below 2^22 rounded half to even: the sum has no room for a fraction.
+fn round(value: f32) -> f32 {
+    const UNIT: f32 = 12_582_912.0;
+    (value + UNIT) - UNIT
 }
 
 /// The halves of blocks whose elements are nibbles: the bytes are elements j and j + 16.
