@@ -14,6 +14,7 @@ Needs bench/peers.sh native.
 import argparse
 import ctypes
 import json
+import os
 import pathlib
 import random
 import struct
@@ -67,8 +68,9 @@ def vocabularies():
             part.rename(folder)
     for source, name, *changes in VARIANTS:
         relabelled(folder / f"ggml-vocab-{source}.gguf", name, changes)
-    models = pathlib.Path.home() / ".local/share/lockstep/models"
-    return sorted(folder.glob("*.gguf")) + sorted(models.glob("*.gguf"))
+    data = os.environ.get("LOCKSTEP_DATA", pathlib.Path.home() / ".local/share/lockstep")
+    models = pathlib.Path(data) / "models"
+    return sorted(folder.glob("*.gguf")) + sorted(path for path in models.glob("*.gguf") if "-of-" not in path.name)
 
 
 def relabelled(source, name, changes):

@@ -117,7 +117,7 @@ fn options_of_run_that_cannot_be() {
     "#);
     assert_snapshot!(run(&["--min-p=-1"]), @r"
     exit code: 1
-    error: --min-p takes a number from 0 to 1000: -1
+    error: --min-p takes a number from 0 to 1: -1
     ");
     assert_snapshot!(run(&["--repetition-penalty", "0"]), @r#"
     exit code: 1

@@ -36,6 +36,9 @@ struct Import {
     base: String,
     /// Where to write it.
     output: PathBuf,
+    /// Replace the output if it is there.
+    #[arg(long)]
+    force: bool,
     /// Print what it is as JSON.
     #[arg(long)]
     json: bool,
@@ -46,7 +49,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let Command::Import(arguments) = &arguments.command;
     let model = open(&arguments.base)?;
     let adapter = open_for(&arguments.adapter, &model, Some(model.digest()))?;
-    output::write(&arguments.output, |file| adapter.write(file))?;
+    output::write(&arguments.output, arguments.force, |file| {
+        adapter.write(file)
+    })?;
     if arguments.json {
         let report = serde_json::json!({
             "adapter": adapter.digest(),
@@ -56,19 +61,18 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             "tensors": adapter.targets().collect::<Vec<_>>(),
             "resident_bytes": adapter.resident_bytes(),
         });
-        println!("{report}");
+        output::line(report)
     } else {
-        println!("adapter {}", adapter.digest());
-        println!("base    {}", adapter.base());
-        println!(
-            "rank {}, alpha {}, {} tensors, {:.2} MB",
+        output::line(format_args!(
+            "adapter {}\nbase    {}\nrank {}, alpha {}, {} tensors, {:.2} MB",
+            adapter.digest(),
+            adapter.base(),
             adapter.rank(),
             adapter.alpha(),
             adapter.targets().len(),
             adapter.resident_bytes() as f64 / 1e6
-        );
+        ))
     }
-    Ok(())
 }
 
 /// Opens an adapter of `model`, whose base is stated, or stands in the file.

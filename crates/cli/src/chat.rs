@@ -29,7 +29,7 @@ const CONTEXT: usize = 8192;
 /// Talks with a model.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Model: a .gguf file, an alias, or a digest.
+    /// Model: a .gguf file, a folder with a checkpoint, an alias, or a digest.
     model: String,
     /// Tokens of an answer at most.
     #[arg(long, default_value_t = 1024, value_parser = clap::value_parser!(u32).range(1..))]

@@ -66,9 +66,9 @@ impl Flags {
         Ok(Sampling {
             temperature_milli: thousandths("--temperature", self.temperature)?,
             top_k: self.top_k,
-            top_p_milli: thousandths("--top-p", self.top_p)?,
+            top_p_milli: share("--top-p", self.top_p)?,
             seed: self.seed,
-            min_p_milli: thousandths("--min-p", self.min_p)?,
+            min_p_milli: share("--min-p", self.min_p)?,
             repetition_penalty_milli,
             frequency_penalty_milli,
             presence_penalty_milli,
@@ -108,6 +108,14 @@ pub(crate) fn thousandths(flag: &str, value: f64) -> Result<u32> {
         return Err(Failure::user(format!("{flag} takes a number from 0 to 1000: {value}")).into());
     }
     Ok((value * 1000.0).round() as u32)
+}
+
+/// A share of 1 with three decimals as an integer.
+fn share(flag: &str, value: f64) -> Result<u32> {
+    if !(0.0..=1.0).contains(&value) {
+        return Err(Failure::user(format!("{flag} takes a number from 0 to 1: {value}")).into());
+    }
+    thousandths(flag, value)
 }
 
 /// A number with three decimals as an integer.

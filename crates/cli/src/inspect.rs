@@ -5,6 +5,7 @@ mod report;
 use crate::{
     error::{Failure, chain},
     memory::size,
+    output,
     store::Store,
 };
 use anyhow::Result;
@@ -26,7 +27,7 @@ pub(crate) struct Arguments {
 
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
-    let path = Store::open()?.resolve_file(&arguments.model)?;
+    let path = Store::open()?.resolve_gguf(&arguments.model)?;
     let files = file::parts(&path);
     let mut maps = Vec::new();
     for path in &files {
@@ -48,15 +49,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let bytes = parts.iter().map(|part| part.len() as u64).sum();
     let report = Report::of(&gguf, &files, bytes, arguments.tensors);
     if arguments.json {
-        println!("{}", serde_json::to_string(&report)?);
+        output::line(serde_json::to_string(&report)?)
     } else {
-        print(&report);
+        output::line(text(&report))
     }
-    Ok(())
 }
 
-fn print(report: &Report) {
-    let line = |name: &str, value: &dyn std::fmt::Display| println!("{name:<14}{value}");
+/// For people.
+fn text(report: &Report) -> String {
+    let mut text = String::new();
+    let mut put = |line: std::fmt::Arguments<'_>| {
+        text.push_str(&line.to_string());
+        text.push('\n');
+    };
+    let mut line =
+        |name: &str, value: &dyn std::fmt::Display| put(format_args!("{name:<14}{value}"));
     let or_none = |value: &Option<String>| value.as_deref().map_or("none".to_owned(), shown);
     line("name", &or_none(&report.name));
     line("architecture", &or_none(&report.architecture));
@@ -96,23 +103,25 @@ fn print(report: &Report) {
         None => line("runs", &"yes"),
         Some(reason) => line("runs", &format!("no: {}", shown(reason))),
     }
-    println!("\nmetadata");
+    put(format_args!("\nmetadata"));
     for (key, value) in &report.metadata {
-        println!("  {} = {}", shown(key), short(value));
+        put(format_args!("  {} = {}", shown(key), short(value)));
     }
     if let Some(tensors) = &report.tensors {
-        println!("\ntensors");
+        put(format_args!("\ntensors"));
         for tensor in tensors {
             let shape: Vec<_> = tensor.dimensions.iter().map(u64::to_string).collect();
-            println!(
+            put(format_args!(
                 "  {} {} [{}] {}",
                 shown(&tensor.name),
                 tensor.format,
                 shape.join(", "),
                 size(tensor.bytes)
-            );
+            ));
         }
     }
+    text.truncate(text.trim_end().len());
+    text
 }
 
 /// A text without what a terminal would obey.

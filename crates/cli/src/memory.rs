@@ -2,8 +2,11 @@
 
 use crate::error::Failure;
 use anyhow::Result;
-use lockstep_model::file;
-use std::{fs, path::Path};
+use lockstep_model::{checkpoint, file};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+};
 
 /// Overrides what the system says it has, in bytes: for limits that it does not know of.
 pub(crate) const MEMORY_VARIABLE: &str = "LOCKSTEP_MEMORY";
@@ -26,9 +29,14 @@ pub(crate) fn available() -> Result<Option<u64>> {
         .map(|kilobytes| kilobytes * 1024))
 }
 
-/// Bytes of a model's files.
+/// Bytes of a model's files; of a checkpoint twice those, since it is turned into a file in memory first.
 pub(crate) fn file_bytes(path: &Path) -> u64 {
-    let bytes = |path: &std::path::PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if path.is_dir() {
+        let files = file::folder(path, checkpoint::wanted).unwrap_or_default();
+        let bytes = |path: &PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.len());
+        return 2 * files.values().map(bytes).sum::<u64>();
+    }
+    let bytes = |path: &PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.len());
     file::parts(path).iter().map(bytes).sum()
 }
 

@@ -27,6 +27,12 @@ pub(crate) struct Arguments {
     /// Type of the changed matrices: F32, F16 or BF16; the base's where it is one of them, else F16, when not given.
     #[arg(long)]
     format: Option<String>,
+    /// Replace the output if it is there.
+    #[arg(long)]
+    force: bool,
+    /// Print the result as JSON.
+    #[arg(long)]
+    json: bool,
 }
 
 /// Runs the command.
@@ -38,7 +44,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
                 .hint("known: F32, F16, BF16; lockstep quantize makes others of the result")
         })?),
     };
-    let path = Store::open()?.resolve_file(&arguments.base)?;
+    let path = Store::open()?.resolve_gguf(&arguments.base)?;
     let adapter = {
         let model = open_file(&path)?;
         open_for(&arguments.adapter, &model, None)?
@@ -52,7 +58,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         .collect::<Result<Vec<_>, _>>()?;
     let parts: Vec<&[u8]> = maps.iter().map(|map| &**map).collect();
     let spinner = progress::spinner(format!("merging {} tensors", adapter.targets().len()));
-    let written = output::write(&arguments.output, |file| {
+    let written = output::write(&arguments.output, arguments.force, |file| {
         adapter::merge(&parts, &adapter, format, file).map_err(|error| match error {
             MergeError::Write(error) => error,
             other => io::Error::other(Failure::user(chain(other))),
@@ -60,10 +66,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     });
     spinner.finish_and_clear();
     written?;
-    println!(
-        "merged {} tensors into {}",
-        adapter.targets().len(),
-        arguments.output.display()
-    );
-    Ok(())
+    let (tensors, path) = (adapter.targets().len(), &arguments.output);
+    if arguments.json {
+        output::line(serde_json::json!({ "tensors": tensors, "path": path }))
+    } else {
+        output::line(format_args!(
+            "merged {tensors} tensors into {}",
+            path.display()
+        ))
+    }
 }

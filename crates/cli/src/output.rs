@@ -3,7 +3,8 @@
 use crate::error::Failure;
 use anyhow::Result;
 use std::{
-    fs::File,
+    fmt,
+    fs::{self, File, Permissions},
     io::{self, Write},
     path::{Path, PathBuf},
 };
@@ -12,14 +13,50 @@ use tempfile::NamedTempFile;
 /// Bytes written together.
 const BUFFER_BYTES: usize = 1 << 20;
 
-/// Writes a file, in the place of one that is there. A [`Failure`] of `fill` inside of an [`io::Error`] is passed on.
-pub(crate) fn write(path: &Path, fill: impl FnOnce(&mut Output) -> io::Result<()>) -> Result<()> {
-    let mut output = Output::new(path, true)?;
+/// Prints a line on stdout.
+pub(crate) fn line(text: impl fmt::Display) -> Result<()> {
+    writeln!(io::stdout(), "{text}").map_err(unprinted)
+}
+
+/// What a failed write to stdout is called; a reader that has had enough is no failure.
+pub(crate) fn unprinted(error: io::Error) -> anyhow::Error {
+    match error.kind() {
+        io::ErrorKind::BrokenPipe => error.into(),
+        _ => Failure::environment(format!("cannot write to standard output: {error}")).into(),
+    }
+}
+
+/// Writes a file, in the place of one that is there only if `replace`. A [`Failure`] of `fill` inside of an [`io::Error`] is passed on.
+pub(crate) fn write(
+    path: &Path,
+    replace: bool,
+    fill: impl FnOnce(&mut Output) -> io::Result<()>,
+) -> Result<()> {
+    let mut output = Output::new(path, replace)?;
     fill(&mut output).map_err(|error| match error.downcast::<Failure>() {
         Ok(failure) => failure,
         Err(error) => unwritable(path, &error),
     })?;
     output.finish()?;
+    Ok(())
+}
+
+/// Refuses what no file can be put in the place of, and a file that may not be replaced.
+pub(crate) fn check(path: &Path, replace: bool) -> Result<()> {
+    let Ok(there) = fs::metadata(path) else {
+        return Ok(());
+    };
+    if there.is_dir() {
+        return Err(Failure::user(format!("output is a directory: {}", path.display())).into());
+    }
+    if !there.is_file() {
+        return Err(Failure::user(format!("output is not a file: {}", path.display())).into());
+    }
+    if !replace {
+        return Err(Failure::user(format!("output exists: {}", path.display()))
+            .hint("choose another name, or replace it: --force")
+            .into());
+    }
     Ok(())
 }
 
@@ -34,17 +71,11 @@ pub(crate) struct Output {
 impl Output {
     /// A file beside its final place `path`, which may be taken only if `replace`.
     pub(crate) fn new(path: &Path, replace: bool) -> Result<Self> {
-        if path.is_dir() {
-            return Err(Failure::user(format!("output is a directory: {}", path.display())).into());
-        }
-        if !replace && path.exists() {
-            return Err(Failure::user(format!("output exists: {}", path.display()))
-                .hint("choose another name, or replace it: --force")
-                .into());
-        }
+        check(path, replace)?;
         let file = tempfile::Builder::new()
             .prefix(".lockstep-")
             .suffix(".partial")
+            .permissions(ordinary())
             .tempfile_in(directory(path))
             .map_err(|error| unwritable(path, &error))?;
         Ok(Self {
@@ -76,10 +107,8 @@ impl Output {
         let file = file
             .into_inner()
             .map_err(|error| unwritable(&path, error.error()))?;
-        let named = permit(file.as_file())
-            .and_then(|()| file.as_file().sync_all())
-            .map_err(|error| unwritable(&path, &error));
-        named?;
+        let synced = file.as_file().sync_all();
+        synced.map_err(|error| unwritable(&path, &error))?;
         file.persist(&path)
             .map_err(|error| unwritable(&path, &error.error))?;
         // The name, too, outlives a loss of power where the system can promise that.
@@ -121,16 +150,11 @@ pub(crate) fn unwritable(path: &Path, error: &io::Error) -> Failure {
     }
 }
 
-/// Temporary files are their owner's alone; a model is a file like others.
+/// The rights of a file like others, of which the user's mask takes some: temporary files are their owner's alone.
 #[cfg(unix)]
-fn permit(file: &File) -> io::Result<()> {
+fn ordinary() -> Permissions {
     use std::os::unix::fs::PermissionsExt;
-    file.set_permissions(std::fs::Permissions::from_mode(0o644))
-}
-
-#[cfg(not(unix))]
-fn permit(_: &File) -> io::Result<()> {
-    Ok(())
+    Permissions::from_mode(0o666)
 }
 
 fn directory(path: &Path) -> &Path {

@@ -19,7 +19,7 @@ use std::{
 /// tokens, of which those behind the middle count.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Model: a .gguf file, an alias, or a digest.
+    /// Model: a .gguf file, a folder with a checkpoint, an alias, or a digest.
     model: String,
     /// A file with the text.
     text: PathBuf,

@@ -5,7 +5,7 @@
 //! as those in the store are, is replaced by the prepared one beside it whenever it is opened ([`beside`]): the digest
 //! says that they belong together. Another's prepared file is opened by its own name.
 
-use crate::{error::Failure, progress, store};
+use crate::{error::Failure, output, progress, store};
 use anyhow::Result;
 use lockstep_model::{
     Digest, Model, ModelError, file,
@@ -43,11 +43,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     if arguments.json {
         let bytes = fs::metadata(&path)?.len();
         let report = serde_json::json!({ "model": digest, "path": path, "bytes": bytes });
-        println!("{report}");
+        output::line(report)
     } else {
-        println!("{}", path.display());
+        output::line(path.display())
     }
-    Ok(())
 }
 
 /// The digest by which a file is named, if it is.
@@ -118,6 +117,15 @@ fn make(model: &Path, output: Option<&Path>) -> Result<(Digest, PathBuf)> {
     {
         return Ok((digest, path));
     }
+    let is_model = file::parts(model).iter().any(|part| {
+        let same = |path: &Path| fs::canonicalize(path).ok();
+        same(part).is_some() && same(part) == same(&path)
+    });
+    if is_model {
+        let message = format!("the output is the model itself: {}", path.display());
+        return Err(Failure::user(message).into());
+    }
+    output::check(&path, true)?;
     let cannot = |error: &dyn std::fmt::Display| {
         Failure::environment(format!("cannot write {}: {error}", path.display()))
     };

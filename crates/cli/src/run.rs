@@ -3,11 +3,11 @@
 use crate::{
     adapter, choice,
     error::{Failure, chain},
-    kernels, memory, prepare, progress,
+    kernels, memory, output, prepare, progress,
     store::Store,
     text,
 };
-use anyhow::{Context, Result};
+use anyhow::Result;
 use lockstep_model::{
     GenerationError, Message, Model, Params, Prompt, Role, transcript::Transcript,
 };
@@ -22,7 +22,7 @@ use std::{
 /// Answers a prompt.
 #[derive(Debug, clap::Args)]
 pub(crate) struct Arguments {
-    /// Model: a .gguf file, an alias, or a digest.
+    /// Model: a .gguf file, a folder with a checkpoint, an alias, or a digest.
     model: String,
     /// What to ask.
     prompt: String,
@@ -124,7 +124,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             "prefill_seconds": prefill,
             "decode_tokens_per_second": decode,
         });
-        println!("{report}");
+        output::line(report)?;
     } else {
         eprintln!(
             "{} prompt tokens in {prefill:.2} s, {tokens} tokens at {decode:.1} per second ({}, {} threads)",
@@ -220,11 +220,9 @@ impl Stream {
     }
 
     pub(crate) fn finish(&mut self) -> Result<()> {
-        if self.enabled {
-            println!();
-        }
         match self.error.take() {
-            Some(error) => Err(error).context("writing to stdout"),
+            Some(error) => Err(output::unprinted(error)),
+            None if self.enabled => output::line(""),
             None => Ok(()),
         }
     }

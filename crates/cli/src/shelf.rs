@@ -2,6 +2,7 @@
 
 use crate::{
     memory::size,
+    output,
     store::{Store, Stored},
 };
 use anyhow::Result;
@@ -35,11 +36,13 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
             let bytes = store.remove(name)?;
             if arguments.json {
                 let report = serde_json::json!({ "removed": name, "bytes_freed": bytes });
-                println!("{report}");
+                output::line(report)
             } else {
-                println!("removed {name}, {} are free again", size(bytes));
+                output::line(format_args!(
+                    "removed {name}, {} are free again",
+                    size(bytes)
+                ))
             }
-            Ok(())
         }
     }
 }
@@ -54,23 +57,19 @@ fn list(models: &[Stored], json: bool) -> Result<()> {
             })
         });
         let entries: Vec<_> = entries.collect();
-        println!(
-            "{}",
-            serde_json::json!({ "models": entries, "bytes": total })
-        );
-        return Ok(());
+        return output::line(serde_json::json!({ "models": entries, "bytes": total }));
     }
     let width = |of: fn(&Stored) -> usize| models.iter().map(of).max().unwrap_or_default();
     let aliases = width(|model| model.aliases.join(", ").len());
     let names = width(|model| name(model).chars().count());
     for model in models {
-        println!(
+        output::line(format_args!(
             "{:aliases$}  {:names$}  {:>9}  {}",
             model.aliases.join(", "),
             name(model),
             size(model.bytes),
             model.digest
-        );
+        ))?;
     }
     let noun = if models.len() == 1 { "model" } else { "models" };
     eprintln!("{} {noun}, {}", models.len(), size(total));
@@ -80,7 +79,9 @@ fn list(models: &[Stored], json: bool) -> Result<()> {
 /// The name that a model's file gives it; empty when it cannot be read.
 fn name(model: &Stored) -> String {
     let read = || {
-        let maps = model.files.iter().map(|path| file::map(path));
+        let files = model.files.iter();
+        let files = files.filter(|path| path.extension().is_some_and(|found| found == "gguf"));
+        let maps = files.map(|path| file::map(path));
         let maps = maps.collect::<Result<Vec<_>, _>>().ok()?;
         let parts: Vec<&[u8]> = maps.iter().map(|map| &**map).collect();
         shown(&Gguf::parse_parts(&parts).ok()?)

@@ -12,10 +12,10 @@ use crate::{error::Failure, output};
 use anyhow::{Context, Result};
 use etcetera::BaseStrategy;
 use lockstep_model::prepared::EXTENSION;
-pub(crate) use shelf::{Origin, Stored, alias_of};
+pub(crate) use shelf::{Origin, Stored, alias_of, check_alias};
 use std::{
     env, fs,
-    io::{Read, Write},
+    io::{self, Read, Write},
     path::{Path, PathBuf},
 };
 use tempfile::TempDir;
@@ -85,6 +85,19 @@ impl Store {
         Ok(path)
     }
 
+    /// As [`Self::resolve_file`], for what reads a model's own file, not a prepared one.
+    pub(crate) fn resolve_gguf(&self, name: &str) -> Result<PathBuf> {
+        let path = self.resolve_file(name)?;
+        if path.extension().is_some_and(|found| found == EXTENSION) {
+            return Err(
+                Failure::user(format!("prepared, to be run only: {}", path.display()))
+                    .hint("give the .gguf file that it was made of")
+                    .into(),
+            );
+        }
+        Ok(path)
+    }
+
     /// The stored file under an alias or digest.
     pub(crate) fn find(&self, name: &str) -> Option<PathBuf> {
         let plain = !name.is_empty()
@@ -118,7 +131,8 @@ impl Store {
         mut report: impl FnMut(u64),
     ) -> Result<PathBuf> {
         let path = partial.path().join("model.gguf");
-        let mut file = fs::File::create(&path)?;
+        let unwritable = |error: io::Error| output::unwritable(&path, &error);
+        let mut file = fs::File::create(&path).map_err(unwritable)?;
         let mut hasher = blake3::Hasher::new();
         let mut buffer = vec![0; 1 << 20];
         let mut size = 0u64;
@@ -128,8 +142,7 @@ impl Store {
                 break;
             }
             hasher.update(&buffer[..count]);
-            file.write_all(&buffer[..count])
-                .map_err(|error| output::unwritable(&path, &error))?;
+            file.write_all(&buffer[..count]).map_err(unwritable)?;
             size += count as u64;
             report(size);
         }
@@ -142,18 +155,26 @@ impl Store {
             .hint("the download may be damaged; try again")
             .into());
         }
-        file.sync_all()?;
+        file.sync_all().map_err(unwritable)?;
+        let alias = self.alias(expected.digest, partial)?;
         let stored = self.file(expected.digest);
-        fs::rename(&path, &stored)?;
-        self.alias(expected.alias, expected.digest, partial)?;
+        fs::rename(&path, &stored).map_err(unwritable)?;
+        self.name(&alias, expected.alias)?;
         Ok(stored)
     }
 
-    fn alias(&self, name: &str, digest: &str, partial: &TempDir) -> Result<()> {
+    /// Writes an alias of a model, before that is there: a disk may be full.
+    fn alias(&self, digest: &str, partial: &TempDir) -> Result<PathBuf> {
         let path = partial.path().join("alias");
-        fs::write(&path, digest)?;
-        fs::rename(path, self.models.join("aliases").join(name))?;
-        Ok(())
+        fs::write(&path, digest).map_err(|error| output::unwritable(&path, &error))?;
+        Ok(path)
+    }
+
+    /// Gives an alias its name.
+    fn name(&self, alias: &Path, name: &str) -> Result<()> {
+        let place = self.models.join("aliases").join(name);
+        let named = fs::rename(alias, &place);
+        Ok(named.map_err(|error| output::unwritable(&place, &error))?)
     }
 
     /// The file of a model, or the first of several.
@@ -198,7 +219,8 @@ pub(crate) fn partial_in(parent: &Path) -> Result<TempDir> {
         .prefix(PARTIAL_PREFIX)
         .tempdir_in(parent)
         .map_err(|error| cannot(&error))?;
-    fs::write(directory.path().join("pid"), std::process::id().to_string())?;
+    fs::write(directory.path().join("pid"), std::process::id().to_string())
+        .map_err(|error| output::unwritable(parent, &error))?;
     Ok(directory)
 }
 

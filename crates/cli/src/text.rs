@@ -23,7 +23,7 @@ pub(crate) fn write(path: &Path, content: &[u8]) -> Result<()> {
         Ok(metadata) if !metadata.is_file() && !metadata.is_dir() => {
             fs::write(path, content).map_err(|error| output::unwritable(path, &error).into())
         }
-        _ => output::write(path, |out| out.write_all(content)),
+        _ => output::write(path, true, |out| out.write_all(content)),
     }
 }
 

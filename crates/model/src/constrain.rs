@@ -8,7 +8,8 @@
 //!
 //! # Determinism
 //! A mask is a set with one meaning: the tokens after whose bytes the text can still become a value. The engine computes
-//! it by integers and bytes; its clock readings are statistics, and its hash maps are looked up, never walked in a way
+//! it by integers and bytes; bounds of numbers go through f64, by basic operations and powers of ten that f64 has exactly
+//! where bounds have up to 15 digits; its clock readings are statistics, and its hash maps are looked up, never walked in a way
 //! that reaches a mask. Its limits count steps, not time. A limit that is reached is an error, never another mask; since
 //! what was computed before counts, [`Constraint::replay`] asks for every mask that the first run has asked for.
 //! The engine's version is pinned exactly.
@@ -34,6 +35,10 @@ pub enum ConstraintError {
     NotAnObject,
     #[error("the schema cannot be used: {reason}")]
     Unusable { reason: String },
+    #[error(
+        "the schema is too large: {bytes} bytes and {objects} objects (at most 65536 and 1024)"
+    )]
+    TooLarge { bytes: usize, objects: usize },
     #[error("this build cannot follow a schema")]
     NotBuiltIn,
     #[error("the schema is too much for the grammar engine: {reason}")]

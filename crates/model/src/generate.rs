@@ -282,12 +282,6 @@ impl Generation {
         &self.logits_digests
     }
 
-    /// Bytes of the key-value cache.
-    #[must_use]
-    pub fn kv_bytes(&self) -> usize {
-        self.sequence.kv_bytes()
-    }
-
     /// Runs whole operations until `budget` is used up, `permitted_tokens` have been generated in
     /// total, or the text ends. Returns the work done, which exceeds `budget` by less than one
     /// operation.

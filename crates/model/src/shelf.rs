@@ -90,12 +90,6 @@ impl Shelf {
         }
     }
 
-    /// Bytes that models may take.
-    #[must_use]
-    pub fn budget(&self) -> u64 {
-        self.budget
-    }
-
     /// Bytes that models take.
     #[must_use]
     pub fn bytes(&self) -> u64 {
@@ -176,8 +170,15 @@ impl Shelf {
         while held.bytes() > budget - bytes {
             let unused = held.entries.iter().filter(|(_, entry)| !entry.is_used());
             let oldest = unused.min_by_key(|(_, entry)| entry.asked);
-            // Others may let go of a model at any time, but get none while the lock is held: there is one.
-            let oldest = *oldest.expect("what is in use leaves room").0;
+            let Some(oldest) = oldest.map(|(digest, _)| *digest) else {
+                // One that was unused has been taken into use since, by somebody who had a weak reference.
+                return Err(ShelfError::InUse {
+                    model,
+                    bytes,
+                    used: held.bytes(),
+                    budget,
+                });
+            };
             held.entries.remove(&oldest);
         }
         Ok(())

@@ -4,7 +4,8 @@
 //! Rendered by `minijinja` with Hugging Face's settings (blocks trimmed, no escaping, Python's methods of texts and maps,
 //! `tojson` as Python writes JSON). A template sees `messages`, `add_generation_prompt`, `bos_token` and `eos_token`; `tools`
 //! and `documents` are there and `none`; it may call `raise_exception`. Message contents are shielded first (see
-//! [`crate::tokenizer`]), and what is taken out of one does not join the rest to a control token; roles are an enumeration, since templates build control tokens from them.
+//! [`crate::tokenizer`]), and what is taken out of one does not join the rest to a control token; roles are an
+//! enumeration, since templates build control tokens from them.
 //!
 //! # Determinism
 //! There is no clock: `strftime_now` is not defined. Templates that ask whether it is take the date that they bring
@@ -174,16 +175,28 @@ fn method(
     arguments: &[Value],
 ) -> Result<Value, minijinja::Error> {
     if let ("replace", Some(text), [old, new]) = (name, value.as_str(), arguments) {
-        return Ok(replace(text, &old.to_string(), &new.to_string()).into());
+        return Ok(replace(text, &old.to_string(), &new.to_string())?.into());
     }
     pycompat::unknown_method_callback(state, value, name, arguments)
 }
 
+/// Bytes that a text made by one filter may have.
+const TEXT_MAX: usize = 1 << 24;
+
+fn too_long() -> minijinja::Error {
+    minijinja::Error::new(ErrorKind::InvalidOperation, "the text is too long")
+}
+
 /// Replaces all that is `old`. Where something is left out between what a message says, that becomes no control token by being
 /// joined: the second part is marked as text.
-fn replace(text: &str, old: &str, new: &str) -> String {
+fn replace(text: &str, old: &str, new: &str) -> Result<String, minijinja::Error> {
     if !new.is_empty() || old.is_empty() {
-        return text.replace(old, new);
+        let places = text.matches(old).count();
+        let added = places.saturating_mul(new.len());
+        if added.saturating_add(text.len()) > TEXT_MAX {
+            return Err(too_long());
+        }
+        return Ok(text.replace(old, new));
     }
     let mut parts = text.split(old);
     let mut joined = parts.next().unwrap_or_default().to_owned();
@@ -193,68 +206,105 @@ fn replace(text: &str, old: &str, new: &str) -> String {
         }
         joined.push_str(part);
     }
-    joined
+    Ok(joined)
 }
 
-/// JSON with the spaces that Python puts between values, or in lines that are indented by so much.
-fn to_json(value: Value, options: Kwargs) -> Result<String, minijinja::Error> {
+/// JSON with the spaces that Python puts between values, or in lines that are indented by so much; keys in their order.
+fn to_json(value: &Value, options: Kwargs) -> Result<String, minijinja::Error> {
     let indent: Option<usize> = options.get("indent")?;
-    // Whether characters are escaped: they never are here.
-    let _: Option<bool> = options.get("ensure_ascii")?;
-    let _: Option<bool> = options.get("sort_keys")?;
+    for flag in ["ensure_ascii", "sort_keys"] {
+        if options.get::<Option<bool>>(flag)? == Some(true) {
+            let reason = format!("tojson does not have {flag}");
+            return Err(minijinja::Error::new(ErrorKind::InvalidOperation, reason));
+        }
+    }
     options.assert_all_used()?;
-    let json = serde_json::to_value(&value)
-        .map_err(|error| minijinja::Error::new(ErrorKind::BadSerialization, error.to_string()))?;
-    let mut text = String::new();
-    write_json(
-        &json,
-        indent.map(|indent| indent.min(INDENT_MAX)),
-        0,
-        &mut text,
-    );
-    Ok(text)
+    let mut json = JsonText {
+        text: String::new(),
+        indent: indent.map(|indent| indent.min(INDENT_MAX)),
+        values: 0,
+    };
+    json.put(value, 0)?;
+    Ok(json.text)
 }
 
 /// The widest indentation of JSON.
 const INDENT_MAX: usize = 16;
+/// Values within values, at most.
+const DEPTH_MAX: usize = 64;
+/// Values, at most.
+const VALUES_MAX: usize = 1 << 18;
 
-fn write_json(json: &serde_json::Value, indent: Option<usize>, depth: usize, text: &mut String) {
-    let line = |depth: usize, text: &mut String| {
-        if let Some(indent) = indent {
-            text.push('\n');
-            text.extend(std::iter::repeat_n(' ', indent * depth));
+/// JSON on its way.
+struct JsonText {
+    text: String,
+    indent: Option<usize>,
+    values: usize,
+}
+
+impl JsonText {
+    fn put(&mut self, value: &Value, depth: usize) -> Result<(), minijinja::Error> {
+        self.values += 1;
+        if depth > DEPTH_MAX || self.values > VALUES_MAX || self.text.len() > TEXT_MAX {
+            return Err(too_long());
         }
-    };
-    let next = if indent.is_some() { "," } else { ", " };
-    let (open, close, count) = match json {
-        serde_json::Value::Array(list) => ('[', ']', list.len()),
-        serde_json::Value::Object(map) => ('{', '}', map.len()),
-        plain => return text.push_str(&plain.to_string()),
-    };
-    text.push(open);
-    let keys: Vec<Option<&String>> = match json {
-        serde_json::Value::Object(map) => map.keys().map(Some).collect(),
-        _ => vec![None; count],
-    };
-    for (index, key) in keys.into_iter().enumerate() {
-        if index > 0 {
-            text.push_str(next);
-        }
-        line(depth + 1, text);
-        let value = match key {
-            Some(key) => {
-                text.push_str(&serde_json::Value::String(key.clone()).to_string());
-                text.push_str(": ");
-                &json[key.as_str()]
+        match value.kind() {
+            ValueKind::Map => {
+                let keys: Vec<Value> = value.try_iter()?.take(VALUES_MAX).collect();
+                self.list(['{', '}'], keys.len(), depth, |json, index| {
+                    let key = keys[index].to_string();
+                    json.text
+                        .push_str(&serde_json::Value::from(key).to_string());
+                    json.text.push_str(": ");
+                    json.put(&value.get_item(&keys[index])?, depth + 1)
+                })
             }
-            None => &json[index],
-        };
-        write_json(value, indent, depth + 1, text);
+            ValueKind::Seq | ValueKind::Iterable => {
+                let items: Vec<Value> = value.try_iter()?.take(VALUES_MAX).collect();
+                self.list(['[', ']'], items.len(), depth, |json, index| {
+                    json.put(&items[index], depth + 1)
+                })
+            }
+            _ => {
+                // Neither map nor list: nothing of it has an order.
+                let plain = serde_json::to_value(value).map_err(|error| {
+                    minijinja::Error::new(ErrorKind::BadSerialization, error.to_string())
+                })?;
+                self.text.push_str(&plain.to_string());
+                Ok(())
+            }
+        }
     }
-    if count > 0 {
-        line(depth, text);
+
+    fn list(
+        &mut self,
+        [open, close]: [char; 2],
+        count: usize,
+        depth: usize,
+        mut put: impl FnMut(&mut Self, usize) -> Result<(), minijinja::Error>,
+    ) -> Result<(), minijinja::Error> {
+        self.text.push(open);
+        for index in 0..count {
+            if index > 0 {
+                let next = if self.indent.is_some() { "," } else { ", " };
+                self.text.push_str(next);
+            }
+            self.line(depth + 1);
+            put(self, index)?;
+        }
+        if count > 0 {
+            self.line(depth);
+        }
+        self.text.push(close);
+        Ok(())
     }
-    text.push(close);
+
+    fn line(&mut self, depth: usize) {
+        if let Some(indent) = self.indent {
+            self.text.push('\n');
+            self.text.extend(std::iter::repeat_n(' ', indent * depth));
+        }
+    }
 }
 
 /// What templates call for the date.

@@ -125,6 +125,12 @@ impl KvLayer {
         self.first_page += pages;
     }
 
+    /// Drops the pages that only have positions from `position` on.
+    pub fn truncate(&mut self, position: usize) {
+        let pages = position.div_ceil(PAGE_POSITIONS);
+        self.pages.truncate(pages.saturating_sub(self.first_page));
+    }
+
     /// Drops all pages.
     pub fn clear(&mut self) {
         self.pages.clear();

@@ -60,6 +60,7 @@ impl Store {
         }
         let digest = hasher.finalize().to_hex();
         self.check_taken(alias, &digest)?;
+        let named = self.alias(&digest, partial)?;
         let names: Vec<PathBuf> = match ready.len() {
             1 => vec![self.file(&digest)],
             count => (1..=count)
@@ -72,7 +73,7 @@ impl Store {
         for (place, name) in ready.iter().zip(&names).rev() {
             fs::rename(place, name).map_err(|error| output::unwritable(name, &error))?;
         }
-        self.alias(alias, &digest, partial)?;
+        self.name(&named, alias)?;
         Ok(names[0].clone())
     }
 
@@ -187,7 +188,7 @@ pub(crate) fn alias_of(path: &Path) -> String {
     }
 }
 
-fn check_alias(alias: &str) -> Result<()> {
+pub(crate) fn check_alias(alias: &str) -> Result<()> {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte);
     if alias.is_empty() || alias.starts_with(['.', '-']) || !alias.bytes().all(plain) {
         return Err(Failure::user(format!("not an alias: {alias}"))

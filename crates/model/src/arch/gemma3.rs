@@ -85,6 +85,7 @@ fn describe(config: &Config<'_>) -> Result<Description, CheckpointError> {
         epsilon: ("rms_norm_eps", Some(1e-6)),
         activation: ("hidden_activation", "gelu_pytorch_tanh"),
         tied: true,
+        ..Defaults::PLAIN
     };
     let mut description = origin::common(config, NAME, &defaults)?;
     let scalar = config.number("query_pre_attn_scalar", Some(256.0))?;

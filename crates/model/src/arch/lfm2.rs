@@ -86,6 +86,10 @@ pub(super) fn describe(
         rope_base: 1e6,
         epsilon: ("norm_eps", Some(1e-5)),
         tied: config.flag("tie_embedding", true)?,
+        width: match config.optional_size("block_ff_dim")? {
+            Some(_) => "block_ff_dim",
+            None => Defaults::PLAIN.width,
+        },
         ..Defaults::PLAIN
     };
     let mut description = origin::common(config, name, &defaults)?;

@@ -67,6 +67,8 @@ pub(super) struct Defaults {
     /// The setting of the activation, and the one that is computed.
     pub(super) activation: (&'static str, &'static str),
     pub(super) tied: bool,
+    /// The setting that says how wide the feed-forward network is.
+    pub(super) width: &'static str,
 }
 
 impl Defaults {
@@ -80,6 +82,7 @@ impl Defaults {
         epsilon: ("rms_norm_eps", None),
         activation: ("hidden_act", "silu"),
         tied: false,
+        width: "intermediate_size",
     };
 }
 
@@ -240,10 +243,7 @@ pub(super) fn common(
         config.size("max_position_embeddings", defaults.context)?,
     );
     description.set_size("embedding_length", embedding);
-    description.set_size(
-        "feed_forward_length",
-        config.size("intermediate_size", None)?,
-    );
+    description.set_size("feed_forward_length", config.size(defaults.width, None)?);
     description.set_size("attention.head_count", heads);
     description.set_size(
         "attention.head_count_kv",

@@ -110,6 +110,29 @@ fn matrices_keep_their_type_and_vectors_do_not() {
     }
 }
 
+#[test]
+fn settings_of_the_first_dense_ones_with_convolutions_are_understood() {
+    let of = &TINY[4];
+    let mut checkpoint = TinyCheckpoint::new(of, 7);
+    let settings = checkpoint.config.as_object_mut().unwrap();
+    settings.remove("intermediate_size").unwrap();
+    settings.remove("layer_types").unwrap();
+    let attending = of
+        .attends
+        .iter()
+        .enumerate()
+        .filter(|(_, attends)| **attends);
+    let attending: Vec<usize> = attending.map(|(layer, _)| layer).collect();
+    settings.insert("full_attn_idxs".to_owned(), json!(attending));
+    settings.insert("block_ff_dim".to_owned(), json!(144));
+    settings.insert("block_auto_adjust_ff_dim".to_owned(), json!(true));
+    settings.insert("block_multiple_of".to_owned(), json!(32));
+    let made = Model::from_bytes(&open(&checkpoint.files()).unwrap()).unwrap();
+    let wanted = fixture::tiny(of, 7, Weights::Float).build();
+    let wanted = Model::from_bytes(&wanted).unwrap();
+    assert_eq!(logits(wanted), logits(made));
+}
+
 /// The error of a checkpoint of the first architecture, or of the one of that number, after a change.
 fn error_of(of: usize, change: impl FnOnce(&mut TinyCheckpoint)) -> String {
     let mut checkpoint = TinyCheckpoint::new(&TINY[of], 1);

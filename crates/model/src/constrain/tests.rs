@@ -285,6 +285,50 @@ fn schemas_that_cannot_be_followed_say_why() {
 }
 
 #[test]
+fn schemas_and_tokens_beyond_all_measure_are_errors() {
+    let chain = |length: usize| {
+        let mut definitions = serde_json::Map::new();
+        for index in 0..length {
+            let next = match index + 1 < length {
+                true => json!({ "$ref": format!("#/$defs/a{}", index + 1) }),
+                false => json!({ "type": "boolean" }),
+            };
+            definitions.insert(format!("a{index}"), next);
+        }
+        json!({ "$ref": "#/$defs/a0", "$defs": definitions })
+    };
+    let start = |schema: &Value, model: &Arc<Model>| {
+        let kernels = kernels(Isa::Portable, 1);
+        let params = params(schema, 1);
+        Generation::start(Arc::clone(model), kernels, &prompt(), params)
+    };
+    let error = start(&chain(3000), &MODEL).unwrap_err().to_string();
+    assert!(error.starts_with("the schema is too large: "), "{error}");
+    // As long as it may be: an answer or an error, but no end of the process.
+    let _ = start(&chain(1000), &MODEL);
+    // A token that the engine does not take is never allowed.
+    let file = crate::fixture::tiny_llama(5);
+    let gguf = file.build();
+    let gguf = crate::gguf::Gguf::parse(&gguf).unwrap();
+    let mut tokens = gguf.array("tokenizer.ggml.tokens").unwrap().to_vec();
+    *tokens.last_mut().unwrap() = crate::gguf::Value::String("a".repeat(1100));
+    let file = file
+        .set("tokenizer.ggml.tokens", crate::gguf::Value::Array(tokens))
+        .set(
+            "tokenizer.ggml.merges",
+            crate::gguf::Value::Array(Vec::new()),
+        );
+    let model = Model::from_bytes(&file.build()).unwrap();
+    let mut generation = start(&json!({ "type": "boolean" }), &model).unwrap();
+    generation.advance(u32::MAX, Work::MAX).unwrap();
+    assert!(
+        ["true", "false"]
+            .map(str::as_bytes)
+            .contains(&&*generation.progress().text)
+    );
+}
+
+#[test]
 fn a_banned_way_out_is_an_error() {
     let schema = json!({ "const": "}" });
     let mut params = params(&schema, 1);

@@ -95,12 +95,20 @@ impl Batch {
                 source,
             })?;
         }
-        for (index, member) in members.iter_mut().enumerate() {
-            let reserved = member.sequence.text.reserve(member.tokens.len());
-            reserved.map_err(|source| BatchError {
-                member: index,
-                source,
-            })?;
+        for index in 0..members.len() {
+            let Member {
+                sequence, tokens, ..
+            } = &mut members[index];
+            if let Err(source) = sequence.text.reserve(tokens.len()) {
+                for member in &mut members[..index] {
+                    member.sequence.pass.abandon();
+                    member.sequence.text.release();
+                }
+                return Err(BatchError {
+                    member: index,
+                    source,
+                });
+            }
         }
         let segments = members
             .iter()

@@ -67,6 +67,13 @@ impl Text {
         Ok(KvLayer::reserve(&mut self.cache, positions)?)
     }
 
+    /// Gives back what was reserved for a pass that does not run.
+    pub(super) fn release(&mut self) {
+        for layer in &mut self.cache {
+            layer.truncate(self.position);
+        }
+    }
+
     /// Goes on by a whole pass of so many tokens.
     pub(super) fn advance(&mut self, tokens: usize) {
         self.position += tokens;
@@ -109,6 +116,7 @@ impl Text {
         };
         if self.convolved.is_empty() && self.cache.iter().zip(&self.windows).all(is_kept) {
             self.position = position;
+            self.release();
         } else {
             self.clear();
         }

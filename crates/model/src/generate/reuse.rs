@@ -5,8 +5,10 @@ use std::{iter, sync::Arc};
 
 impl Generation {
     /// Prepares a generation with the model of `self`, which ends: what the new prompt begins with and `self` has
-    /// computed is not computed again, if both have the same room, adapter and format of the cache. Tokens, text and chain are those of
-    /// [`Generation::start`]; [`super::Progress::prefilled`] begins behind what was kept, and the work is less.
+    /// computed is not computed again, in whole chunks, if both have the same room, adapter and format of the cache;
+    /// otherwise it runs on `kernels`. Tokens, text and chain are those of [`Generation::start`];
+    /// [`super::Progress::prefilled`] begins behind what was kept, and the work is less. So it is not for what is
+    /// replicated: there, work is a function of the request.
     ///
     /// # Errors
     /// As [`Generation::start`].
@@ -23,7 +25,9 @@ impl Generation {
             && self.params.kv == params.kv
             && adapter(&self.params) == adapter(&params);
         let sequence = if is_alike {
-            let shared = self.shared(&prompt);
+            // Whole chunks, so that the generation can be taken up anywhere as one that began anew.
+            let chunk = params.prefill_chunk.get();
+            let shared = self.shared(&prompt) / chunk * chunk;
             let mut kept = self.sequence;
             kept.rewind(shared);
             kept

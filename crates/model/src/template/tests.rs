@@ -146,6 +146,10 @@ fn what_real_templates_are_made_of_is_understood() {
             "{\"a\": [1, 2.5, null, true], \"b\": {}, \"c\": \"<\u{e9}>\"}[]{\n  \"a\": [\n    1\n  ]\n}",
         ),
         (
+            "{{ {'b': 1, 'a': {'d': [], 'c': ''}} | tojson }}{{ messages[0] | tojson }}",
+            "{\"b\": 1, \"a\": {\"d\": [], \"c\": \"\"}}{\"role\": \"system\", \"content\": \"Be brief.\"}",
+        ),
+        (
             "{%- for m in messages if m.role == 'user' %}{% if loop.last %}{{ m.content }}{% endif %}{% endfor %}\
              {%- for m in messages %}{% if loop.index0 == 1 %}{% break %}{% endif %}{{ m.role }}{% endfor %}\
              {{ nothing }}{{ messages | selectattr('role', 'equalto', 'user') | list | length }}",
@@ -169,6 +173,25 @@ fn what_real_templates_are_made_of_is_understood() {
 #[test]
 fn what_templates_cannot_have_is_said() {
     for (source, wanted) in [
+        (
+            "{% set n = namespace(s='a') %}{% for i in range(24) %}{% set n.s = n.s ~ n.s %}{% endfor %}\
+             {{ n.s | replace('a', n.s) }}",
+            "chat template failed: line 1: the text is too long",
+        ),
+        (
+            "{% set n = namespace(x=[]) %}{% for i in range(40) %}{% set n.x = [n.x, n.x] %}{% endfor %}\
+             {{ n.x | tojson }}",
+            "chat template failed: line 1: the text is too long",
+        ),
+        (
+            "{% set n = namespace(x=[]) %}{% for i in range(80) %}{% set n.x = [n.x] %}{% endfor %}\
+             {{ n.x | tojson }}",
+            "chat template failed: line 1: the text is too long",
+        ),
+        (
+            "{{ {} | tojson(sort_keys=true) }}",
+            "chat template failed: line 1: tojson does not have sort_keys",
+        ),
         (
             "\n{{ strftime_now('%d %b %Y') }}",
             "chat template failed: line 2: it asks for the date, and there is no clock here: strftime_now",

@@ -233,6 +233,24 @@ fn a_budget_is_kept_and_a_sequence_that_has_no_room_loses_nothing() {
         batch.run(&mut members).map_err(|error| error.member)
     };
     assert_eq!(run(&mut sequences), Err(0));
+    // What the first took is there again when the second finds no room.
+    sequences[2].rewind(64);
+    let taken = feed(&mut sequences[2], &text[64..65], 1);
+    let left = sequences[2].rewind(64);
+    assert_eq!((taken.is_empty(), left), (false, 64));
+    assert_eq!(pool.used(), 3 * layers * page);
+    let mut other = new();
+    other.begin(&text[..1], false).unwrap();
+    assert_eq!(pool.used(), 4 * layers * page);
+    assert_eq!(run(&mut sequences), Err(0));
+    drop(other);
+    let third = KvFull {
+        needed: layers * page,
+        used: 3 * layers * page + layers * page,
+        budget: (4 * layers + 1) * page,
+    };
+    assert_eq!(run(&mut sequences), Err(1));
+    assert_eq!(pool.used() + layers * page, third.used);
     sequences[2].clear();
     run(&mut sequences).unwrap();
     assert_eq!(pool.used(), 4 * layers * page);
