@@ -13,17 +13,7 @@ use std::{
     process::{Command, Stdio},
     sync::Arc,
 };
-use support::{json, lockstep, report};
-
-fn with_model() -> tempfile::TempDir {
-    let data = tempfile::tempdir().unwrap();
-    fs::write(
-        data.path().join("tiny.gguf"),
-        fixture::tiny_llama(5).build(),
-    )
-    .unwrap();
-    data
-}
+use support::{json, lockstep, report, with_model};
 
 fn command(data: &Path, arguments: &[&str]) -> Command {
     let mut command = lockstep(data);

@@ -12,18 +12,7 @@ use std::{
     path::Path,
     thread,
 };
-use support::{json, lockstep, report};
-
-/// A folder with a small model in `tiny.gguf`, also for the data.
-fn with_model() -> tempfile::TempDir {
-    let data = tempfile::tempdir().unwrap();
-    fs::write(
-        data.path().join("tiny.gguf"),
-        fixture::tiny_llama(5).build(),
-    )
-    .unwrap();
-    data
-}
+use support::{json, lockstep, report, with_model};
 
 fn run(data: &Path, arguments: &[&str]) -> String {
     let report = report(lockstep(data).current_dir(data).args(arguments));

@@ -8,7 +8,7 @@
 //! `bench/large.py` measures them.
 use lockstep_model::{
     Digest, Model, Sequence, Shelf, arch, file,
-    fixture::{self, Tiny, Weights},
+    fixture::{self, Random, Tiny, Weights},
     gguf::{Gguf, NewTensor, TensorType, Value, Writer},
     prepared,
 };
@@ -347,23 +347,5 @@ fn fill(tensor: &NewTensor, random: &mut Random, bytes: &mut Vec<u8>) {
     while bytes.len() < total {
         let count = blocks.len().min(total - bytes.len());
         bytes.extend(&blocks[..count]);
-    }
-}
-
-/// SplitMix64.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// In [0, 1).
-    fn unit(&mut self) -> f32 {
-        (self.next() >> 40) as f32 / (1u64 << 24) as f32
     }
 }

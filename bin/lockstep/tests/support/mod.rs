@@ -16,6 +16,14 @@ pub(crate) fn lockstep(data: &Path) -> Command {
     command
 }
 
+/// A folder with a small model in `tiny.gguf`, also for the data.
+pub(crate) fn with_model() -> tempfile::TempDir {
+    let data = tempfile::tempdir().expect("there is room for a folder");
+    let model = lockstep_model::fixture::tiny_llama(5).build();
+    std::fs::write(data.path().join("tiny.gguf"), model).expect("and for a small file");
+    data
+}
+
 /// The binary with the user's own data directory, so that the model is fetched once.
 pub(crate) fn lockstep_with_models() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_lockstep"));
