@@ -3,7 +3,7 @@
 mod support;
 
 use insta::assert_snapshot;
-use lockstep_model::{Message, Model, Prompt, Role, Sampling, Transcript, fixture};
+use lockstep_model::{Message, Model, Prompt, Role, Sampling, Transcript};
 use lockstep_numeric::{Isa, Kernels, Pool};
 use std::{
     fs,

@@ -7,8 +7,8 @@
 
 use crate::{
     error::{Failure, chain},
-    models,
     network::{self, EPOCHS_DIRECTORY},
+    resident,
 };
 use anyhow::Result;
 use lockstep_subnet::consensus::genesis::{
@@ -198,7 +198,7 @@ fn deal(
         })?;
         before.write(&folder).map_err(unwritten)?;
     }
-    let models = models::open_named(names)?;
+    let models = resident::open_named(names)?;
     let models = models
         .iter()
         .map(|(name, model)| (name.clone(), model.digest().to_string()));

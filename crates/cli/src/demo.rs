@@ -2,9 +2,9 @@
 
 use crate::{
     client::{self, Llm},
-    embedded, models,
+    embedded,
     network::{Directory, Network, Options},
-    pull,
+    pull, resident,
     run::open,
     store::Store,
 };
@@ -260,7 +260,7 @@ fn recompute(model: &Arc<Model>, prompt: &str, tokens: u32) -> Result<String> {
         seed: 0,
         temperature_milli: 0,
     };
-    let transcript = models::transcript(model, &kernels, &request, tokens)?;
+    let transcript = resident::transcript(model, &kernels, &request, tokens)?;
     Ok(transcript
         .steps
         .last()

@@ -2,7 +2,7 @@
 
 use crate::{
     error::{Failure, chain},
-    models, network,
+    network, resident,
 };
 use anyhow::Result;
 use lockstep_subnet::{
@@ -45,10 +45,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     refuse_to_overwrite(directory)?;
     let count = u32::try_from(arguments.nodes.len()).unwrap_or(u32::MAX);
     let mut keys = Keys::deal_random(count).map_err(Failure::user)?;
-    let models = models::open_named(&arguments.models)?;
+    let models = resident::open_named(&arguments.models)?;
     let models = models
         .iter()
-        .map(|(name, model)| (name.clone(), models::digest(model).0));
+        .map(|(name, model)| (name.clone(), resident::digest(model).0));
     keys.subnet = keys
         .subnet
         .with_addresses(arguments.nodes.clone())

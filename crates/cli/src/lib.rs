@@ -33,10 +33,10 @@ mod prepare;
 mod progress;
 mod pull;
 mod quantize;
+mod resident;
 mod run;
 mod script;
 mod selftest;
-mod shelf;
 mod stop;
 mod store;
 mod text;
@@ -59,7 +59,7 @@ enum Command {
     /// Fetch a model into the store.
     Pull(pull::Arguments),
     /// List the models in the store, or remove one.
-    Models(shelf::Arguments),
+    Models(models::Arguments),
     /// Show what is in a model file, also in one that cannot be run.
     Inspect(inspect::Arguments),
     /// Talk with a model in the terminal, or by lines of standard input.
@@ -108,7 +108,7 @@ pub fn main() -> ExitCode {
     let arguments = Arguments::parse();
     exit(match &arguments.command {
         Command::Pull(arguments) => pull::run(arguments),
-        Command::Models(arguments) => shelf::run(arguments),
+        Command::Models(arguments) => models::run(arguments),
         Command::Inspect(arguments) => inspect::run(arguments),
         Command::Chat(arguments) => chat::run(arguments),
         Command::Prepare(arguments) => prepare::run(arguments),

@@ -17,7 +17,7 @@ pub(crate) use member::{Member, MemberConfig, READINESS_PERIOD};
 
 use crate::{
     error::{Failure, chain},
-    kernels, models,
+    kernels, resident,
     stop::{Stop, Watched},
 };
 use anyhow::{Context, Result, anyhow};
@@ -109,7 +109,7 @@ impl Network {
             .into());
         }
         let resident = options.models.iter();
-        let resident = resident.map(|(name, model)| (name.clone(), models::digest(model).0));
+        let resident = resident.map(|(name, model)| (name.clone(), resident::digest(model).0));
         let subnet =
             on_free_ports(subnet.with_models(resident.collect())).map_err(Failure::environment)?;
         let mut network = Self {

@@ -3,11 +3,12 @@
 use crate::{
     error::{Failure, chain},
     genesis::protocol_version,
-    kernels, logs, models,
+    kernels, logs,
     network::{
         self, Directory, EPOCHS_DIRECTORY, Epochs, Keyring, Member, MemberConfig, Own,
         READINESS_PERIOD,
     },
+    resident,
     run::open,
     stop::{Stop, Watched},
     store::Store,
@@ -351,7 +352,7 @@ fn resident(subnet: &Subnet, given: &[String]) -> Result<Vec<Arc<Model>>> {
     let mut found = Vec::new();
     for name in given {
         let model = open(name)?;
-        let digest = models::digest(&model).0;
+        let digest = resident::digest(&model).0;
         if !subnet.models().values().any(|known| *known == digest) {
             return Err(Failure::user(format!(
                 "the genesis has no model with the digest of {name}: {}",
@@ -362,7 +363,10 @@ fn resident(subnet: &Subnet, given: &[String]) -> Result<Vec<Arc<Model>>> {
         found.push(model);
     }
     for (name, digest) in subnet.models() {
-        if found.iter().any(|model| models::digest(model).0 == *digest) {
+        if found
+            .iter()
+            .any(|model| resident::digest(model).0 == *digest)
+        {
             continue;
         }
         let file = Store::open()?.find(&Digest(*digest).to_string());

@@ -6,13 +6,13 @@
 //! `models/<digest>-00001-of-00003.gguf` and so on, as the loader looks for them; its digest is that of all its bytes. A
 //! file gets its final name only when it is whole, checked and synced, the first of several last.
 
-mod shelf;
+mod contents;
 
 use crate::{error::Failure, output};
 use anyhow::{Context, Result};
+pub(crate) use contents::{Origin, Stored, alias_of, check_alias};
 use etcetera::BaseStrategy;
 use lockstep_model::prepared::EXTENSION;
-pub(crate) use shelf::{Origin, Stored, alias_of, check_alias};
 use std::{
     env, fs,
     io::{self, Read, Write},

@@ -3,8 +3,9 @@
 use crate::{
     builtin,
     error::Failure,
-    logs, models,
+    logs,
     network::{Directory, Network, Options, READINESS_PERIOD},
+    resident,
     stop::{Stop, Watched},
     store,
 };
@@ -50,7 +51,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         ))
         .into());
     }
-    let models = models::open_named(&arguments.models)?;
+    let models = resident::open_named(&arguments.models)?;
     let directory = match &arguments.directory {
         Some(directory) => directory.clone(),
         None => store::data_directory()?.join("network"),

@@ -16,7 +16,7 @@
 use super::Keyring;
 use crate::{
     error::{Failure, chain},
-    models::Resident,
+    resident::Resident,
 };
 use anyhow::{Context, Result, anyhow};
 use lockstep_canister::engine::Engine;

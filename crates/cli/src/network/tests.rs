@@ -103,6 +103,6 @@ fn a_replica_killed_during_a_generation_catches_up_to_the_same_root() {
         temperature_milli: 0,
     };
     let alone =
-        models::transcript(&model, network.replica_kernels(0).unwrap(), &request, 64).unwrap();
+        resident::transcript(&model, network.replica_kernels(0).unwrap(), &request, 64).unwrap();
     assert_eq!(alone.steps.last().unwrap().link.0.as_slice(), answer.digest);
 }
