@@ -2,9 +2,9 @@
 //! model, and says what memory they take and how fast texts decode with them.
 //!
 //! Passes of one text and of eight are taken in turns without adapters, with one for all, and with a different one for each;
-//! adapters change from round to round, so that none is in a cache because it has just been used. Ratios are of the medians
-//! of all passes; of the fastest ones; and of the time that the system says the first thread ran, which other work on the
-//! machine disturbs least, with one thread all there is. Decode begins behind a prompt of 64 tokens.
+//! adapters change from round to round, so that none is in a cache because it has just been used. A ratio is that of the
+//! medians of two kinds in the same round, between which a machine changes least: its median over the rounds, and between
+//! which values half of them lie. Decode begins behind a prompt of 64 tokens.
 #![allow(
     clippy::disallowed_methods,
     reason = "measures speed; nothing replicated"
@@ -25,11 +25,10 @@ fn resident() -> Result<usize, Box<dyn Error>> {
     Ok(pages * BYTES_PER_PAGE)
 }
 
-/// Seconds that this thread ran.
-fn run_seconds() -> Result<f64, Box<dyn Error>> {
-    let schedstat = fs::read_to_string("/proc/thread-self/schedstat")?;
-    let nanoseconds: f64 = schedstat.split(' ').next().ok_or("schedstat")?.parse()?;
-    Ok(nanoseconds * 1e-9)
+/// Puts values in order, and gives that a part of the way through them.
+fn quantile(values: &mut [f64], part: f64) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[((values.len() - 1) as f64 * part).round() as usize]
 }
 
 /// What is measured.
@@ -38,9 +37,8 @@ struct Kind {
     texts: usize,
     /// How many different adapters.
     adapters: usize,
+    /// The median pass of each round.
     seconds: Vec<f64>,
-    /// Time that the first thread ran.
-    run: f64,
 }
 
 fn main() -> Result<(), Box<dyn Error>> {
@@ -100,7 +98,6 @@ fn main() -> Result<(), Box<dyn Error>> {
         texts,
         adapters,
         seconds: Vec::new(),
-        run: 0.0,
     });
     let capacity = PROMPT + 1 + PASSES;
     let mut sequences: Vec<Sequence> = (0..8)
@@ -125,11 +122,8 @@ fn main() -> Result<(), Box<dyn Error>> {
                 sequence.finish();
             }
             next += kind.adapters;
-            let mut ran = 0.0;
+            let mut seconds = Vec::new();
             for pass in 0..=PASSES {
-                if pass == 1 {
-                    ran = run_seconds()?;
-                }
                 let token = [pass as u32 * 31 + 5];
                 let mut members: Vec<_> = sequences[..kind.texts]
                     .iter_mut()
@@ -143,35 +137,28 @@ fn main() -> Result<(), Box<dyn Error>> {
                 batch.run(&mut members)?;
                 // The first brings the adapter into the caches, if it fits, as any pass of a text does.
                 if pass > 0 {
-                    kind.seconds.push(begun.elapsed().as_secs_f64());
+                    seconds.push(begun.elapsed().as_secs_f64());
                 }
             }
-            kind.run += run_seconds()? - ran;
+            kind.seconds.push(quantile(&mut seconds, 0.5));
         }
     }
     println!(
-        "| decode ({}, {threads} threads) | tokens/s, median | slower than bare, median | fastest | run |",
+        "| decode ({}, {threads} threads) | tokens/s | slower than bare | half of the rounds |",
         kernels.isa()
     );
-    println!("|---|---|---|---|---|");
-    let figures = kinds.each_mut().map(|kind| {
-        kind.seconds.sort_by(f64::total_cmp);
-        (
-            kind.texts,
-            kind.seconds[kind.seconds.len() / 2],
-            kind.seconds[0],
-            kind.run,
-        )
-    });
-    for (kind, (texts, median, fastest, run)) in kinds.iter().zip(figures) {
-        let bare = figures[if texts == 1 { 0 } else { 2 }];
+    println!("|---|---|---|---|");
+    for kind in &kinds {
+        let bare = &kinds[if kind.texts == 1 { 0 } else { 2 }].seconds;
+        let ratios = kind.seconds.iter().zip(bare);
+        let mut ratios: Vec<f64> = ratios.map(|(kind, bare)| kind / bare).collect();
         println!(
-            "| {} | {:.1} | {:.3} | {:.3} | {:.3} |",
+            "| {} | {:.1} | {:.3} | {:.3} to {:.3} |",
             kind.name,
-            texts as f64 / median,
-            median / bare.1,
-            fastest / bare.2,
-            run / bare.3,
+            kind.texts as f64 / quantile(&mut kind.seconds.clone(), 0.5),
+            quantile(&mut ratios, 0.5),
+            quantile(&mut ratios, 0.25),
+            quantile(&mut ratios, 0.75),
         );
     }
     Ok(())

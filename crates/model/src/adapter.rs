@@ -224,10 +224,12 @@ impl Adapter {
         let mut pairs = Vec::new();
         for (tensor, pair) in parts.factors {
             let id = target(graph, &tensor)?;
-            pairs.push(check(graph, id, pair)?);
+            pairs.push((id, check(graph, id, pair)?));
             names.insert(tensor, id);
         }
-        let given = pairs.iter().map(|[a, b]| Factors {
+        // As a pass reads them, so that each follows the one before.
+        pairs.sort_unstable_by_key(|(id, _)| id.0);
+        let given = pairs.iter().map(|(_, [a, b])| Factors {
             a: &a.values,
             b: &b.values,
             rank: a.rows,
@@ -237,7 +239,7 @@ impl Adapter {
             },
         });
         let packed = LowRank::pack(&given.collect::<Vec<_>>());
-        for (id, packed) in names.values().zip(packed) {
+        for ((id, _), packed) in pairs.iter().zip(packed) {
             factors[id.0] = Some(packed);
         }
         let mut adapter = Self {

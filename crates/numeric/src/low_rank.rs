@@ -2,8 +2,9 @@
 //!
 //! # Design
 //! A has a row per rank and a column per input, B a row per output and a column per rank. A lies row by row, B in tiles of
-//! 16 rows. The thread that computes some outputs of the weights adds these products to them, so a product with them is
-//! one job of the pool more only when there is much to do.
+//! 16 rows. The thread that computes some outputs of the weights adds these products to them. t is computed by the first
+//! thread before its outputs, while the others begin with theirs, of which they have more; where there is much of it, by a
+//! job of its own that all share.
 //!
 //! # Determinism
 //! t = A · x is `lanes16` by the place of the input, u = B · t is `sequential`; y = y + (scale * u), both rounded. x are the
@@ -12,7 +13,7 @@
 
 use std::fmt;
 use std::ops::Range;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::aligned::AlignedBytes;
 use crate::arch::{LowRankDownKernel, LowRankUpKernel};
@@ -22,8 +23,10 @@ use crate::product::{self, Target};
 use crate::quantized::QuantizedRows;
 use crate::weights::{PackedMatrix, TILE_ROWS, WeightFormat};
 
-/// Elements of A times rows, from which on they are shared among threads.
+/// Elements of A times rows, from which on all threads share t.
 const SHARED_MIN: usize = 1 << 16;
+/// Values of t that cost as much as a tile of a product with one row.
+const VALUES_PER_TILE: usize = 3;
 
 /// The two factors of a product of low rank.
 #[derive(Clone)]
@@ -279,7 +282,6 @@ impl Kernels {
         assert_eq!(output.len(), batch * outputs, "output length");
         assert_eq!(input.len(), batch * columns, "input length");
         let rows = rows_of(adapted, batch, outputs, columns);
-        let inner = self.down(&rows, input, columns);
         let product: &(dyn Fn(Range<usize>, &Target<'_>) + Sync) = match quantized {
             Some(rows) => {
                 let kernel = self.quantized_product(weights.format());
@@ -298,8 +300,23 @@ impl Kernels {
             }
         };
         let target = Target::new(output, outputs);
-        self.pool().run(weights.tile_count(), &|tiles| {
+        let inner = OnceLock::new();
+        let values = rows.last().map_or(0, |row| row.inner.end);
+        // The first thread's share of the tiles is smaller by what t costs.
+        let mut ahead = values.div_ceil(VALUES_PER_TILE + batch);
+        if values.saturating_mul(columns) >= SHARED_MIN {
+            inner.get_or_init(|| self.down(&rows, input, columns));
+            ahead = 0;
+        }
+        // A task that never began would leave the others waiting.
+        crate::environment::assert_default();
+        self.pool().run(ahead + weights.tile_count(), &|range| {
+            if range.start == 0 {
+                inner.get_or_init(|| self.down(&rows, input, columns));
+            }
+            let tiles = range.start.max(ahead) - ahead..range.end.max(ahead) - ahead;
             product(tiles.clone(), &target);
+            let inner = inner.wait();
             for row in &rows {
                 let kernel = self.low_rank_up(row.factors.format);
                 let bytes = row.factors.up_bytes(tiles.clone());
@@ -315,9 +332,8 @@ impl Kernels {
     /// t = A · x of all rows.
     fn down(&self, rows: &[Row<'_>], input: &[f32], columns: usize) -> Vec<f32> {
         let mut inner = vec![0.0; rows.last().map_or(0, |row| row.inner.end)];
-        let elements = inner.len().saturating_mul(columns);
         let place = Disjoint::new(&mut inner);
-        let task = |range: Range<usize>| {
+        self.pool().run(rows.len(), &|range| {
             for Row {
                 row,
                 factors,
@@ -331,13 +347,7 @@ impl Kernels {
                 // SAFETY: the table belongs to an instruction set that this processor has.
                 unsafe { kernel(factors.down_bytes(), input, inner) };
             }
-        };
-        if elements < SHARED_MIN {
-            crate::environment::assert_default();
-            task(0..rows.len());
-        } else {
-            self.pool().run(rows.len(), &task);
-        }
+        });
         inner
     }
 
