@@ -107,7 +107,16 @@ pub(crate) fn thousandths(flag: &str, value: f64) -> Result<u32> {
     if !(0.0..=1000.0).contains(&value) {
         return Err(Failure::user(format!("{flag} takes a number from 0 to 1000: {value}")).into());
     }
-    Ok((value * 1000.0).round() as u32)
+    Ok(in_thousandths(flag, value)? as u32)
+}
+
+/// What is not 0 does not become it, which would mean another thing than a little.
+fn in_thousandths(flag: &str, value: f64) -> Result<f64> {
+    let rounded = (value * 1000.0).round();
+    if rounded == 0.0 && value != 0.0 {
+        return Err(Failure::user(format!("{flag} takes whole thousandths: {value}")).into());
+    }
+    Ok(rounded)
 }
 
 /// A share of 1 with three decimals as an integer.
@@ -125,7 +134,7 @@ fn signed(flag: &str, value: f64) -> Result<i32> {
             Failure::user(format!("{flag} takes a number from -1000 to 1000: {value}")).into(),
         );
     }
-    Ok((value * 1000.0).round() as i32)
+    Ok(in_thousandths(flag, value)? as i32)
 }
 
 fn bias(flag: &str) -> Result<(u32, Bias)> {
@@ -151,6 +160,20 @@ fn bias(flag: &str) -> Result<(u32, Bias)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_little_does_not_become_nothing() {
+        assert_eq!(thousandths("--temperature", 0.0005).unwrap(), 1);
+        assert_eq!(thousandths("--temperature", 0.0).unwrap(), 0);
+        assert_eq!(signed("--frequency-penalty", -0.0005).unwrap(), -1);
+        let error = thousandths("--temperature", 0.0004).unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "--temperature takes whole thousandths: 0.0004"
+        );
+        assert!(signed("--frequency-penalty", -0.0004).is_err());
+        assert!(share("--min-p", 1e-300).is_err());
+    }
 
     #[test]
     fn a_bias_is_a_token_and_a_number() {

@@ -123,7 +123,7 @@ impl Session {
         hear: &mut dyn FnMut(&[u8]),
         stopped: &dyn Fn() -> bool,
     ) -> Result<(Answer, String)> {
-        let mut generation = self.begin().map_err(|error| explain(error, self.context))?;
+        let mut generation = self.begin().map_err(|error| self.explain(error))?;
         let mut heard = None;
         let answer = loop {
             let tokens = generation.progress().tokens.len() as u32;
@@ -136,7 +136,7 @@ impl Session {
             }
             // A failure loses the cache: the next answer computes it again.
             let advanced = generation.advance(tokens + 1, SLICE);
-            advanced.map_err(|error| explain(error, self.context))?;
+            advanced.map_err(|error| self.explain(error))?;
             let tokens = generation.progress().tokens.len();
             if tokens > 0 && heard != Some(tokens) {
                 heard = Some(tokens);
@@ -176,6 +176,22 @@ impl Session {
         }
     }
 
+    fn explain(&self, error: GenerationError) -> Failure {
+        let most = self.model.context_length();
+        match error {
+            GenerationError::PromptTooLong { tokens, context } if context < most => Failure::user(
+                format!("the conversation has {tokens} tokens, and room for {context}"),
+            )
+            .hint(format!(
+                "/clear begins anew; --context gives room for up to {most}"
+            )),
+            GenerationError::PromptTooLong { .. } => {
+                Failure::user(chain(error)).hint("/clear begins anew")
+            }
+            error => Failure::user(chain(error)),
+        }
+    }
+
     /// What the last answer took, its prompt included.
     #[cfg(test)]
     fn work(&self) -> u64 {
@@ -189,17 +205,6 @@ pub(super) fn message(role: Role, content: &str) -> Message {
     Message {
         role,
         content: content.to_owned(),
-    }
-}
-
-fn explain(error: GenerationError, context: usize) -> Failure {
-    let long = matches!(error, GenerationError::PromptTooLong { .. });
-    let failure = Failure::user(chain(error));
-    match long {
-        true => failure.hint(format!(
-            "/clear begins anew; --context gives more room than {context} tokens if the model has it"
-        )),
-        false => failure,
     }
 }
 
@@ -291,5 +296,11 @@ mod tests {
         );
         assert!(session.messages.is_empty());
         assert!(session.ask("why?", |_| (), &|| false).is_ok());
+        session.context = 8;
+        let error = session.ask("why?", |_| (), &|| false).unwrap_err();
+        assert!(
+            error.to_string().ends_with("tokens, and room for 8"),
+            "{error}"
+        );
     }
 }
