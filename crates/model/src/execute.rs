@@ -26,7 +26,7 @@ mod tests;
 mod text;
 
 pub use batch::{Batch, BatchError, Member};
-pub use observe::{Observer, Output};
+pub use observe::{ExpertInputs, Observer, Output};
 
 use crate::{
     adapter::Adapter,
@@ -263,18 +263,17 @@ impl Sequence {
 
     /// Runs the next operation and returns its price; nothing when no pass is under way.
     pub fn step(&mut self) -> Option<Work> {
-        self.pass
-            .step(&self.model, &self.kernels, &mut [&mut self.text])
+        self.step_with(None)
     }
 
     /// [`Self::step`], telling `observer` what the operation gives.
     pub fn step_observed(&mut self, observer: &mut dyn Observer) -> Option<Work> {
-        let operation = self.pass.next()?;
-        let price = self.step();
-        let texts = [&mut self.text];
-        self.pass
-            .report(self.model.graph(), operation, &texts, observer);
-        price
+        self.step_with(Some(observer))
+    }
+
+    fn step_with(&mut self, observer: Option<&mut dyn Observer>) -> Option<Work> {
+        let texts = &mut [&mut self.text];
+        self.pass.step(&self.model, &self.kernels, texts, observer)
     }
 
     /// The logits of the last whole pass that was begun with them, alone or in a batch.

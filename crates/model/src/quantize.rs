@@ -3,8 +3,8 @@
 //! # Design
 //! A [`Policy`] says which tensor gets which format. [`Plan::new`] settles it for a file, so that what will happen can be
 //! shown before it does, and [`Plan::write`] does it, tensor by tensor. A [`Calibration`] measures on a text what the
-//! columns of each product are multiplied with; columns that weigh more are then encoded nearer. How values are encoded
-//! is the numeric crate's [`encode_rows`].
+//! columns of each product, those of every expert by themselves, are multiplied with; columns that weigh more are then
+//! encoded nearer. How values are encoded is the numeric crate's [`encode_rows`].
 //!
 //! # Determinism
 //! The file is a function of the source, the policy and the calibration's text: not of threads, instruction sets or the
@@ -192,51 +192,67 @@ impl<'a> Plan<'a> {
         info: &TensorInfo,
         out: &mut Vec<u8>,
     ) -> Result<(), QuantizeError> {
-        let tensor = || planned.tensor.clone();
         let stored = self.gguf.tensor_bytes(&planned.tensor)?;
-        let known = "the plan accepts only types the kernels have";
-        let (from, to) = (
-            weight_format(planned.from).expect(known),
-            weight_format(planned.to).expect(known),
-        );
-        let importance = self
-            .calibration
-            .filter(|_| planned.calibrated)
-            .map(|calibration| calibration.tensors[&planned.tensor].mean_squares.as_slice());
-        let columns = info.columns;
-        let row_bytes = from.row_bytes(columns).unwrap_or(usize::MAX);
-        let group_rows = (GROUP_ELEMENTS / columns).max(1);
-        let mut values = Vec::new();
-        let groups = stored
-            .chunks(group_rows.saturating_mul(row_bytes))
-            .enumerate();
-        for (group, stored) in groups {
-            let rows = stored.len() / row_bytes;
-            decode(from, rows, columns, stored, &mut values).map_err(|source| {
-                QuantizeError::Decode {
-                    tensor: tensor(),
-                    source,
-                }
-            })?;
-            // What stays as it is has to be finite, too, and so goes through the encoder of f32.
-            let (format, importance) = match from == to {
-                true => (WeightFormat::F32, None),
-                false => (to, importance),
-            };
-            let begun = out.len();
-            encode_rows(pool, format, &values, columns, importance, out).map_err(|source| {
-                QuantizeError::Encode {
-                    tensor: tensor(),
-                    source: in_rows_from(group * group_rows, source),
-                }
-            })?;
-            if from == to {
-                out.truncate(begun);
-                out.extend_from_slice(stored);
-            }
+        // One, or one for each expert.
+        let matrix_rows = info.dimensions.get(1).map_or(1, |rows| *rows as usize);
+        let matrices = stored.chunks(stored.len() / info.rows * matrix_rows);
+        for (matrix, stored) in matrices.enumerate() {
+            let weighs = self.calibration.filter(|_| planned.calibrated);
+            let importance = weighs.and_then(|found| found.importance(&planned.tensor, matrix));
+            let (rows, importance) = ((matrix * matrix_rows, stored), importance.as_deref());
+            encode_matrix(pool, planned, info.columns, rows, importance, out)?;
         }
         Ok(())
     }
+}
+
+/// Encodes stored rows, of which the first has this number in its tensor.
+fn encode_matrix(
+    pool: &Pool,
+    planned: &Planned,
+    columns: usize,
+    (first_row, stored): (usize, &[u8]),
+    importance: Option<&[f32]>,
+    out: &mut Vec<u8>,
+) -> Result<(), QuantizeError> {
+    let tensor = || planned.tensor.clone();
+    let known = "the plan accepts only types the kernels have";
+    let (from, to) = (
+        weight_format(planned.from).expect(known),
+        weight_format(planned.to).expect(known),
+    );
+    let row_bytes = from.row_bytes(columns).unwrap_or(usize::MAX);
+    let group_rows = (GROUP_ELEMENTS / columns).max(1);
+    let mut values = Vec::new();
+    let groups = stored
+        .chunks(group_rows.saturating_mul(row_bytes))
+        .enumerate();
+    for (group, stored) in groups {
+        let rows = stored.len() / row_bytes;
+        decode(from, rows, columns, stored, &mut values).map_err(|source| {
+            QuantizeError::Decode {
+                tensor: tensor(),
+                source,
+            }
+        })?;
+        // What stays as it is has to be finite, too, and so goes through the encoder of f32.
+        let (format, importance) = match from == to {
+            true => (WeightFormat::F32, None),
+            false => (to, importance),
+        };
+        let begun = out.len();
+        encode_rows(pool, format, &values, columns, importance, out).map_err(|source| {
+            QuantizeError::Encode {
+                tensor: tensor(),
+                source: in_rows_from(first_row + group * group_rows, source),
+            }
+        })?;
+        if from == to {
+            out.truncate(begun);
+            out.extend_from_slice(stored);
+        }
+    }
+    Ok(())
 }
 
 /// The same error, its row counted from the first of the tensor.

@@ -59,7 +59,7 @@ impl Batch {
     /// # Panics
     /// When a member has no tokens.
     pub fn run(&mut self, members: &mut [Member<'_>]) -> Result<Work, BatchError> {
-        self.run_with(members, |_, _, _, _| {})
+        self.run_with(members, None)
     }
 
     /// [`Self::run`], telling `observer` what each operation gives.
@@ -74,15 +74,13 @@ impl Batch {
         members: &mut [Member<'_>],
         observer: &mut dyn Observer,
     ) -> Result<Work, BatchError> {
-        self.run_with(members, |pass, model, operation, texts| {
-            pass.report(model.graph(), operation, texts, observer);
-        })
+        self.run_with(members, Some(observer))
     }
 
     fn run_with(
         &mut self,
         members: &mut [Member<'_>],
-        mut after_operation: impl FnMut(&Pass, &Model, usize, &[&mut Text]),
+        mut observer: Option<&mut (dyn Observer + '_)>,
     ) -> Result<Work, BatchError> {
         let Self {
             model,
@@ -120,9 +118,8 @@ impl Batch {
             texts.push(&mut member.sequence.text);
         }
         let mut work = 0;
-        while let Some(operation) = pass.next() {
-            work += pass.step(model, kernels, &mut texts).unwrap_or_default();
-            after_operation(pass, model, operation, &texts);
+        while let Some(price) = pass.step(model, kernels, &mut texts, observer.as_deref_mut()) {
+            work += price;
         }
         let wanting = members.iter_mut().filter(|member| member.logits);
         for (member, logits) in wanting.zip(pass.logits(model.graph())) {

@@ -66,7 +66,8 @@ fn product(
 }
 
 impl Scratch {
-    /// See [`ExpertsShape`].
+    /// See [`ExpertsShape`]. `hear` gets each expert that has rows with what its first products read and what its last
+    /// one reads.
     pub(super) fn run(
         &mut self,
         model: &Model,
@@ -74,6 +75,7 @@ impl Scratch {
         shape: &ExpertsShape,
         (input, scores): (&[f32], &[f32]),
         output: &mut [f32],
+        mut hear: impl FnMut(usize, &[f32], &[f32]),
     ) {
         let [gates, ups, downs] = [shape.gate, shape.up, shape.down].map(|id| model.experts(id));
         let bias = shape.bias.map(|id| model.vector(id));
@@ -110,6 +112,7 @@ impl Scratch {
                 &mut self.up,
             );
             kernels.silu_mul(&mut self.gate, &self.up);
+            hear(expert, &self.input, &self.gate);
             product(
                 kernels,
                 &downs[expert],

@@ -1,4 +1,4 @@
-//! Hearing what a pass computes, for diagnosis.
+//! Hearing what a pass computes, for diagnosis and for calibration.
 
 /// Hears the output of every operation of the passes it is given to.
 ///
@@ -9,6 +9,10 @@
 pub trait Observer {
     /// Some consecutive positions of one text went through an operation.
     fn observe(&mut self, output: Output<'_>);
+
+    /// Some rows of a pass, of whichever texts, went through an expert of a mixture. Called for every expert that has
+    /// rows, in the order of their numbers, before the mixture's output is heard.
+    fn observe_expert(&mut self, _inputs: ExpertInputs<'_>) {}
 }
 
 /// What an operation made of some consecutive positions of one text.
@@ -31,4 +35,19 @@ impl<'a> Output<'a> {
     pub fn rows(&self) -> impl Iterator<Item = (usize, &'a [f32])> + use<'a> {
         (self.first_position..).zip(self.values.chunks_exact(self.width))
     }
+}
+
+/// What the products of an expert read.
+#[derive(Clone, Copy, Debug)]
+pub struct ExpertInputs<'a> {
+    /// Number of the operation, a mixture.
+    pub operation: usize,
+    /// Number of the expert.
+    pub expert: usize,
+    /// How many rows went through it.
+    pub rows: usize,
+    /// What gate and up projection read: the rows that went through it, in the order of the pass.
+    pub input: &'a [f32],
+    /// What the down projection reads, a row for each of the same.
+    pub gated: &'a [f32],
 }

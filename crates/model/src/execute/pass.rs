@@ -8,7 +8,7 @@
 //! Every kernel gives a row the bits it has alone, so a row's neighbours cannot appear in it.
 use super::{
     experts::Scratch,
-    observe::{Observer, Output},
+    observe::{ExpertInputs, Observer, Output},
     text::{Convolved, Text},
 };
 use crate::{
@@ -113,16 +113,20 @@ impl Pass {
     }
 
     /// Runs the next operation and returns its price; nothing when no pass is under way. `texts`
-    /// are those of the segments, in order; the last operation moves them on.
+    /// are those of the segments, in order; the last operation moves them on. `observer` hears what the operation gives.
     pub(super) fn step(
         &mut self,
         model: &Model,
         kernels: &Kernels,
         texts: &mut [&mut Text],
+        mut observer: Option<&mut (dyn Observer + '_)>,
     ) -> Option<Work> {
         let operation = self.next()?;
         assert_eq!(texts.len(), self.segments.len(), "a text per segment");
-        self.execute(model, kernels, operation, texts);
+        self.execute(model, kernels, operation, texts, observer.as_deref_mut());
+        if let Some(observer) = observer {
+            self.report(model.graph(), operation, texts, observer);
+        }
         self.next += 1;
         if !self.under_way() {
             for (text, segment) in texts.iter_mut().zip(&self.segments) {
@@ -154,7 +158,7 @@ impl Pass {
     }
 
     /// Tells `observer` what `operation`, the last that ran, has written.
-    pub(super) fn report(
+    fn report(
         &self,
         graph: &Graph,
         operation: usize,
@@ -268,6 +272,7 @@ impl Pass {
         kernels: &Kernels,
         operation: usize,
         texts: &mut [&mut Text],
+        mut observer: Option<&mut (dyn Observer + '_)>,
     ) {
         let graph = model.graph();
         let rows = self.rows(graph, operation);
@@ -399,7 +404,18 @@ impl Pass {
                 self.write(graph, shape.output, rows, |pass, values| {
                     let input = pass.read(graph, shape.input, rows);
                     let scores = pass.read(graph, shape.scores, rows);
-                    scratch.run(model, kernels, &shape, (input, scores), values);
+                    let hear = |expert, input: &[f32], gated: &[f32]| {
+                        if let Some(observer) = &mut observer {
+                            observer.observe_expert(ExpertInputs {
+                                operation,
+                                expert,
+                                rows: input.len() / graph.buffers[shape.input.0].width,
+                                input,
+                                gated,
+                            });
+                        }
+                    };
+                    scratch.run(model, kernels, &shape, (input, scores), values, hear);
                 });
                 self.experts = scratch;
             }

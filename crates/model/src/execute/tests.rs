@@ -1,4 +1,5 @@
 mod cache;
+mod experts;
 
 use super::*;
 use crate::fixture;

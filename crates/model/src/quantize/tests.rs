@@ -1,3 +1,5 @@
+mod experts;
+
 use super::*;
 use crate::{Model, arch, fixture};
 use lockstep_numeric::{Isa, Kernels};
@@ -23,15 +25,20 @@ fn quantize(
     Ok(file)
 }
 
+/// Tokens of the pieces of [`text`].
+const CONTEXT: usize = 100;
+
+fn text() -> Vec<u32> {
+    let token = |index: u32| (index * index * 7 + 3) % 268;
+    (0..150).map(token).collect()
+}
+
 fn calibration(source: &[u8], isa: Isa, threads: usize) -> Calibration {
     let model = Model::from_bytes(source).unwrap();
     let kernels = Arc::new(Kernels::new(isa, pool(threads)).unwrap());
-    let text: Vec<u32> = (0..150)
-        .map(|index| (index * index * 7 + 3) % 268)
-        .collect();
     let mut heard = Vec::new();
-    let found =
-        Calibration::measure(&model, &kernels, &text, 100, |done| heard.push(done)).unwrap();
+    let progress = |done| heard.push(done);
+    let found = Calibration::measure(&model, &kernels, &text(), CONTEXT, progress).unwrap();
     assert_eq!(heard, [64, 100, 150]);
     found
 }
@@ -113,11 +120,6 @@ fn a_calibration_knows_what_each_product_reads() {
                 }
             }
         }
-        let mixtures = found.tensors.keys().filter(|name| name.contains("_exps"));
-        let expected = of
-            .experts
-            .map_or(0, |experts| 2 * (of.attends.len() - experts.dense));
-        assert_eq!(mixtures.count(), expected, "{}", of.architecture);
     }
 }
 
