@@ -1,5 +1,6 @@
 //! Failures as the command line reports them: what went wrong, a hint, an exit code by kind.
 
+use lockstep_model::file::ReadError;
 use std::{fmt, process::ExitCode};
 
 /// Who can mend a failure.
@@ -63,6 +64,12 @@ impl fmt::Display for Failure {
 }
 
 impl std::error::Error for Failure {}
+
+impl From<ReadError> for Failure {
+    fn from(error: ReadError) -> Self {
+        Self::user(chain(error))
+    }
+}
 
 /// An error and its causes in one line.
 pub(crate) fn chain(error: impl std::error::Error + Send + Sync + 'static) -> String {

@@ -9,7 +9,7 @@ use crate::{
     store::Store,
 };
 use anyhow::Result;
-use lockstep_model::{file, gguf::Gguf};
+use lockstep_model::{file::Mapped, gguf::Gguf};
 use report::Report;
 
 /// Shows what is in a model file.
@@ -28,26 +28,11 @@ pub(crate) struct Arguments {
 /// Runs the command.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let path = Store::open()?.resolve_gguf(&arguments.model)?;
-    let files = file::parts(&path);
-    let mut maps = Vec::new();
-    for path in &files {
-        let unreadable = |error| Failure::user(format!("cannot read {}: {error}", path.display()));
-        // Of an empty file there is no mapping on every system.
-        let length = std::fs::metadata(path).map_err(unreadable)?.len();
-        maps.push(match length {
-            0 => None,
-            _ => Some(file::map(path).map_err(unreadable)?),
-        });
-    }
-    let parts: Vec<&[u8]> = maps
-        .iter()
-        .map(|map| map.as_deref().unwrap_or_default())
-        .collect();
-    let gguf = Gguf::parse_parts(&parts).map_err(|error| {
+    let mapped = Mapped::model(&path).map_err(Failure::from)?;
+    let gguf = Gguf::parse_parts(&mapped.parts()).map_err(|error| {
         Failure::user(format!("cannot read {}: {}", path.display(), chain(error)))
     })?;
-    let bytes = parts.iter().map(|part| part.len() as u64).sum();
-    let report = Report::of(&gguf, &files, bytes, arguments.tensors);
+    let report = Report::of(&gguf, &mapped, arguments.tensors);
     if arguments.json {
         output::line(serde_json::to_string(&report)?)
     } else {

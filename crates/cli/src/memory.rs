@@ -2,7 +2,7 @@
 
 use crate::error::Failure;
 use anyhow::Result;
-use lockstep_model::{checkpoint, file};
+use lockstep_model::file;
 use std::{
     fs,
     path::{Path, PathBuf},
@@ -31,13 +31,12 @@ pub(crate) fn available() -> Result<Option<u64>> {
 
 /// Bytes of a model's files; of a checkpoint twice those, since it is turned into a file in memory first.
 pub(crate) fn file_bytes(path: &Path) -> u64 {
-    if path.is_dir() {
-        let files = file::folder(path, checkpoint::wanted).unwrap_or_default();
-        let bytes = |path: &PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.len());
-        return 2 * files.values().map(bytes).sum::<u64>();
-    }
+    let (files, times) = match path.is_dir() {
+        true => (file::checkpoint_files(path).unwrap_or_default(), 2),
+        false => (file::parts(path), 1),
+    };
     let bytes = |path: &PathBuf| fs::metadata(path).map_or(0, |metadata| metadata.len());
-    file::parts(path).iter().map(bytes).sum()
+    times * files.iter().map(bytes).sum::<u64>()
 }
 
 /// Refuses what needs more than there is. `what` needs `needed` bytes.

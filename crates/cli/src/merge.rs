@@ -10,7 +10,7 @@ use crate::{
 use anyhow::Result;
 use lockstep_model::{
     adapter::{self, MergeError},
-    file,
+    file::Mapped,
     gguf::TensorType,
 };
 use std::{io, path::PathBuf};
@@ -49,17 +49,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         let model = open_file(&path)?;
         open_for(&arguments.adapter, &model, None)?
     };
-    let maps = file::parts(&path)
-        .iter()
-        .map(|path| {
-            let unread = |error| Failure::user(format!("cannot read {}: {error}", path.display()));
-            file::map(path).map_err(unread)
-        })
-        .collect::<Result<Vec<_>, _>>()?;
-    let parts: Vec<&[u8]> = maps.iter().map(|map| &**map).collect();
+    let base = Mapped::model(&path).map_err(Failure::from)?;
     let spinner = progress::spinner(format!("merging {} tensors", adapter.targets().len()));
     let written = output::write(&arguments.output, arguments.force, |file| {
-        adapter::merge(&parts, &adapter, format, file).map_err(|error| match error {
+        adapter::merge(&base.parts(), &adapter, format, file).map_err(|error| match error {
             MergeError::Write(error) => error,
             other => io::Error::other(Failure::user(chain(other))),
         })

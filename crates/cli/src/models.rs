@@ -6,7 +6,7 @@ use crate::{
     store::{Store, Stored},
 };
 use anyhow::Result;
-use lockstep_model::{file, gguf::Gguf, gguf::Value};
+use lockstep_model::{file::Mapped, gguf::Gguf, gguf::Value};
 
 /// Lists the stored models, or removes one.
 #[derive(Debug, clap::Args)]
@@ -81,10 +81,8 @@ fn name(model: &Stored) -> String {
     let read = || {
         let files = model.files.iter();
         let files = files.filter(|path| path.extension().is_some_and(|found| found == "gguf"));
-        let maps = files.map(|path| file::map(path));
-        let maps = maps.collect::<Result<Vec<_>, _>>().ok()?;
-        let parts: Vec<&[u8]> = maps.iter().map(|map| &**map).collect();
-        shown(&Gguf::parse_parts(&parts).ok()?)
+        let mapped = Mapped::files(files.cloned()).ok()?;
+        shown(&Gguf::parse_parts(&mapped.parts()).ok()?)
     };
     read().unwrap_or_default()
 }

@@ -8,7 +8,8 @@
 use crate::{error::Failure, output, progress, store};
 use anyhow::Result;
 use lockstep_model::{
-    Digest, Model, ModelError, file,
+    Digest, Model, ModelError,
+    file::{self, Mapped},
     prepared::{self, EXTENSION, PreparedError},
 };
 use std::{
@@ -89,8 +90,7 @@ pub(crate) fn beside(path: &Path) -> Option<Arc<Model>> {
 fn check(model: &Path) -> Result<(Digest, PathBuf)> {
     let path = model.with_extension(EXTENSION);
     let map = file::map(&path).map_err(|error| {
-        Failure::user(format!("cannot read {}: {error}", path.display()))
-            .hint("prepare the model first: lockstep prepare MODEL")
+        Failure::from(error).hint("prepare the model first: lockstep prepare MODEL")
     })?;
     let spinner = progress::spinner(format!("checking {}", path.display()));
     let checked = prepared::check(&map);
@@ -149,20 +149,10 @@ fn make(model: &Path, output: Option<&Path>) -> Result<(Digest, PathBuf)> {
 
 /// Writes and syncs the prepared file of the model at `path`.
 fn write(path: &Path, written: &Path) -> Result<Digest, ModelError> {
-    let map = |path: &PathBuf| {
-        file::map(path).map_err(|source| ModelError::Read {
-            path: path.clone(),
-            source,
-        })
-    };
-    let maps = file::parts(path)
-        .iter()
-        .map(map)
-        .collect::<Result<Vec<_>, _>>()?;
-    let parts: Vec<&[u8]> = maps.iter().map(|map| &**map).collect();
+    let model = Mapped::model(path)?;
     let mut out = File::create(written).map_err(PreparedError::Write)?;
     let bar = progress::bytes("preparing", 0);
-    let digest = prepared::write(&parts, &mut out, |bytes, of| {
+    let digest = prepared::write(&model.parts(), &mut out, |bytes, of| {
         bar.set_length(of);
         bar.set_position(bytes);
     });

@@ -13,14 +13,12 @@ use crate::{
 };
 use anyhow::{Context, Result};
 use lockstep_model::{
-    checkpoint::{self, Checkpoint},
-    file,
+    checkpoint::Checkpoint,
+    file::{self, Mapped},
 };
 use std::{
     borrow::Cow,
-    collections::BTreeMap,
     fs::File,
-    io,
     path::{Path, PathBuf},
     process::{Command, Stdio},
 };
@@ -126,17 +124,8 @@ fn local(store: &Store, path: &Path, alias: Option<&str>) -> Result<PathBuf> {
 
 /// Takes in a directory with config.json and weights, as the GGUF file of the same model.
 fn checkpoint(store: &Store, path: &Path, alias: Option<&str>) -> Result<PathBuf> {
-    let unread = |path: &Path, error: io::Error| {
-        Failure::user(format!("cannot read {}: {error}", path.display()))
-    };
-    let paths = file::folder(path, checkpoint::wanted).map_err(|error| unread(path, error))?;
-    let maps = paths.into_iter().map(|(name, path)| {
-        let map = file::map(&path).map_err(|error| unread(&path, error))?;
-        Ok::<_, Failure>((name, map))
-    });
-    let maps = maps.collect::<Result<BTreeMap<_, _>, _>>()?;
-    let files = maps.iter().map(|(name, map)| (name.clone(), &**map));
-    let checkpoint = Checkpoint::open(&files.collect()).map_err(|error| {
+    let mapped = Mapped::checkpoint(path).map_err(Failure::from)?;
+    let checkpoint = Checkpoint::open(&mapped.by_name()).map_err(|error| {
         Failure::user(format!("not a model: {}: {}", path.display(), chain(error))).hint(
             "give a .gguf file, or a directory with config.json, tokenizer.json and *.safetensors",
         )

@@ -17,7 +17,7 @@ use crate::{
 };
 use anyhow::Result;
 use lockstep_model::{
-    file,
+    file::Mapped,
     gguf::{Gguf, GgufError},
     quantize::{Calibration, Plan, Policy, PolicyFile, QuantizeError},
 };
@@ -91,9 +91,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let ranges = ranges.transpose()?;
 
     let opening = |error: GgufError| Failure::user(format!("cannot open the model: {error}"));
-    let maps = map(&source)?;
-    let parts: Vec<&[u8]> = maps.iter().map(|map| &**map).collect();
-    let gguf = Gguf::parse_parts(&parts).map_err(opening)?;
+    let mapped = Mapped::model(&source).map_err(Failure::from)?;
+    let gguf = Gguf::parse_parts(&mapped.parts()).map_err(opening)?;
     // Before anything that takes long.
     Plan::new(&gguf, &policy, None, arguments.requantize).map_err(failure)?;
 
@@ -150,7 +149,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         input: source,
         output: arguments.output.clone(),
         format: policy.format().name(),
-        bytes_before: parts.iter().map(|part| part.len() as u64).sum(),
+        bytes_before: mapped.bytes(),
         bytes_after: bytes,
         digest,
         tensors: plan.tensors().cloned().collect(),
@@ -176,16 +175,6 @@ fn policy(arguments: &Arguments) -> Result<Policy> {
         })?;
     }
     Ok(Policy::from_file(&file, arguments.format.as_deref()).map_err(Failure::user)?)
-}
-
-fn map(source: &Path) -> Result<Vec<memmap2::Mmap>> {
-    let paths = file::parts(source);
-    let map = |path: &PathBuf| {
-        file::map(path).map_err(|error| {
-            Failure::user(format!("cannot read {}: {error}", path.display())).into()
-        })
-    };
-    paths.iter().map(map).collect()
 }
 
 fn failure(error: QuantizeError) -> anyhow::Error {

@@ -30,7 +30,7 @@ pub use merge::{MergeError, merge};
 
 use crate::{
     digest::Digest,
-    file,
+    file::{self, ReadError},
     gguf::{Gguf, GgufError, TensorType},
     graph::{Action, Graph, Shape, TensorId, Work},
     model::Model,
@@ -112,6 +112,12 @@ pub enum AdapterError {
     NotFinite { tensor: String },
 }
 
+impl From<ReadError> for AdapterError {
+    fn from(ReadError { path, source }: ReadError) -> Self {
+        Self::Read { path, source }
+    }
+}
+
 /// A matrix of an adapter as it is read, row by row.
 struct Factor {
     rows: usize,
@@ -159,13 +165,11 @@ impl Adapter {
         model: &Model,
         base: Option<Digest>,
     ) -> Result<Arc<Self>, AdapterError> {
-        let map =
-            |path: PathBuf| file::map(&path).map_err(|source| AdapterError::Read { path, source });
         if !path.is_dir() {
-            return Self::from_gguf(&map(path.to_owned())?, model, base);
+            return Self::from_gguf(&file::map(path)?, model, base);
         }
-        let config = map(path.join("adapter_config.json"))?;
-        let tensors = map(path.join("adapter_model.safetensors"))?;
+        let config = file::map(&path.join("adapter_config.json"))?;
+        let tensors = file::map(&path.join("adapter_model.safetensors"))?;
         Self::from_peft(&config, &tensors, model, base)
     }
 

@@ -1,4 +1,8 @@
-//! Maps a model file into memory, read-only.
+//! Maps the files of models into memory, read-only.
+//!
+//! # Design
+//! A model is one GGUF file, several of them side by side ([`parts`]), or a folder with a checkpoint. [`Mapped`] has the
+//! bytes of all of its files; those of an empty file are none, and it is for whoever reads them to say what is missing.
 //!
 //! # Safety
 //! A mapping shows later changes of the file. Model files are content-addressed and are not
@@ -6,30 +10,110 @@
 //! killed by the system, as with any mapped file. Weights of a GGUF file are packed (copied) when a model is
 //! opened, so the mapping lives only that long and the digest is taken of the same mapping. A prepared file stays mapped
 //! as long as its model lives: it is replaced under its name, which leaves mapped ones as they are, and never written to.
+use crate::checkpoint;
 #[cfg(unix)]
 use memmap2::Advice;
 use memmap2::Mmap;
 #[cfg(unix)]
 use std::thread;
 use std::{
-    collections::BTreeMap,
     fs::File,
     io,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
+/// A file or folder that cannot be read.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read {path}")]
+#[allow(missing_docs)]
+pub struct ReadError {
+    pub path: PathBuf,
+    #[source]
+    pub source: io::Error,
+}
+
 /// Maps the whole file at `path`.
 ///
 /// # Errors
-/// Whatever opening or mapping the file gives; an empty file cannot be mapped on every system and
-/// may be refused.
+/// Whatever opening or mapping the file gives.
 #[allow(unsafe_code)]
-pub fn map(path: &Path) -> io::Result<Mmap> {
-    let file = File::open(path)?;
-    // SAFETY: the mapping is read-only and private to this process; nobody changes model files in
-    // place (see the module's Safety section), so the bytes behind the slice stay as they are.
-    unsafe { Mmap::map(&file) }
+pub fn map(path: &Path) -> Result<Mmap, ReadError> {
+    let map = || {
+        let file = File::open(path)?;
+        // SAFETY: the mapping is read-only and private to this process; nobody changes model files in
+        // place (see the module's Safety section), so the bytes behind the slice stay as they are.
+        unsafe { Mmap::map(&file) }
+    };
+    map().map_err(|source| ReadError {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// The files of one model, mapped, in their order.
+#[derive(Debug)]
+pub struct Mapped(Vec<(PathBuf, Mmap)>);
+
+impl Mapped {
+    /// The GGUF files of the model whose first one is at `path`.
+    ///
+    /// # Errors
+    /// The first that cannot be read.
+    pub fn model(path: &Path) -> Result<Self, ReadError> {
+        Self::files(parts(path))
+    }
+
+    /// The files of the checkpoint in a folder, by name.
+    ///
+    /// # Errors
+    /// The folder or the first file that cannot be read.
+    pub fn checkpoint(folder: &Path) -> Result<Self, ReadError> {
+        let files = checkpoint_files(folder).map_err(|source| ReadError {
+            path: folder.to_owned(),
+            source,
+        });
+        Self::files(files?)
+    }
+
+    /// These files.
+    ///
+    /// # Errors
+    /// The first that cannot be read.
+    pub fn files(paths: impl IntoIterator<Item = PathBuf>) -> Result<Self, ReadError> {
+        let mapped = paths.into_iter().map(|path| {
+            let map = map(&path)?;
+            Ok((path, map))
+        });
+        mapped.collect::<Result<_, _>>().map(Self)
+    }
+
+    /// Where they are.
+    pub fn paths(&self) -> impl ExactSizeIterator<Item = &Path> {
+        self.0.iter().map(|(path, _)| path.as_path())
+    }
+
+    /// The bytes of each.
+    #[must_use]
+    pub fn parts(&self) -> Vec<&[u8]> {
+        self.0.iter().map(|(_, map)| &**map).collect()
+    }
+
+    /// The bytes of each by its name, as [`Checkpoint::open`](crate::checkpoint::Checkpoint::open) takes them.
+    #[must_use]
+    pub fn by_name(&self) -> checkpoint::Files<'_> {
+        let named = self.0.iter().filter_map(|(path, map)| {
+            let name = path.file_name()?.to_str()?;
+            Some((name.to_owned(), &**map))
+        });
+        named.collect()
+    }
+
+    /// How many bytes they have together.
+    #[must_use]
+    pub fn bytes(&self) -> u64 {
+        self.0.iter().map(|(_, map)| map.len() as u64).sum()
+    }
 }
 
 /// Bytes that the system is asked for at a time: of larger pieces Linux reads no more than it reads ahead of itself.
@@ -81,21 +165,20 @@ pub fn parts(path: &Path) -> Vec<PathBuf> {
     parts().unwrap_or_else(|| vec![path.to_owned()])
 }
 
-/// The names and paths of the files in a folder of whose names `wanted` says yes, by name.
+/// The files in a folder of whose names [`checkpoint::wanted`] says yes, by name.
 ///
 /// # Errors
 /// Whatever reading the folder gives.
-pub fn folder(path: &Path, wanted: impl Fn(&str) -> bool) -> io::Result<BTreeMap<String, PathBuf>> {
-    let mut files = BTreeMap::new();
-    for entry in path.read_dir()? {
+pub fn checkpoint_files(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut files = Vec::new();
+    for entry in folder.read_dir()? {
         let entry = entry?;
         // A name that is no text is none of those.
-        if let Ok(name) = entry.file_name().into_string()
-            && wanted(&name)
-        {
-            files.insert(name, entry.path());
+        if entry.file_name().to_str().is_some_and(checkpoint::wanted) {
+            files.push(entry.path());
         }
     }
+    files.sort();
     Ok(files)
 }
 
@@ -124,5 +207,41 @@ mod tests {
         ] {
             assert_eq!(names(alone), [alone]);
         }
+    }
+
+    #[test]
+    fn files_are_mapped_in_their_order_and_empty_ones_have_no_bytes() {
+        let folder = tempfile::tempdir().unwrap();
+        let first = folder.path().join("m-00001-of-00003.gguf");
+        for (path, bytes) in parts(&first).iter().zip(["one", "", "three"]) {
+            std::fs::write(path, bytes).unwrap();
+        }
+        let mapped = Mapped::model(&first).unwrap();
+        assert_eq!(mapped.parts(), [&b"one"[..], b"", b"three"]);
+        assert_eq!(mapped.bytes(), 8);
+        assert_eq!(mapped.paths().collect::<Vec<_>>(), parts(&first));
+        let missing = &parts(&first)[1];
+        std::fs::remove_file(missing).unwrap();
+        let error = Mapped::model(&first).unwrap_err();
+        assert_eq!(&error.path, missing);
+        assert_eq!(
+            error.to_string(),
+            format!("cannot read {}", missing.display())
+        );
+    }
+
+    #[test]
+    fn a_checkpoint_is_the_files_it_has_use_for() {
+        let folder = tempfile::tempdir().unwrap();
+        for name in ["model.safetensors", "config.json", "readme.md"] {
+            std::fs::write(folder.path().join(name), name).unwrap();
+        }
+        let mapped = Mapped::checkpoint(folder.path()).unwrap();
+        let files = mapped.by_name();
+        let names: Vec<_> = files.keys().collect();
+        assert_eq!(names, ["config.json", "model.safetensors"]);
+        assert_eq!(files["config.json"], b"config.json");
+        let none = folder.path().join("none");
+        assert_eq!(Mapped::checkpoint(&none).unwrap_err().path, none);
     }
 }

@@ -6,9 +6,10 @@
 //! dropped when opening ends; those of a [prepared](crate::prepared) file lie there packed and are used in place.
 use crate::{
     arch,
-    checkpoint::{self, Checkpoint, CheckpointError},
+    checkpoint::{Checkpoint, CheckpointError},
     digest::Digest,
-    file, finite,
+    file::{Mapped, ReadError},
+    finite,
     gguf::{Gguf, GgufError, Value},
     graph::{self, Graph, GraphError, Shape, Tensor, TensorId, weight_format},
     prepared::PreparedError,
@@ -50,6 +51,12 @@ pub enum ModelError {
     Prepared(#[from] PreparedError),
     #[error("tokenizer has {tokens} tokens, but the model's embedding has {rows}")]
     VocabularySize { tokens: usize, rows: usize },
+}
+
+impl From<ReadError> for ModelError {
+    fn from(ReadError { path, source }: ReadError) -> Self {
+        Self::Read { path, source }
+    }
 }
 
 #[derive(Debug)]
@@ -136,35 +143,22 @@ impl Model {
         if path.is_dir() {
             return Self::open_checkpoint(path);
         }
-        let paths = file::parts(path);
-        let map = |path: &PathBuf| {
-            file::map(path).map_err(|source| ModelError::Read {
-                path: path.clone(),
-                source,
-            })
-        };
-        let maps = paths.iter().map(map).collect::<Result<Vec<_>, _>>()?;
-        Self::from_parts(&maps.iter().map(|map| &**map).collect::<Vec<_>>())
+        Self::from_parts(&Mapped::model(path)?.parts())
     }
 
     /// Turns the checkpoint in a folder into a GGUF file in memory, and opens that.
     fn open_checkpoint(folder: &Path) -> Result<Arc<Self>, ModelError> {
-        let read = |path: PathBuf| move |source| ModelError::Read { path, source };
-        let paths = file::folder(folder, checkpoint::wanted).map_err(read(folder.to_owned()))?;
-        let maps = paths.into_iter().map(|(name, path)| {
-            let map = file::map(&path).map_err(read(path))?;
-            Ok((name, map))
-        });
-        let maps = maps.collect::<Result<Vec<_>, ModelError>>()?;
         let mut file = Vec::new();
         {
-            let files = maps.iter().map(|(name, map)| (name.clone(), &**map));
-            let checkpoint = Checkpoint::open(&files.collect())?;
+            let mapped = Mapped::checkpoint(folder)?;
+            let checkpoint = Checkpoint::open(&mapped.by_name())?;
             file.reserve_exact(checkpoint.file_bytes() as usize);
             let written = checkpoint.write(&mut file);
-            written.map_err(read(folder.to_owned()))?;
+            written.map_err(|source| ModelError::Read {
+                path: folder.to_owned(),
+                source,
+            })?;
         }
-        drop(maps);
         Self::from_bytes(&file)
     }
 

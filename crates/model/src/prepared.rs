@@ -84,11 +84,7 @@ impl Model {
     /// # Errors
     /// When it cannot be read, is damaged in its head, or was prepared by another version.
     pub fn open_prepared(path: &Path) -> Result<Arc<Self>, ModelError> {
-        let map = file::map(path).map_err(|source| ModelError::Read {
-            path: path.to_owned(),
-            source,
-        })?;
-        let map = Arc::new(map);
+        let map = Arc::new(file::map(path)?);
         let model = Self::from_prepared(Arc::<Mmap>::clone(&map))?;
         file::read_ahead(&map);
         Ok(model)

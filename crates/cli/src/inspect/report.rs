@@ -3,13 +3,17 @@
 use crate::error::chain;
 use lockstep_model::{
     arch,
+    file::Mapped,
     gguf::{Gguf, Value},
     template::Template,
     tokenizer::Tokenizer,
 };
 use lockstep_numeric::KvFormat;
 use serde::Serialize;
-use std::{collections::BTreeMap, path::PathBuf};
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+};
 
 /// All of it.
 #[derive(Debug, Serialize)]
@@ -61,7 +65,7 @@ pub(super) struct Tensor {
 }
 
 impl Report {
-    pub(super) fn of(gguf: &Gguf<'_>, files: &[PathBuf], bytes: u64, tensors: bool) -> Self {
+    pub(super) fn of(gguf: &Gguf<'_>, mapped: &Mapped, tensors: bool) -> Self {
         let text = |key: &str| gguf.metadata().get(key).and_then(Value::as_str);
         let graph = arch::graph(gguf);
         let tokenizer = Tokenizer::from_metadata(gguf);
@@ -91,8 +95,8 @@ impl Report {
                 .fold(1u64, |product, size| product.saturating_mul(*size))
         };
         Self {
-            files: files.to_vec(),
-            bytes,
+            files: mapped.paths().map(Path::to_owned).collect(),
+            bytes: mapped.bytes(),
             name: text("general.name").map(str::to_owned),
             architecture,
             parameters: gguf

@@ -6,7 +6,11 @@ use crate::{
     output,
 };
 use anyhow::Result;
-use lockstep_model::{file, gguf::Gguf, prepared::EXTENSION};
+use lockstep_model::{
+    file::{self, Mapped, ReadError},
+    gguf::Gguf,
+    prepared::EXTENSION,
+};
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
@@ -200,29 +204,12 @@ pub(crate) fn check_alias(alias: &str) -> Result<()> {
 
 /// Checks that the files are those of a model, before any is copied.
 fn check_files(files: &[PathBuf]) -> Result<()> {
-    let unreadable = |path: &Path, error: std::io::Error| {
-        let failure = Failure::user(format!("cannot read {}: {error}", path.display()));
-        match files.len() {
-            1 => failure,
-            count => failure.hint(format!("the model has {count} files, side by side")),
-        }
+    let unreadable = |error: ReadError| match files.len() {
+        1 => Failure::from(error),
+        count => Failure::from(error).hint(format!("the model has {count} files, side by side")),
     };
-    let mut maps = Vec::new();
-    for path in files {
-        // Of an empty file there is no mapping on every system.
-        let length = fs::metadata(path)
-            .map_err(|error| unreadable(path, error))?
-            .len();
-        maps.push(match length {
-            0 => None,
-            _ => Some(file::map(path).map_err(|error| unreadable(path, error))?),
-        });
-    }
-    let parts: Vec<&[u8]> = maps
-        .iter()
-        .map(|map| map.as_deref().unwrap_or_default())
-        .collect();
-    match Gguf::parse_parts(&parts) {
+    let mapped = Mapped::files(files.iter().cloned()).map_err(unreadable)?;
+    match Gguf::parse_parts(&mapped.parts()) {
         Ok(_) => Ok(()),
         Err(error) => Err(Failure::user(format!(
             "not a model: {}: {}",

@@ -4,7 +4,11 @@
 //! The engine is left as it comes: it does not make NaNs canonical, the kernels do.
 
 use super::plan::Planned;
-use crate::{embedded::GUEST_WASM, error::Failure, prepare};
+use crate::{
+    embedded::GUEST_WASM,
+    error::{Failure, chain},
+    prepare,
+};
 use anyhow::Result;
 use lockstep_model::{
     Digest, Model, file,
@@ -38,9 +42,7 @@ impl Guest {
         if prepare::is_prepared(path) {
             return Ok(Err("the module opens no prepared files".to_owned()));
         }
-        let map = file::map(path).map_err(|error| {
-            Failure::environment(format!("cannot read {}: {error}", path.display()))
-        })?;
+        let map = file::map(path).map_err(|error| Failure::environment(chain(error)))?;
         let needed = map.len() + model.resident_bytes() + OTHER_BYTES;
         if needed > MEMORY_BYTES {
             return Ok(Err(format!(
