@@ -24,6 +24,7 @@ pub mod arch;
 pub mod checkpoint;
 pub mod constrain;
 pub mod digest;
+mod element;
 pub mod execute;
 pub mod file;
 mod finite;

@@ -1,13 +1,13 @@
 //! Adapters as PEFT writes them: a configuration in JSON and the factors as safetensors.
 //!
 //! A scale of alpha / sqrt(rank) (rank-stabilised LoRA) becomes an alpha of alpha * sqrt(rank), rounded once.
-use super::{AdapterError, Factor, Parts, values};
+use super::{AdapterError, Factor, Parts};
 use crate::{
     arch::names::{self, Place, Stored},
-    gguf::TensorType,
+    element::Element,
     model::Model,
 };
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use serde::Deserialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -169,22 +169,16 @@ fn factor(
             found: format!("{}", view.shape().len()),
         });
     };
-    let tensor_type = match view.dtype() {
-        Dtype::F32 => TensorType::F32,
-        Dtype::F16 => TensorType::F16,
-        Dtype::BF16 => TensorType::BF16,
-        other => {
-            return Err(AdapterError::UnsupportedType {
-                tensor: tensor(),
-                found: format!("{other:?}"),
-            });
-        }
+    let Some(element) = Element::of(view.dtype()) else {
+        return Err(AdapterError::UnsupportedType {
+            tensor: tensor(),
+            found: format!("{:?}", view.dtype()),
+        });
     };
-    let values = values(name, tensor_type, (rows, columns), view.data())?;
     let factor = Factor {
         rows,
         columns,
-        values,
+        values: element.values(view.data()),
     };
     Ok((factor, [rows, columns][part]))
 }

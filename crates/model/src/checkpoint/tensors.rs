@@ -5,10 +5,10 @@ use crate::{
         names::{self, Stored},
         origin::Description,
     },
+    element::Element,
     gguf::{GgufError, NewTensor, TensorType, Value},
 };
-use lockstep_numeric::convert::{bf16_to_f32, f16_to_f32};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::SafeTensors;
 use std::collections::{BTreeMap, BTreeSet, btree_map::Entry};
 
 /// Says which tensor is in which file.
@@ -29,33 +29,6 @@ struct Source<'f> {
     element: Element,
     shape: Vec<usize>,
     bytes: &'f [u8],
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Element {
-    F32,
-    F16,
-    Bf16,
-}
-
-impl Element {
-    fn tensor_type(self) -> TensorType {
-        let name = match self {
-            Self::F32 => "F32",
-            Self::F16 => "F16",
-            Self::Bf16 => "BF16",
-        };
-        TensorType::named(name).expect("these types are known")
-    }
-
-    /// `general.file_type` of a file with such matrices.
-    fn file_type(self) -> u32 {
-        match self {
-            Self::F32 => 0,
-            Self::F16 => 1,
-            Self::Bf16 => 32,
-        }
-    }
 }
 
 /// Where a tensor's values come from.
@@ -231,11 +204,13 @@ impl<'f> Tensors<'f> {
         }
     }
 
+    /// `general.file_type`: the type of the embedding stands for that of all matrices.
     pub(super) fn file_type(&self) -> Value {
-        let element = self
-            .embedding()
-            .map_or(Element::F32, |source| source.element);
-        Value::U32(element.file_type())
+        Value::U32(match self.embedding().map(|source| source.element) {
+            None | Some(Element::F32) => 0,
+            Some(Element::F16) => 1,
+            Some(Element::Bf16) => 32,
+        })
     }
 
     /// Appends the bytes of a tensor as the file has them; its shape has been found to be right.
@@ -270,25 +245,9 @@ impl<'f> Tensors<'f> {
 impl Source<'_> {
     /// The values as bytes of F32, perhaps with 1 added.
     fn floats(&self, one_more: bool) -> Vec<u8> {
-        let offset = if one_more { 1.0 } else { 0.0 };
-        let halves = |value: fn(u16) -> f32| {
-            let (halves, _) = self.bytes.as_chunks::<2>();
-            let values = halves.iter().map(|half| value(u16::from_le_bytes(*half)));
-            values.collect::<Vec<f32>>()
-        };
-        let values = match self.element {
-            Element::F16 => halves(f16_to_f32),
-            Element::Bf16 => halves(bf16_to_f32),
-            Element::F32 => {
-                let (words, _) = self.bytes.as_chunks::<4>();
-                words.iter().map(|word| f32::from_le_bytes(*word)).collect()
-            }
-        };
-        let add = |value: f32| if one_more { value + offset } else { value };
-        values
-            .into_iter()
-            .flat_map(|value| add(value).to_le_bytes())
-            .collect()
+        let add = |value: f32| if one_more { value + 1.0 } else { value };
+        let values = self.element.values(self.bytes).into_iter();
+        values.flat_map(|value| add(value).to_le_bytes()).collect()
     }
 }
 
@@ -322,16 +281,11 @@ fn sources<'f>(files: &Files<'f>) -> Result<BTreeMap<String, Source<'f>>, Checkp
         // In the order of their names: the library has none.
         let views: BTreeMap<_, _> = shard.tensors().into_iter().collect();
         for (name, view) in views {
-            let element = match view.dtype() {
-                Dtype::F32 => Element::F32,
-                Dtype::F16 => Element::F16,
-                Dtype::BF16 => Element::Bf16,
-                other => {
-                    return Err(CheckpointError::UnsupportedType {
-                        tensor: name,
-                        found: format!("{other:?}"),
-                    });
-                }
+            let Some(element) = Element::of(view.dtype()) else {
+                return Err(CheckpointError::UnsupportedType {
+                    tensor: name,
+                    found: format!("{:?}", view.dtype()),
+                });
             };
             let source = Source {
                 file: file.to_owned(),
