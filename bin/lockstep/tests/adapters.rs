@@ -162,12 +162,6 @@ fn what_does_not_fit_is_one_error_and_leaves_no_file() {
     left.sort();
     assert_eq!(
         left,
-        [
-            "bound.gguf",
-            "foreign.gguf",
-            "model.gguf",
-            "models",
-            "other.gguf"
-        ]
+        ["bound.gguf", "foreign.gguf", "model.gguf", "other.gguf"]
     );
 }

@@ -19,9 +19,9 @@ fn run(data: &Path, arguments: &[&str]) -> String {
     report.replace(data.to_str().unwrap(), "DATA")
 }
 
-/// Nothing but models and the folder of aliases is left.
+/// Nothing but models and the folder of aliases is left, if there is a store.
 fn assert_no_leftovers(data: &Path) {
-    for entry in fs::read_dir(data.join("models")).unwrap() {
+    for entry in fs::read_dir(data.join("models")).into_iter().flatten() {
         let name = entry.unwrap().file_name().into_string().unwrap();
         assert!(name == "aliases" || name.ends_with(".gguf"), "{name}");
     }
@@ -176,19 +176,39 @@ fn what_cannot_be_pulled_leaves_nothing() {
 }
 
 #[test]
-fn a_store_that_cannot_be_made_is_said() {
-    let data = with_model();
-    // A file where a folder should be: what a read-only disk does to everybody, this does to every user.
-    let file = data.path().join("tiny.gguf");
-    let report = report(lockstep(&file).args(["models"]));
+fn a_store_that_cannot_be_made_is_missed_by_what_is_put_into_it_only() {
+    let folder = with_model();
+    // Below a file there is no folder: what a read-only disk does to everybody, this does to every user.
+    let file = folder.path().join("tiny.gguf");
+    let data = file.join("data");
+    let run = |arguments: &[&str]| {
+        let mut command = lockstep(&data);
+        let report = report(command.current_dir(folder.path()).args(arguments));
+        report.replace(data.to_str().unwrap(), "DATA")
+    };
+    let inspected = run(&["inspect", "tiny.gguf"]);
     assert!(
-        report.starts_with("exit code: 3\nerror: cannot create "),
-        "{report}"
+        inspected.starts_with("exit code: 0\nname          tiny\n"),
+        "{inspected}"
     );
-    assert!(
-        report.contains("hint: set LOCKSTEP_DATA to a directory that may be written"),
-        "{report}"
-    );
+    assert_snapshot!(run(&["models"]), @r"
+    exit code: 0
+    0 models, 0 B
+    ");
+    assert_snapshot!(run(&["inspect", "tiny"]), @r"
+    exit code: 1
+    error: no such model: tiny
+    hint: give a .gguf file, or fetch one first: lockstep pull smollm2
+    ");
+    assert_snapshot!(run(&["pull", "tiny.gguf"]), @r"
+    exit code: 3
+    error: cannot create DATA/models: Not a directory (os error 20)
+    hint: set LOCKSTEP_DATA to a directory that may be written
+    ");
+    // Nor is one made where it could be.
+    let data = folder.path().join("data");
+    assert!(report(lockstep(&data).args(["models"])).starts_with("exit code: 0"));
+    assert!(!data.exists());
 }
 
 #[test]

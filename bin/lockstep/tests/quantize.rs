@@ -37,7 +37,7 @@ fn left(data: &Path) -> Vec<String> {
         name.into_string().unwrap()
     });
     let mut names: Vec<_> = names
-        .filter(|name| !["float.gguf", "mixed.gguf", "text.txt", "models"].contains(&name.as_str()))
+        .filter(|name| !["float.gguf", "mixed.gguf", "text.txt", "folder"].contains(&name.as_str()))
         .collect();
     names.sort();
     names
@@ -118,6 +118,7 @@ fn quantize_prints_a_table() {
 fn quantize_leaves_nothing_when_it_fails() {
     let data = tempfile::tempdir().unwrap();
     prepare(data.path());
+    fs::create_dir(data.path().join("folder")).unwrap();
     let fails = |arguments: &str| {
         let report = report(&mut command(data.path(), arguments));
         assert_eq!(left(data.path()), Vec::<String>::new(), "{report}");
@@ -150,9 +151,9 @@ fn quantize_leaves_nothing_when_it_fails() {
     error: cannot write nosuch/out.gguf: No such file or directory (os error 2)
     hint: make the folder first
     ");
-    assert_snapshot!(fails("quantize float.gguf models --format Q8_0"), @r"
+    assert_snapshot!(fails("quantize float.gguf folder --format Q8_0"), @r"
     exit code: 1
-    error: output is a directory: models
+    error: output is a directory: folder
     ");
     assert_snapshot!(fails("quantize float.gguf mixed.gguf --format Q8_0"), @r"
     exit code: 1

@@ -46,15 +46,20 @@ pub(crate) fn data_directory() -> Result<PathBuf> {
 }
 
 impl Store {
-    /// The store in the data directory; created when missing.
+    /// The store in the data directory. It need not be there: then it has no models, and is made for the first.
     pub(crate) fn open() -> Result<Self> {
         let models = data_directory()?.join("models");
-        fs::create_dir_all(models.join("aliases")).map_err(|error| {
-            Failure::environment(format!("cannot create {}: {error}", models.display())).hint(
+        Ok(Self { models })
+    }
+
+    /// Makes the store's folders where they are missing.
+    fn create(&self) -> Result<()> {
+        let created = fs::create_dir_all(self.aliases_folder());
+        Ok(created.map_err(|error| {
+            Failure::environment(format!("cannot create {}: {error}", self.models.display())).hint(
                 format!("set {DATA_VARIABLE} to a directory that may be written"),
             )
-        })?;
-        Ok(Self { models })
+        })?)
     }
 
     /// The file of a model given as a path, which may be that of a checkpoint's directory, an alias, or a digest.
@@ -107,7 +112,7 @@ impl Store {
         if !plain || name.starts_with('.') {
             return None;
         }
-        let digest = fs::read_to_string(self.models.join("aliases").join(name))
+        let digest = fs::read_to_string(self.aliases_folder().join(name))
             .unwrap_or_else(|_| name.to_owned());
         let digest = digest.trim();
         let prepared = self.file(digest).with_extension(EXTENSION);
@@ -118,6 +123,7 @@ impl Store {
     /// An empty directory beside the models for work in progress, removed when dropped. Leftovers of
     /// interrupted runs are removed first.
     pub(crate) fn partial(&self) -> Result<TempDir> {
+        self.create()?;
         partial_in(&self.models)
     }
 
@@ -172,7 +178,7 @@ impl Store {
 
     /// Gives an alias its name.
     fn name(&self, alias: &Path, name: &str) -> Result<()> {
-        let place = self.models.join("aliases").join(name);
+        let place = self.aliases_folder().join(name);
         let named = fs::rename(alias, &place);
         Ok(named.map_err(|error| output::unwritable(&place, &error))?)
     }
@@ -189,6 +195,10 @@ impl Store {
             let name = path.file_name().and_then(|name| name.to_str());
             name.is_some_and(|name| name.starts_with(&first) && name.ends_with(".gguf"))
         })
+    }
+
+    fn aliases_folder(&self) -> PathBuf {
+        self.models.join("aliases")
     }
 
     fn file(&self, digest: &str) -> PathBuf {

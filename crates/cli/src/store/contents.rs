@@ -15,7 +15,7 @@ use std::{
     collections::BTreeMap,
     ffi::OsStr,
     fs,
-    io::{Read as _, Write as _},
+    io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
 };
 use tempfile::TempDir;
@@ -84,8 +84,7 @@ impl Store {
     /// All models, by digest.
     pub(crate) fn list(&self) -> Result<Vec<Stored>> {
         let mut models: BTreeMap<String, Vec<PathBuf>> = BTreeMap::new();
-        for entry in fs::read_dir(&self.models)? {
-            let path = entry?.path();
+        for path in entries(&self.models)? {
             let extension = path.extension();
             if ![Some(OsStr::new("gguf")), Some(OsStr::new(EXTENSION))].contains(&extension) {
                 continue;
@@ -121,7 +120,7 @@ impl Store {
                 .hint("`lockstep models` lists them")
                 .into());
         }
-        let folder = self.models.join("aliases");
+        let folder = self.aliases_folder();
         let gone = |path: &Path| fs::remove_file(path).map_err(|error| unremovable(path, &error));
         let by_digest = !aliases.contains_key(name);
         for (alias, named) in &aliases {
@@ -147,11 +146,9 @@ impl Store {
     /// Digests by alias.
     fn aliases(&self) -> Result<BTreeMap<String, String>> {
         let mut aliases = BTreeMap::new();
-        for entry in fs::read_dir(self.models.join("aliases"))? {
-            let entry = entry?;
-            if let (Some(name), Ok(digest)) =
-                (entry.file_name().to_str(), fs::read_to_string(entry.path()))
-            {
+        for path in entries(&self.aliases_folder())? {
+            let name = path.file_name().and_then(OsStr::to_str);
+            if let (Some(name), Ok(digest)) = (name, fs::read_to_string(&path)) {
                 aliases.insert(name.to_owned(), digest.trim().to_owned());
             }
         }
@@ -171,6 +168,21 @@ impl Store {
             _ => Ok(()),
         }
     }
+}
+
+/// What is in a folder of the store: nothing, where there is no such folder.
+fn entries(folder: &Path) -> Result<Vec<PathBuf>> {
+    let read = || -> io::Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(folder)?;
+        entries.map(|entry| Ok(entry?.path())).collect()
+    };
+    read().or_else(|error| match error.kind() {
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory => Ok(Vec::new()),
+        _ => {
+            let message = format!("cannot read {}: {error}", folder.display());
+            Err(Failure::environment(message).into())
+        }
+    })
 }
 
 /// An alias for a model whose file has this name.
@@ -277,6 +289,25 @@ mod tests {
 
     fn left(store: &Store) -> usize {
         fs::read_dir(&store.models).unwrap().count()
+    }
+
+    #[test]
+    fn a_store_is_made_for_its_first_model() {
+        let directory = tempfile::tempdir().unwrap();
+        let models = directory.path().join("data/models");
+        let store = Store {
+            models: models.clone(),
+        };
+        assert_eq!(store.list().unwrap(), []);
+        assert_eq!(store.find("tiny"), None);
+        let error = store.remove("tiny").unwrap_err().to_string();
+        assert_eq!(error, "no such model in the store: tiny");
+        assert!(!models.exists());
+        let path = directory.path().join("a.gguf");
+        fs::write(&path, fixture::tiny_llama(3).build()).unwrap();
+        let partial = store.partial().unwrap();
+        let added = store.add(&[path], "tiny", Origin::Copied, &partial, |_| ());
+        assert_eq!(store.find("tiny"), Some(added.unwrap()));
     }
 
     #[test]
