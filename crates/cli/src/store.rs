@@ -8,23 +8,23 @@
 
 mod contents;
 
-use crate::{error::Failure, output};
-use anyhow::{Context, Result};
+use crate::{
+    error::Failure,
+    output::{self, Output, Whole},
+};
+use anyhow::Result;
 pub(crate) use contents::{Origin, Stored, alias_of, check_alias};
 use etcetera::BaseStrategy;
 use lockstep_model::prepared::EXTENSION;
 use std::{
     env, fs,
-    io::{self, Read, Write},
+    io::{self, Read},
     path::{Path, PathBuf},
 };
 use tempfile::TempDir;
 
 /// Overrides the platform's data directory.
 pub(crate) const DATA_VARIABLE: &str = "LOCKSTEP_DATA";
-
-/// Names of temporary directories begin with this; leftovers are removed by the next download.
-const PARTIAL_PREFIX: &str = ".partial-";
 
 /// The model store.
 #[derive(Clone, Debug)]
@@ -120,38 +120,35 @@ impl Store {
             .or_else(|| Some(prepared).filter(|file| file.is_file()))
     }
 
-    /// An empty directory beside the models for work in progress, removed when dropped. Leftovers of
-    /// interrupted runs are removed first.
+    /// An empty directory beside the models for work in progress, removed when dropped.
     pub(crate) fn partial(&self) -> Result<TempDir> {
         self.create()?;
-        partial_in(&self.models)
+        output::folder(&self.models)
     }
 
     /// Copies `source` into the store, checking size and digest on the way; `report` hears the bytes
     /// so far.
     pub(crate) fn admit(
         &self,
-        mut source: impl Read,
+        source: impl Read,
         expected: &Expected<'_>,
-        partial: &TempDir,
         mut report: impl FnMut(u64),
     ) -> Result<PathBuf> {
-        let path = partial.path().join("model.gguf");
-        let unwritable = |error: io::Error| output::unwritable(&path, &error);
-        let mut file = fs::File::create(&path).map_err(unwritable)?;
+        self.create()?;
+        let mut file = Output::within(&self.models)?;
         let mut hasher = blake3::Hasher::new();
-        let mut buffer = vec![0; 1 << 20];
-        let mut size = 0u64;
-        loop {
-            let count = source.read(&mut buffer).context("reading the model")?;
-            if count == 0 {
-                break;
-            }
-            hasher.update(&buffer[..count]);
-            file.write_all(&buffer[..count]).map_err(unwritable)?;
-            size += count as u64;
+        let mut size = 0;
+        let take = |bytes: &[u8]| {
+            hasher.update(bytes);
+            size += bytes.len() as u64;
             report(size);
-        }
+            file.write(bytes)
+        };
+        read_all(
+            source,
+            |error| anyhow::Error::new(error).context("reading the model"),
+            take,
+        )?;
         let digest = hasher.finalize().to_hex();
         if size != expected.bytes || digest.as_str() != expected.digest {
             return Err(Failure::user(format!(
@@ -161,26 +158,18 @@ impl Store {
             .hint("the download may be damaged; try again")
             .into());
         }
-        file.sync_all().map_err(unwritable)?;
-        let alias = self.alias(expected.digest, partial)?;
+        let (file, alias) = (file.whole()?, self.alias(expected.digest)?);
         let stored = self.file(expected.digest);
-        fs::rename(&path, &stored).map_err(unwritable)?;
-        self.name(&alias, expected.alias)?;
+        file.name(&stored)?;
+        alias.name(&self.aliases_folder().join(expected.alias))?;
         Ok(stored)
     }
 
     /// Writes an alias of a model, before that is there: a disk may be full.
-    fn alias(&self, digest: &str, partial: &TempDir) -> Result<PathBuf> {
-        let path = partial.path().join("alias");
-        fs::write(&path, digest).map_err(|error| output::unwritable(&path, &error))?;
-        Ok(path)
-    }
-
-    /// Gives an alias its name.
-    fn name(&self, alias: &Path, name: &str) -> Result<()> {
-        let place = self.aliases_folder().join(name);
-        let named = fs::rename(alias, &place);
-        Ok(named.map_err(|error| output::unwritable(&place, &error))?)
+    fn alias(&self, digest: &str) -> Result<Whole> {
+        let mut alias = Output::within(&self.models)?;
+        alias.write(digest.as_bytes())?;
+        alias.whole()
     }
 
     /// The file of a model, or the first of several.
@@ -206,32 +195,19 @@ impl Store {
     }
 }
 
-/// [`Store::partial`] in any directory.
-pub(crate) fn partial_in(parent: &Path) -> Result<TempDir> {
-    let cannot = |error: &dyn std::fmt::Display| {
-        Failure::environment(format!("cannot write to {}: {error}", parent.display()))
-    };
-    for entry in fs::read_dir(parent)
-        .map_err(|error| cannot(&error))?
-        .flatten()
-    {
-        if entry
-            .file_name()
-            .to_string_lossy()
-            .starts_with(PARTIAL_PREFIX)
-            && !owner_alive(&entry.path())
-        {
-            // Another process may remove it at the same moment; what counts is that it is gone.
-            let _ = fs::remove_dir_all(entry.path());
+/// Hands over all bytes of a source; `unreadable` says what it is if they cannot be read.
+fn read_all(
+    mut source: impl Read,
+    unreadable: impl Fn(io::Error) -> anyhow::Error,
+    mut take: impl FnMut(&[u8]) -> Result<()>,
+) -> Result<()> {
+    let mut buffer = vec![0; 1 << 20];
+    loop {
+        match source.read(&mut buffer).map_err(&unreadable)? {
+            0 => return Ok(()),
+            count => take(&buffer[..count])?,
         }
     }
-    let directory = tempfile::Builder::new()
-        .prefix(PARTIAL_PREFIX)
-        .tempdir_in(parent)
-        .map_err(|error| cannot(&error))?;
-    fs::write(directory.path().join("pid"), std::process::id().to_string())
-        .map_err(|error| output::unwritable(parent, &error))?;
-    Ok(directory)
 }
 
 /// What a fetched model must be.
@@ -240,13 +216,6 @@ pub(crate) struct Expected<'a> {
     pub(crate) alias: &'a str,
     pub(crate) bytes: u64,
     pub(crate) digest: &'a str,
-}
-
-/// Whether the process that made a partial directory still runs; where that cannot be told, an old
-/// leftover is taken for dead.
-fn owner_alive(directory: &Path) -> bool {
-    fs::read_to_string(directory.join("pid"))
-        .is_ok_and(|pid| Path::new("/proc").join(pid.trim()).exists())
 }
 
 #[cfg(test)]
@@ -271,10 +240,7 @@ mod tests {
             bytes: 7,
             digest: &digest,
         };
-        let partial = store.partial().unwrap();
-        let stored = store
-            .admit(&b"weights"[..], &expected, &partial, |_| ())
-            .unwrap();
+        let stored = store.admit(&b"weights"[..], &expected, |_| ()).unwrap();
         assert_eq!(fs::read(&stored).unwrap(), b"weights");
         assert_eq!(store.find("tiny"), Some(stored.clone()));
         assert_eq!(store.find(&digest), Some(stored));
@@ -290,39 +256,18 @@ mod tests {
             bytes: 7,
             digest: &digest,
         };
-        let partial = store.partial().unwrap();
         for damaged in [&b"weight"[..], b"weighty", b"weights!"] {
             let error = store
-                .admit(damaged, &expected, &partial, |_| ())
+                .admit(damaged, &expected, |_| ())
                 .unwrap_err()
                 .to_string();
             assert!(error.contains("not the expected model"), "{error}");
         }
-        drop(partial);
         assert_eq!(store.find("tiny"), None);
         let left: Vec<_> = fs::read_dir(directory.path())
             .unwrap()
             .map(|entry| entry.unwrap().file_name())
             .collect();
         assert_eq!(left, ["aliases"]);
-    }
-
-    #[test]
-    fn leftovers_of_dead_processes_are_removed_and_those_of_living_ones_kept() {
-        let (directory, store) = store();
-        for (name, pid) in [
-            ("dead", "4294967295".to_owned()),
-            ("living", std::process::id().to_string()),
-        ] {
-            let path = directory.path().join(format!("{PARTIAL_PREFIX}{name}"));
-            fs::create_dir(&path).unwrap();
-            fs::write(path.join("pid"), pid).unwrap();
-        }
-        drop(store.partial().unwrap());
-        assert!(!directory.path().join(".partial-dead").exists());
-        assert_eq!(
-            directory.path().join(".partial-living").exists(),
-            Path::new("/proc").exists()
-        );
     }
 }

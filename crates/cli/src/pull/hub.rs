@@ -89,7 +89,7 @@ pub(super) fn fetch(store: &Store, name: &str, alias: Option<&str>) -> Result<Pa
         files.push(place);
     }
     let alias = alias.map_or_else(|| alias_of(Path::new(&address.file)), str::to_owned);
-    store.add(&files, &alias, Origin::Moved, &partial, |_| ())
+    store.add(&files, &alias, Origin::Moved, |_| ())
 }
 
 struct Hub {

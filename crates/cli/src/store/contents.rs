@@ -1,9 +1,9 @@
 //! What people put into the store, see in it, and take out of it.
 
-use super::Store;
+use super::{Store, read_all};
 use crate::{
     error::{Failure, chain},
-    output,
+    output::{Output, Whole},
 };
 use anyhow::Result;
 use lockstep_model::{
@@ -14,11 +14,9 @@ use lockstep_model::{
 use std::{
     collections::BTreeMap,
     ffi::OsStr,
-    fs,
-    io::{self, Read as _, Write as _},
+    fs, io,
     path::{Path, PathBuf},
 };
-use tempfile::TempDir;
 
 /// A stored model.
 #[derive(Debug, PartialEq, Eq)]
@@ -46,25 +44,24 @@ impl Store {
         files: &[PathBuf],
         alias: &str,
         origin: Origin,
-        partial: &TempDir,
         mut report: impl FnMut(u64),
     ) -> Result<PathBuf> {
         check_alias(alias)?;
         check_files(files)?;
+        self.create()?;
         let mut hasher = blake3::Hasher::new();
         let mut total = 0;
         let mut ready = Vec::new();
-        for (index, source) in files.iter().enumerate() {
-            let place = partial.path().join(format!("part-{index}"));
-            take(source, &place, origin, &mut hasher, |count| {
-                total += count;
+        for source in files {
+            ready.push(self.take(source, origin, |bytes| {
+                hasher.update(bytes);
+                total += bytes.len() as u64;
                 report(total);
-            })?;
-            ready.push(place);
+            })?);
         }
         let digest = hasher.finalize().to_hex();
         self.check_taken(alias, &digest)?;
-        let named = self.alias(&digest, partial)?;
+        let named = self.alias(&digest)?;
         let names: Vec<PathBuf> = match ready.len() {
             1 => vec![self.file(&digest)],
             count => (1..=count)
@@ -74,11 +71,32 @@ impl Store {
                 })
                 .collect(),
         };
-        for (place, name) in ready.iter().zip(&names).rev() {
-            fs::rename(place, name).map_err(|error| output::unwritable(name, &error))?;
+        for (file, name) in ready.into_iter().zip(&names).rev() {
+            file.name(name)?;
         }
-        self.name(&named, alias)?;
+        named.name(&self.aliases_folder().join(alias))?;
         Ok(names[0].clone())
+    }
+
+    /// Brings a file into the store, without a name yet; `hear` hears its bytes.
+    fn take(&self, source: &Path, origin: Origin, mut hear: impl FnMut(&[u8])) -> Result<Whole> {
+        let unreadable = |error: io::Error| {
+            Failure::user(format!("cannot read {}: {error}", source.display())).into()
+        };
+        let from = fs::File::open(source).map_err(unreadable)?;
+        if origin == Origin::Moved {
+            read_all(from, unreadable, |bytes| {
+                hear(bytes);
+                Ok(())
+            })?;
+            return Whole::adopt(source);
+        }
+        let mut to = Output::within(&self.models)?;
+        read_all(from, unreadable, |bytes| {
+            hear(bytes);
+            to.write(bytes)
+        })?;
+        to.whole()
     }
 
     /// All models, by digest.
@@ -232,45 +250,6 @@ fn check_files(files: &[PathBuf]) -> Result<()> {
     }
 }
 
-/// Brings a file to `place` and adds its bytes to the digest.
-fn take(
-    source: &Path,
-    place: &Path,
-    origin: Origin,
-    hasher: &mut blake3::Hasher,
-    mut report: impl FnMut(u64),
-) -> Result<()> {
-    let unreadable =
-        |error: std::io::Error| Failure::user(format!("cannot read {}: {error}", source.display()));
-    let mut from = fs::File::open(source).map_err(unreadable)?;
-    let mut to = match origin {
-        Origin::Copied => {
-            Some(fs::File::create(place).map_err(|error| output::unwritable(place, &error))?)
-        }
-        Origin::Moved => None,
-    };
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let count = from.read(&mut buffer).map_err(unreadable)?;
-        if count == 0 {
-            break;
-        }
-        hasher.update(&buffer[..count]);
-        if let Some(to) = &mut to {
-            to.write_all(&buffer[..count])
-                .map_err(|error| output::unwritable(place, &error))?;
-        }
-        report(count as u64);
-    }
-    let done = match &to {
-        Some(to) => to.sync_all(),
-        None => from
-            .sync_all()
-            .and_then(|()| fs::rename(source.canonicalize()?, place)),
-    };
-    done.map_err(|error| output::unwritable(place, &error).into())
-}
-
 fn unremovable(path: &Path, error: &std::io::Error) -> anyhow::Error {
     Failure::environment(format!("cannot remove {}: {error}", path.display())).into()
 }
@@ -279,6 +258,7 @@ fn unremovable(path: &Path, error: &std::io::Error) -> anyhow::Error {
 mod tests {
     use super::*;
     use lockstep_model::{Model, fixture};
+    use tempfile::TempDir;
 
     fn store() -> (TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
@@ -305,8 +285,7 @@ mod tests {
         assert!(!models.exists());
         let path = directory.path().join("a.gguf");
         fs::write(&path, fixture::tiny_llama(3).build()).unwrap();
-        let partial = store.partial().unwrap();
-        let added = store.add(&[path], "tiny", Origin::Copied, &partial, |_| ());
+        let added = store.add(&[path], "tiny", Origin::Copied, |_| ());
         assert_eq!(store.find("tiny"), Some(added.unwrap()));
     }
 
@@ -320,11 +299,7 @@ mod tests {
             fs::write(path, bytes).unwrap();
         }
         assert_eq!(alias_of(&first), "tiny-llama");
-        let partial = store.partial().unwrap();
-        let stored = store
-            .add(&files, "tiny", Origin::Copied, &partial, |_| ())
-            .unwrap();
-        drop(partial);
+        let stored = store.add(&files, "tiny", Origin::Copied, |_| ()).unwrap();
         let model = Model::open(&stored).unwrap();
         assert_eq!(store.find("tiny"), Some(stored.clone()));
         assert_eq!(store.find(&model.digest().to_string()), Some(stored));
@@ -348,9 +323,8 @@ mod tests {
         let path = directory.path().join("a.gguf");
         fs::write(&path, fixture::tiny_llama(3).build()).unwrap();
         let add = |alias: &str| {
-            let partial = store.partial().unwrap();
             let files = [path.clone()];
-            store.add(&files, alias, Origin::Copied, &partial, |_| ())
+            store.add(&files, alias, Origin::Copied, |_| ())
         };
         add("one").unwrap();
         add("one").unwrap();
@@ -386,8 +360,7 @@ mod tests {
             if let Some(bytes) = bytes {
                 fs::write(&path, bytes).unwrap();
             }
-            let partial = store.partial().unwrap();
-            let added = store.add(&file::parts(&path), "x", Origin::Copied, &partial, |_| ());
+            let added = store.add(&file::parts(&path), "x", Origin::Copied, |_| ());
             added.unwrap_err().to_string()
         };
         assert!(add("missing.gguf", None).contains("cannot read"));
