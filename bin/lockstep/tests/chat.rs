@@ -309,6 +309,6 @@ fn lines_that_cannot_be_done_end_a_script() {
     assert_snapshot!(say(format!("{}\n", "why ".repeat(300)).as_bytes()), @r#"
     exit code: 1
     error: the prompt has 1215 tokens, but the model's context 192
-    hint: /clear begins anew; --context gives more room than 192 tokens if the model has it
+    hint: /clear begins anew
     "#);
 }

@@ -90,6 +90,8 @@ impl Template {
             .build();
         environment.set_syntax(syntax.expect("the delimiters are the usual ones"));
         environment.set_fuel(Some(FUEL));
+        // Errors have the same words in every build.
+        environment.set_debug(false);
         environment.set_unknown_method_callback(method);
         environment.add_filter("replace", |text: String, old: String, new: String| {
             replace(&text, &old, &new)
