@@ -1,28 +1,23 @@
 //! Files that appear when they are whole.
 //!
 //! # Design
-//! An [`Output`] is written beside its final place, under a name that says which process writes it; synced it is
-//! [`Whole`], and then it is renamed. Nobody sees half of a file under its final name. What a process that was ended has
-//! left is removed by the next one that writes into the same folder.
+//! An [`Output`] is written beside its final place; synced it is [`Whole`], and then it is renamed. Nobody sees half of a
+//! file under its final name. Work in progress is locked as long as somebody works on it, so what a process that was ended
+//! has left is removed by the next one that writes into the same folder. Where files cannot be locked, it stays.
 
 use crate::error::Failure;
 use anyhow::Result;
-use rustix::{
-    io::Errno,
-    process::{Pid, test_kill_process},
-};
 use std::{
     fmt,
-    fs::{self, File, Permissions},
+    fs::{self, DirEntry, File, Permissions},
     io::{self, Seek, SeekFrom, Write},
     path::{Path, PathBuf},
-    process,
 };
 use tempfile::{NamedTempFile, TempDir, TempPath};
 
 /// Bytes written together.
 const BUFFER_BYTES: usize = 1 << 20;
-/// Names of work in progress are this, the id of the process, a hyphen, something random, and [`SUFFIX`].
+/// Names of work in progress are this, something random, and [`SUFFIX`].
 const PREFIX: &str = ".lockstep-";
 const SUFFIX: &str = ".partial";
 
@@ -72,11 +67,24 @@ fn check(path: &Path, replace: bool) -> Result<()> {
     Ok(())
 }
 
-/// An empty folder in `parent` for work in progress, removed when dropped.
-pub(crate) fn folder(parent: &Path) -> Result<TempDir> {
-    remove_leftovers(parent);
-    let made = in_progress(&name_of(process::id())).tempdir_in(parent);
-    Ok(made.map_err(|error| unwritable(parent, &error))?)
+/// A folder for work in progress, removed when dropped.
+#[derive(Debug)]
+pub(crate) struct Folder {
+    folder: TempDir,
+    _lock: Option<File>,
+}
+
+impl Folder {
+    /// An empty one in `parent`.
+    pub(crate) fn new(parent: &Path) -> Result<Self> {
+        let made = in_progress(parent, |names| names.tempdir_in(parent));
+        let (folder, _lock) = made.map_err(|error| unwritable(parent, &error))?;
+        Ok(Self { folder, _lock })
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        self.folder.path()
+    }
 }
 
 /// A file on its way. Dropped before it is [`Whole`], it leaves nothing.
@@ -84,6 +92,7 @@ pub(crate) struct Output {
     /// What is named where it cannot be written.
     place: PathBuf,
     file: io::BufWriter<NamedTempFile>,
+    lock: Option<File>,
 }
 
 impl Output {
@@ -99,14 +108,14 @@ impl Output {
     }
 
     fn create(folder: &Path, place: &Path) -> Result<Self> {
-        remove_leftovers(folder);
-        let file = in_progress(&name_of(process::id()))
-            .permissions(ordinary())
-            .tempfile_in(folder)
-            .map_err(|error| unwritable(place, &error))?;
+        let made = in_progress(folder, |names| {
+            names.permissions(ordinary()).tempfile_in(folder)
+        });
+        let (file, lock) = made.map_err(|error| unwritable(place, &error))?;
         Ok(Self {
             place: place.to_owned(),
             file: io::BufWriter::with_capacity(BUFFER_BYTES, file),
+            lock,
         })
     }
 
@@ -119,13 +128,16 @@ impl Output {
 
     /// Syncs the file.
     pub(crate) fn whole(self) -> Result<Whole> {
-        let Self { place, file } = self;
+        let Self { place, file, lock } = self;
         let file = file
             .into_inner()
             .map_err(|error| unwritable(&place, error.error()))?;
         let synced = file.as_file().sync_all();
         synced.map_err(|error| unwritable(&place, &error))?;
-        Ok(Whole(file.into_temp_path()))
+        Ok(Whole {
+            path: file.into_temp_path(),
+            _lock: lock,
+        })
     }
 }
 
@@ -146,27 +158,33 @@ impl Seek for Output {
 }
 
 /// A file that is whole and synced, without its name yet. Dropped before it has one, it leaves nothing.
-pub(crate) struct Whole(TempPath);
+pub(crate) struct Whole {
+    path: TempPath,
+    _lock: Option<File>,
+}
 
 impl Whole {
-    /// Takes over a whole file that lies on the disk of its final place.
+    /// Takes over a whole file out of a [`Folder`] on the disk of its final place.
     pub(crate) fn adopt(path: &Path) -> Result<Self> {
         let adopt = || {
             File::open(path)?.sync_all()?;
-            TempPath::try_from_path(path.canonicalize()?)
+            Ok(Self {
+                path: TempPath::try_from_path(path.canonicalize()?)?,
+                // The folder of work in progress that it lies in is locked.
+                _lock: None,
+            })
         };
-        let adopted = adopt().map_err(|error| unwritable(path, &error))?;
-        Ok(Self(adopted))
+        Ok(adopt().map_err(|error: io::Error| unwritable(path, &error))?)
     }
 
     /// Where it is until then.
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 
     /// Gives it its name, also in the place of a file that is there.
     pub(crate) fn name(self, path: &Path) -> Result<()> {
-        self.0
+        self.path
             .persist(path)
             .map_err(|error| unwritable(path, &error.error))?;
         // The name, too, outlives a loss of power where the system can promise that.
@@ -177,42 +195,49 @@ impl Whole {
     }
 }
 
-/// How names of work in progress of a process begin.
-fn name_of(process: u32) -> String {
-    format!("{PREFIX}{process}-")
-}
-
-fn in_progress(prefix: &str) -> tempfile::Builder<'_, 'static> {
-    let mut builder = tempfile::Builder::new();
-    builder.prefix(prefix).suffix(SUFFIX);
-    builder
+/// Makes work in progress in a folder, and locks it by the handle it gives with it.
+fn in_progress<T: AsRef<Path>>(
+    folder: &Path,
+    make: impl Fn(&mut tempfile::Builder<'_, '_>) -> io::Result<T>,
+) -> io::Result<(T, Option<File>)> {
+    remove_leftovers(folder);
+    loop {
+        let mut names = tempfile::Builder::new();
+        let made = make(names.prefix(PREFIX).suffix(SUFFIX))?;
+        // Where it cannot be locked, nobody takes it for left behind either.
+        let lock = File::open(made.as_ref()).ok();
+        let lock = lock.filter(|file| file.lock().is_ok());
+        // Somebody may have, before it was locked.
+        if made.as_ref().exists() {
+            return Ok((made, lock));
+        }
+    }
 }
 
 /// Removes what processes that have ended left in a folder.
 fn remove_leftovers(folder: &Path) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let name = entry.file_name();
-        if !name.to_str().and_then(owner).is_some_and(has_ended) {
-            continue;
+        let name = name.to_str().and_then(|name| name.strip_prefix(PREFIX));
+        if name.is_some_and(|name| name.ends_with(SUFFIX)) {
+            // What stays is tried again by the next.
+            let _ = remove_unused(&entry);
         }
-        // Another process may remove it at the same moment; what counts is that it is gone.
-        let _ = match entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            true => fs::remove_dir_all(entry.path()),
-            false => fs::remove_file(entry.path()),
-        };
     }
 }
 
-/// The process whose work in progress has that name.
-fn owner(name: &str) -> Option<Pid> {
-    let rest = name.strip_prefix(PREFIX)?.strip_suffix(SUFFIX)?;
-    let (process, _) = rest.split_once('-')?;
-    Pid::from_raw(process.parse().ok().filter(|process| *process > 0)?)
-}
-
-/// Whether no process has that id; one of another user has it as well.
-fn has_ended(process: Pid) -> bool {
-    test_kill_process(process) == Err(Errno::SRCH)
+fn remove_unused(entry: &DirEntry) -> io::Result<()> {
+    let (path, kind) = (entry.path(), entry.file_type()?);
+    if !kind.is_file() && !kind.is_dir() {
+        return Ok(());
+    }
+    // Locked until it is gone: whoever has just made it waits for that, and makes another.
+    let file = File::open(&path)?;
+    file.try_lock()?;
+    match kind.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    }
 }
 
 /// A failure to write, with what to do about it.
@@ -288,29 +313,54 @@ mod tests {
     }
 
     #[test]
-    fn leftovers_of_ended_processes_are_removed_and_nothing_else() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = |name: &str| folder.path().join(name);
-        // No system gives a process this id.
-        let ended = i32::MAX as u32;
-        let living = [
-            format!("{}a{SUFFIX}", name_of(process::id())),
-            format!("{}a", name_of(ended)),
-            format!("{PREFIX}0-a{SUFFIX}"),
-            format!("{PREFIX}-1-a{SUFFIX}"),
-            format!("{PREFIX}a{SUFFIX}"),
-            ".partial-a".to_owned(),
-        ];
-        for name in &living {
+    fn leftovers_are_removed_unless_somebody_works_on_them() {
+        let parent = tempfile::tempdir().unwrap();
+        let path = |name: &str| parent.path().join(name);
+        let mut file = Output::within(parent.path()).unwrap();
+        let whole = Output::within(parent.path()).unwrap().whole().unwrap();
+        let folder = Folder::new(parent.path()).unwrap();
+        let others = [".lockstep-a", ".partial", "a.partial", ".partial-a"];
+        for name in others {
             fs::write(path(name), "").unwrap();
         }
-        fs::write(path(&format!("{}a{SUFFIX}", name_of(ended))), "").unwrap();
-        let left = path(&format!("{}b{SUFFIX}", name_of(ended)));
+        let before = names(parent.path());
+        assert_eq!(before.len(), 3 + others.len());
+        fs::write(path(".lockstep-a.partial"), "").unwrap();
+        let left = path(".lockstep-b.partial");
         fs::create_dir(&left).unwrap();
         fs::write(left.join("part"), "").unwrap();
-        drop(super::folder(folder.path()).unwrap());
-        let mut living = living.to_vec();
-        living.sort();
-        assert_eq!(names(folder.path()), living);
+        drop(Folder::new(parent.path()).unwrap());
+        assert_eq!(names(parent.path()), before);
+        file.write(b"one").unwrap();
+        file.whole().unwrap().name(&path("one")).unwrap();
+        whole.name(&path("two")).unwrap();
+        drop(folder);
+        let mut after = others.to_vec();
+        after.extend(["one", "two"]);
+        after.sort_unstable();
+        assert_eq!(names(parent.path()), after);
+    }
+
+    #[test]
+    fn those_who_write_into_a_folder_at_once_do_not_disturb_each_other() {
+        let parent = tempfile::tempdir().unwrap();
+        std::thread::scope(|scope| {
+            for thread in 0..8 {
+                let parent = parent.path();
+                scope.spawn(move || {
+                    for index in 0..50 {
+                        let mut file = Output::within(parent).unwrap();
+                        file.write(b"whole").unwrap();
+                        let name = parent.join(format!("{thread}-{index}"));
+                        file.whole().unwrap().name(&name).unwrap();
+                    }
+                });
+            }
+        });
+        let found = names(parent.path());
+        assert_eq!(found.len(), 8 * 50);
+        for name in found {
+            assert_eq!(fs::read(parent.path().join(name)).unwrap(), b"whole");
+        }
     }
 }

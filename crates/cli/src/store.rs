@@ -10,7 +10,7 @@ mod contents;
 
 use crate::{
     error::Failure,
-    output::{self, Output, Whole},
+    output::{Folder, Output, Whole},
 };
 use anyhow::Result;
 pub(crate) use contents::{Origin, Stored, alias_of, check_alias};
@@ -21,7 +21,6 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
 };
-use tempfile::TempDir;
 
 /// Overrides the platform's data directory.
 pub(crate) const DATA_VARIABLE: &str = "LOCKSTEP_DATA";
@@ -121,9 +120,9 @@ impl Store {
     }
 
     /// An empty directory beside the models for work in progress, removed when dropped.
-    pub(crate) fn partial(&self) -> Result<TempDir> {
+    pub(crate) fn partial(&self) -> Result<Folder> {
         self.create()?;
-        output::folder(&self.models)
+        Folder::new(&self.models)
     }
 
     /// Copies `source` into the store, checking size and digest on the way; `report` hears the bytes
@@ -221,6 +220,7 @@ pub(crate) struct Expected<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tempfile::TempDir;
 
     fn store() -> (TempDir, Store) {
         let directory = tempfile::tempdir().unwrap();
